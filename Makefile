@@ -1,0 +1,52 @@
+# Every target sets up what it needs. `make run` and `make test` are all a newcomer has to type.
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: help run test test-unit test-kernel check fix bench clean system
+
+help: ## show this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+run: system .venv/.installed ## the main job: a real Linux kernel gives memory back
+	$(BIN)/ballonet demo
+
+test: system .venv/.dev ## every test, on a real kernel too
+	BALLONET_REQUIRE=kernel $(BIN)/pytest
+
+test-unit: system .venv/.dev ## the tests that start no kernel
+	$(BIN)/pytest -m 'not kernel'
+
+test-kernel: system .venv/.dev ## only the tests on a real kernel
+	BALLONET_REQUIRE=kernel $(BIN)/pytest -m kernel
+
+check: system .venv/.dev ## format, lint, types, import contract, spelling
+	$(BIN)/ruff format --check src tests bench
+	$(BIN)/ruff check src tests bench
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/codespell
+
+fix: .venv/.dev ## repair what can be repaired
+	$(BIN)/ruff check --fix src tests bench
+	$(BIN)/ruff format src tests bench
+
+bench: system .venv/.dev ## measurements, each a ratio; figures go to build/bench.json
+	$(BIN)/python -m bench
+
+clean: ## remove everything that was built
+	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+system:
+	@sh scripts/system-packages
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/.installed: pyproject.toml | system .venv/bin/python
+	$(BIN)/pip install --quiet --editable .
+	@touch $@
+
+.venv/.dev: pyproject.toml | system .venv/bin/python
+	$(BIN)/pip install --quiet --editable '.[dev]'
+	@touch $@ .venv/.installed

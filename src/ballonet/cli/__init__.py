@@ -1,0 +1,1 @@
+"""The program `ballonet`: one module per verb, loaded when the verb is used."""

@@ -1,0 +1,77 @@
+"""Where the program starts: finds the verb, and turns errors into one line and an exit code.
+
+Verbs are imported when used, so `ballonet --help` needs neither numpy nor any part of the device.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from importlib import import_module
+from typing import Final
+
+import click
+
+import ballonet
+from ballonet.errors import BallonetError, SettingsError
+
+__all__ = ["main"]
+
+#: Verb -> module that defines a command of the same name, and what the verb does.
+VERBS: Final = {
+    "demo": "A real Linux kernel gives memory back, and takes it again.",
+    "device": "Serve a balloon device to a VMM over vhost-user.",
+    "guest": "Start a guest by hand.",
+}
+
+EXIT_FAILED: Final = 1
+EXIT_WRONG_USE: Final = 2
+EXIT_INTERRUPTED: Final = 130
+
+
+class _LazyVerbs(click.Group):
+    """A group whose commands are modules of this package."""
+
+    def list_commands(self, _: click.Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, _: click.Context, name: str) -> click.Command | None:
+        if name not in VERBS:
+            return None
+        command: click.Command = getattr(import_module(f"ballonet.cli.{name}"), name)
+        return command
+
+    def format_commands(self, _: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(VERBS.items()))
+
+
+@click.group(cls=_LazyVerbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("-v", "--verbose", count=True, help="Say more on stderr; twice for every message.")
+@click.version_option(ballonet.__version__)
+def program(verbose: int) -> None:
+    """Memory ballooning for virtual machines."""
+    levels = [logging.WARNING, logging.INFO, logging.DEBUG]
+    logging.basicConfig(format="ballonet: %(message)s", level=levels[min(verbose, 2)])
+
+
+def main() -> None:
+    """Run the program and leave with its exit code."""
+    try:
+        code = program.main(standalone_mode=False)
+    except click.ClickException as error:
+        _complain(error.format_message())
+        code = error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        code = EXIT_INTERRUPTED
+    except SettingsError as error:
+        _complain(str(error))
+        code = EXIT_WRONG_USE
+    except BallonetError as error:
+        _complain(str(error))
+        code = EXIT_FAILED
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _complain(text: str) -> None:
+    click.echo(f"ballonet: {text}", err=True)

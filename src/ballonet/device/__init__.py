@@ -1,0 +1,1 @@
+"""The balloon device as a state machine: chains and configuration accesses in, effects out."""

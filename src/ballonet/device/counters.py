@@ -1,0 +1,31 @@
+"""What the device has done since it was made; every number only grows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["Counters"]
+
+
+@dataclass(slots=True)
+class Counters:
+    """Pages are balloon pages of 4 KiB; a page inflated twice counts twice."""
+
+    inflate_messages: int = 0
+    inflated_pages: int = 0
+    deflate_messages: int = 0
+    deflated_pages: int = 0
+    rejected_pages: int = 0  #: named by the driver, but in no region
+    refused_chains: int = 0  #: returned without being looked at
+    broken_rings: int = 0
+    discard_calls: int = 0
+    discarded_bytes: int = 0
+    failed_discard_bytes: int = 0
+    config_reads: int = 0
+    config_writes: int = 0
+
+    def add_discard(self, calls: int, discarded_bytes: int, failed_bytes: int) -> None:
+        """Note what one discard effect did."""
+        self.discard_calls += calls
+        self.discarded_bytes += discarded_bytes
+        self.failed_discard_bytes += failed_bytes

@@ -1,0 +1,94 @@
+"""What the device asks its surroundings to do; the surroundings obey in the order given.
+
+The order is the safety rule: a `Discard` stands before the answer that lets the guest use the
+page again, because the device makes that answer only when it is asked for its next effect.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ballonet.memory.runs import Ranges
+from ballonet.virtio.queues import QueueRole
+
+__all__ = [
+    "ActualChanged",
+    "Call",
+    "ChainRefused",
+    "ConfigChanged",
+    "Discard",
+    "Effect",
+    "Emit",
+    "Event",
+    "PagesRejected",
+    "RingBroken",
+    "StatsReceived",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Discard:
+    """Drop the host memory behind these ranges, now."""
+
+    ranges: Ranges
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """Tell the driver that the queue has used chains."""
+
+    queue: int
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigChanged:
+    """Tell the driver to read its configuration again."""
+
+
+@dataclass(frozen=True, slots=True)
+class ActualChanged:
+    """The driver wrote another size of the balloon, in balloon pages."""
+
+    actual_pages: int
+
+
+@dataclass(frozen=True, slots=True)
+class StatsReceived:
+    """The driver sent a statistics sample; it stands in the device's statistics."""
+
+
+@dataclass(frozen=True, slots=True)
+class PagesRejected:
+    """An inflate or deflate message named pages outside memory; they were left alone."""
+
+    role: QueueRole
+    pages: int
+
+
+@dataclass(frozen=True, slots=True)
+class ChainRefused:
+    """A chain was returned without being looked at."""
+
+    role: QueueRole | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class RingBroken:
+    """The driver broke a ring; the whole device stands still until it is set up anew."""
+
+    queue: int
+    reason: str
+
+
+Event = ActualChanged | StatsReceived | PagesRejected | ChainRefused | RingBroken
+
+
+@dataclass(frozen=True, slots=True)
+class Emit:
+    """Something an observer may want to know."""
+
+    event: Event
+
+
+Effect = Discard | Call | ConfigChanged | Emit

@@ -1,0 +1,32 @@
+"""The page numbers of an inflate or deflate message.
+
+Linux sends up to 256 little-endian 32-bit numbers.  Windows sends 512 64-bit ones, of which every
+second 32-bit word is zero; read as 32-bit numbers they would name page 0 again and again.
+Source: VIRTIO 1.4 5.5.6; the Windows driver's BalloonFill.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["MESSAGE_BYTES_MAX", "parse_pfns"]
+
+#: A message may take this long a list, a bound on the work one chain can cause: 1 GiB of pages.
+MESSAGE_BYTES_MAX: Final = 1 << 20
+
+_PFN: Final = np.dtype("<u4")
+
+
+def parse_pfns(raw: bytes) -> NDArray[np.uint32]:
+    """Page numbers in a message; trailing bytes that are no whole number are ignored.
+
+    A list of 64-bit numbers is recognised by all its high halves being zero.  A 32-bit list of the
+    same shape loses only its mentions of page 0: leaving a page alone is always safe.
+    """
+    pfns = np.frombuffer(raw, _PFN, count=len(raw) // _PFN.itemsize)
+    if len(raw) % 8 == 0 and not pfns[1::2].any():
+        return pfns[::2]
+    return pfns

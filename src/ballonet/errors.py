@@ -1,0 +1,96 @@
+"""Every error this package raises on purpose.
+
+    BallonetError
+    ├─ WireError(ValueError)     bytes no correct peer sends           field, got, rule, source
+    ├─ PeerError                 right bytes, wrong moment or content
+    │  ├─ RingError              driver: index, loop, order, size
+    │  ├─ GuestMemoryError       driver: outside every region          gpa, length
+    │  └─ SessionError           vhost-user front-end                  request
+    ├─ SystemCallError           the OS refused; __cause__ is the OSError    operation, target
+    │  ├─ ListenError            a socket that cannot be had
+    │  └─ MapError               a memory region that cannot be mapped
+    ├─ GuestError                a guest that did not start, answer or stop
+    └─ SettingsError(ValueError) what the user asked for               key, got, allowed
+
+Where each is caught, and what it may cause, is in docs/architecture.md.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "BallonetError",
+    "GuestError",
+    "GuestMemoryError",
+    "ListenError",
+    "MapError",
+    "PeerError",
+    "RingError",
+    "SessionError",
+    "SettingsError",
+    "SystemCallError",
+    "WireError",
+]
+
+
+class BallonetError(Exception):
+    """Any error of ours that is not a bug."""
+
+
+class WireError(BallonetError, ValueError):
+    """Bytes that no correct peer can have sent: which field, what stood there, which rule."""
+
+    def __init__(self, field: str, got: object, rule: str, source: str) -> None:
+        super().__init__(f"{field}: got {got}, {rule} [{source}]")
+        self.field, self.got, self.rule, self.source = field, got, rule, source
+
+
+class PeerError(BallonetError):
+    """A peer sent the right bytes at the wrong moment, or with a content it must not send."""
+
+
+class RingError(PeerError):
+    """A ring whose structure is broken: nothing more can be read from it."""
+
+
+class GuestMemoryError(PeerError):
+    """A range of guest memory that lies in no region, or not wholly in one."""
+
+    def __init__(self, gpa: int, length: int) -> None:
+        super().__init__(f"guest memory {gpa:#x} + {length} bytes lies in no region")
+        self.gpa, self.length = gpa, length
+
+
+class SessionError(PeerError):
+    """A vhost-user front-end asked for something that cannot be done."""
+
+    def __init__(self, request: str, reason: str) -> None:
+        super().__init__(f"{request}: {reason}")
+        self.request, self.reason = request, reason
+
+
+class SystemCallError(BallonetError):
+    """The operating system refused; the cause is the OSError."""
+
+    def __init__(self, operation: str, target: str, reason: str) -> None:
+        super().__init__(f"{operation} {target}: {reason}")
+        self.operation, self.target, self.reason = operation, target, reason
+
+
+class ListenError(SystemCallError):
+    """A socket that cannot be listened on."""
+
+
+class MapError(SystemCallError):
+    """A memory region that cannot be mapped."""
+
+
+class GuestError(BallonetError):
+    """A guest that did not start, did not answer, or did not do what it was told."""
+
+
+class SettingsError(BallonetError, ValueError):
+    """What the user asked for cannot be meant: the key, what stood there, what is allowed."""
+
+    def __init__(self, key: str, got: object, allowed: str) -> None:
+        super().__init__(f"{key}: got {got!r}, expected {allowed}")
+        self.key, self.got, self.allowed = key, got, allowed

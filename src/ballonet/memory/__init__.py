@@ -1,0 +1,1 @@
+"""Guest memory on the host: regions, page numbers to ranges, mappings, discards."""

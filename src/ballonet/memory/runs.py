@@ -1,0 +1,102 @@
+"""What a list of page numbers means: which ranges of which regions the host may drop.
+
+Whole arrays in, whole arrays out; the only loop is over regions.  A PFN outside every region, or
+only partly inside one, is left out and counted.  Where the host page is bigger than 4 KiB only
+host pages that were given whole remain.
+Source: VIRTIO 1.4 5.5.6 sets no order, and duplicates are legal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ballonet.memory.regions import Region, RegionTable
+from ballonet.units import BALLOON_PAGE_BYTES, BALLOON_PAGE_SHIFT
+
+__all__ = ["Located", "PageRuns", "Ranges", "locate", "merge_pfns"]
+
+Int64s = NDArray[np.int64]
+
+
+class PageRuns(NamedTuple):
+    """Adjacent balloon pages: ascending, no duplicates, never touching."""
+
+    first_pfns: Int64s
+    pages: Int64s
+
+
+class Ranges(NamedTuple):
+    """Byte ranges inside one region: ascending, whole host pages, never touching."""
+
+    region: int
+    offsets: Int64s
+    lengths: Int64s
+
+    @property
+    def total_bytes(self) -> int:
+        """Bytes in all the ranges."""
+        return int(self.lengths.sum())
+
+    def slices(self, count: int) -> Iterator[Ranges]:
+        """The same ranges, at most `count` of them at a time."""
+        for start in range(0, len(self.offsets), count):
+            stop = start + count
+            yield Ranges(self.region, self.offsets[start:stop], self.lengths[start:stop])
+
+
+class Located(NamedTuple):
+    """Where a list of page numbers lies."""
+
+    ranges: tuple[Ranges, ...]
+    accepted_pages: int  #: distinct balloon pages wholly inside a region
+    rejected_pages: int  #: distinct balloon pages that are not
+
+
+def merge_pfns(pfns: NDArray[np.unsignedinteger]) -> PageRuns:
+    """Join adjacent page numbers into runs.
+
+    Units: balloon pages.  Cost: one sort.
+    """
+    ordered = np.unique(pfns).astype(np.int64)  # at most 2**52: the sign bit stays free
+    starts = np.flatnonzero(np.diff(ordered, prepend=-2) != 1)
+    return PageRuns(ordered[starts], np.diff(starts, append=ordered.size))
+
+
+def locate(pfns: NDArray[np.unsignedinteger], table: RegionTable) -> Located:
+    """Translate page numbers to ranges that may be discarded."""
+    runs = merge_pfns(pfns)
+    ends = runs.first_pfns + runs.pages
+    found: list[Ranges] = []
+    accepted = 0
+    for index, region in enumerate(table.regions):
+        first, end = _pages_inside(region)
+        starts, stops = np.maximum(runs.first_pfns, first), np.minimum(ends, end)
+        inside = stops > starts
+        starts, stops = starts[inside], stops[inside]
+        accepted += int((stops - starts).sum())
+        ranges = _whole_host_pages(index, region, starts, stops)
+        if ranges.offsets.size:
+            found.append(ranges)
+    return Located(tuple(found), accepted, int(runs.pages.sum()) - accepted)
+
+
+def _pages_inside(region: Region) -> tuple[int, int]:
+    """First balloon page wholly inside a region, and the first one after the last such."""
+    first = -(-region.gpa // BALLOON_PAGE_BYTES)
+    end = (region.gpa + region.size) // BALLOON_PAGE_BYTES
+    return first, max(first, end)
+
+
+def _whole_host_pages(index: int, region: Region, starts: Int64s, stops: Int64s) -> Ranges:
+    """Round page runs inwards to host pages, counted from the start of the file."""
+    to_file = region.file_offset - region.gpa
+    page = region.page_bytes
+    begin = ((starts << BALLOON_PAGE_SHIFT) + to_file + page - 1) // page * page
+    end = ((stops << BALLOON_PAGE_SHIFT) + to_file) // page * page
+    whole = end > begin
+    offsets = begin[whole] - region.file_offset
+    return Ranges(index, offsets, (end - begin)[whole])

@@ -1,0 +1,322 @@
+"""One front-end's connection: its socket, its memory and its descriptors.
+
+Obeys the effects of the session in order.  Whatever the front-end or its guest does ends at most
+this connection.  Not here: what a message means (session.py).
+"""
+
+from __future__ import annotations
+
+import array
+import logging
+import os
+import socket
+import time
+from collections.abc import Callable, Generator, Iterator
+from typing import Final, assert_never
+
+from ballonet.device.balloon import Balloon
+from ballonet.device.effects import (
+    ActualChanged,
+    Call,
+    ChainRefused,
+    ConfigChanged,
+    Discard,
+    Emit,
+    Event,
+    PagesRejected,
+    RingBroken,
+    StatsReceived,
+)
+from ballonet.errors import PeerError, SystemCallError, WireError
+from ballonet.memory.dirty_log import DirtyLog
+from ballonet.memory.fence import full_fence
+from ballonet.memory.mapping import GuestMemory
+from ballonet.vhost_user.effects import (
+    AddRegion,
+    Effect,
+    FdKind,
+    LogDirty,
+    RemoveRegion,
+    ReplaceRegions,
+    Reply,
+    SetBackendChannel,
+    SetLog,
+    SetVringFd,
+)
+from ballonet.vhost_user.event_loop import EventLoop
+from ballonet.vhost_user.framing import Framer
+from ballonet.vhost_user.messages import (
+    FDS_MAX,
+    RULES,
+    BackendRequest,
+    Message,
+    ProtocolFeature,
+    Request,
+    pack_message,
+)
+from ballonet.vhost_user.quiet_log import QuietLog
+from ballonet.vhost_user.session import Session
+from ballonet.vhost_user.vring_fds import VringFds
+
+__all__ = ["Connection"]
+
+#: Messages read before other work gets its turn.
+MESSAGES_PER_TURN: Final = 16
+#: Time a turn may spend on rings before the socket is looked at again.
+WORK_PER_TURN_NS: Final = 5_000_000
+
+_CONFIG_CHANGE: Final = pack_message(BackendRequest.CONFIG_CHANGE, reply=False)
+_log = logging.getLogger(__name__)
+
+
+class Connection:
+    """Serves one front-end on the loop's thread until either side ends it."""
+
+    def __init__(
+        self,
+        loop: EventLoop,
+        sock: socket.socket,
+        balloon: Balloon,
+        *,
+        observe: Callable[[Event], None],
+        ended: Callable[[], None],
+    ) -> None:
+        self.memory: Final = GuestMemory()
+        self.session: Final = Session(balloon, self.memory, full_fence)
+        self._loop, self._sock, self._balloon = loop, sock, balloon
+        self._observe, self._ended = observe, ended
+        self._framer = Framer()
+        self._vring_fds = VringFds(loop, self.session.kicked)
+        self._channel: int | None = None
+        self._dirty_log: DirtyLog | None = None
+        self._quiet = QuietLog(_log)
+        self._unclaimed: set[int] = set()
+        self._open = True
+        sock.settimeout(0)
+        loop.register(sock.fileno(), self._readable)
+
+    def obey(self, effects: Iterator[Effect]) -> None:
+        """Do what the device asks for of its own accord."""
+        self._guarded(lambda: self._obey(effects))
+
+    def work(self) -> bool:
+        """Advance every running ring for one turn; True if there is more to do."""
+        if not self._open or not self.session.tasks:
+            return False
+        self._guarded(self._advance_tasks)
+        return bool(self.session.tasks)
+
+    def close(self) -> None:
+        """End the connection and give everything back; safe to call again."""
+        if not self._open:
+            return
+        self._open = False
+        self._loop.unregister(self._sock.fileno())
+        self.session.close()
+        self._vring_fds.close()
+        self.memory.close()
+        if self._dirty_log is not None:
+            self._dirty_log.close()
+        leftover = [*self._framer.take_fds(), *self._unclaimed]
+        for fd in leftover if self._channel is None else [*leftover, self._channel]:
+            os.close(fd)
+        self._sock.close()
+        self._ended()
+
+    def _advance_tasks(self) -> None:
+        self._check_files()
+        end_ns = time.monotonic_ns() + WORK_PER_TURN_NS
+        for queue, task in list(self.session.tasks.items()):
+            if self._advance(task, end_ns):
+                self.session.tasks.pop(queue, None)
+
+    def _advance(self, task: Generator[Effect, None, None], end_ns: int) -> bool:
+        """Obey a task's effects until it ends (True) or its time is over."""
+        for effect in task:
+            self._perform(effect)
+            if time.monotonic_ns() >= end_ns:
+                return False
+        return True
+
+    def _check_files(self) -> None:
+        """Refuse to touch memory whose file was cut short: that would be SIGBUS, our death."""
+        for region in self.memory.shrunken_regions():
+            raise SystemCallError(
+                "using", f"guest memory {region.gpa:#x}", "its file was cut short"
+            )
+
+    def _guarded(self, action: Callable[[], None]) -> None:
+        """Run what a front-end or guest caused; trouble ends this connection only."""
+        try:
+            action()
+        except (WireError, PeerError, SystemCallError) as error:
+            _log.warning("front-end refused: %s", error)
+            self.close()
+        except Exception:  # a bug of ours must not reach other guests
+            _log.exception("this is a bug in ballonet; the front-end is cut off, the device lives")
+            self.close()
+
+    def _readable(self) -> None:
+        for _ in range(MESSAGES_PER_TURN):
+            if not self._open or not self._read_some():
+                return
+
+    def _read_some(self) -> bool:
+        """Read a piece of a message; False if nothing more is there now."""
+        try:
+            data, fds = self._receive()
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            _log.warning("front-end lost: %s", error.strerror)
+            self.close()
+            return False
+        self._unclaimed.update(fds)
+        if not data:
+            if self._framer.inside_message:
+                _log.warning("front-end disconnected in the middle of a message")
+            self.close()
+            return False
+        self._guarded(lambda: self._take(data, fds))
+        return self._open
+
+    def _receive(self) -> tuple[bytes, list[int]]:
+        """Read at most what is missing of this message. Raises: OSError."""
+        space = socket.CMSG_SPACE((FDS_MAX + 1) * 4)
+        flags = socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
+        data, ancillary, _, _ = self._sock.recvmsg(self._framer.wanted, space, flags)
+        fds = array.array("i")
+        for level, kind, content in ancillary:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                fds.frombytes(content[: len(content) - len(content) % fds.itemsize])
+        return data, fds.tolist()
+
+    def _take(self, data: bytes, fds: list[int]) -> None:
+        message = self._framer.feed(data, fds)
+        if message is None:
+            return
+        _log.debug("%s, %d bytes, %d fds", message.name, len(message.payload), len(message.fds))
+        try:
+            self._handle(message)
+        finally:
+            for fd in set(message.fds) & self._unclaimed:
+                os.close(fd)
+                self._unclaimed.discard(fd)
+
+    def _obey(self, effects: Iterator[Effect]) -> None:
+        for effect in effects:
+            self._perform(effect)
+
+    def _handle(self, message: Message) -> None:
+        """Obey one message; a refusal is told if the front-end asked, else ends the session."""
+        effects = self.session.feed(message)
+        try:
+            self._obey(effects)
+        except (WireError, PeerError, SystemCallError) as error:
+            effects.close()
+            if not self._may_refuse(message):
+                raise
+            self._quiet.warn(message.name, f"refused: {error}")
+            self._obey(self.session.acknowledge(message, 1))
+
+    def _may_refuse(self, message: Message) -> bool:
+        """A refusal can be told: the front-end waits for an acknowledgement and nothing else."""
+        answers = message.code in RULES and RULES[Request(message.code)].replies
+        acknowledges = ProtocolFeature.REPLY_ACK in self.session.protocol
+        return message.need_reply and acknowledges and not answers
+
+    def _perform(self, effect: Effect) -> None:  # noqa: C901 - one flat case for each effect
+        match effect:
+            case Discard(ranges):
+                result = self.memory.discard(ranges)
+                self._balloon.counters.add_discard(
+                    result.calls, result.discarded_bytes, result.failed_bytes
+                )
+                if result.error is not None:
+                    self._quiet.warn("discard", f"discard failed: {result.error.strerror}")
+            case Call(queue):
+                self._vring_fds.signal(queue, FdKind.CALL)
+            case ConfigChanged():
+                self._send_config_change()
+            case Emit(event):
+                self._report(event)
+            case Reply(data):
+                self._send(data)
+            case LogDirty(gpa, length):
+                if self._dirty_log is not None:
+                    self._dirty_log.mark(gpa, length)
+            case SetVringFd(queue, kind, fd):
+                self._set_vring_fd(queue, kind, fd)
+            case SetBackendChannel(fd):
+                self._set_channel(fd)
+            case ReplaceRegions(regions, fds):
+                self.memory.replace(regions, fds)
+            case AddRegion(region, fd):
+                self.memory.add(region, fd)
+            case RemoveRegion(region):
+                self.memory.remove(region)
+            case SetLog(area, fd):
+                self._set_log(DirtyLog(fd, area.size, area.offset))
+            case _:
+                assert_never(effect)
+
+    def _set_vring_fd(self, queue: int, kind: FdKind, fd: int | None) -> None:
+        try:
+            self._vring_fds.put(queue, kind, fd)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise SystemCallError("using", f"{kind.name.lower()} fd of {queue}", reason) from error
+        if fd is not None:
+            self._unclaimed.discard(fd)
+
+    def _set_channel(self, fd: int) -> None:
+        if self._channel is not None:
+            os.close(self._channel)
+        os.set_blocking(fd, False)
+        self._channel = fd
+        self._unclaimed.discard(fd)
+
+    def _set_log(self, log: DirtyLog) -> None:
+        if self._dirty_log is not None:
+            self._dirty_log.close()
+        self._dirty_log = log
+
+    def _send_config_change(self) -> None:
+        """Tell the driver; where the channel is full an earlier message still waits to be read."""
+        if self._channel is None:
+            self._quiet.warn("channel", "no channel to tell the driver of the new target")
+            return
+        try:
+            os.write(self._channel, _CONFIG_CHANGE)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self._quiet.warn("channel", f"telling of the new target: {error.strerror}")
+
+    def _send(self, data: bytes) -> None:
+        try:
+            sent = self._sock.send(data)
+        except OSError as error:
+            raise SystemCallError("answering", "front-end", error.strerror or "") from error
+        if sent != len(data):
+            raise SystemCallError("answering", "front-end", "it does not read its replies")
+
+    def _report(self, event: Event) -> None:
+        """Log what an operator should see, and pass the event on."""
+        match event:
+            case RingBroken(queue, reason):
+                self._quiet.warn("ring", f"the driver broke ring {queue}: {reason}")
+                self._vring_fds.signal(queue, FdKind.ERR)
+            case ChainRefused(role, reason):
+                name = role.name.lower() if role else "unused"
+                self._quiet.warn("chain", f"{name} chain returned unread: {reason}")
+            case PagesRejected(role, pages):
+                name = role.name.lower()
+                self._quiet.warn("pages", f"{name} named {pages} pages outside memory")
+            case ActualChanged(pages):
+                _log.debug("actual is %d pages", pages)
+            case StatsReceived():
+                _log.debug("statistics received")
+            case _:
+                assert_never(event)
+        self._observe(event)

@@ -1,0 +1,88 @@
+"""A plain epoll loop on one thread: the queue thread.
+
+The driver sleeps until each message is used, so what counts here is the way from a readable
+descriptor to the function that serves it.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import TypeVar
+
+__all__ = ["EventLoop"]
+
+T = TypeVar("T")
+
+
+class EventLoop:
+    """Calls a function for each readable descriptor; `post` and `stop` work from any thread."""
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+        self._callbacks: dict[int, Callable[[], None]] = {}
+        self._posted: deque[Callable[[], None]] = deque()
+        self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._stopping = False
+        self.register(self._wake_fd, self._run_posted)
+
+    def register(self, fd: int, callback: Callable[[], None]) -> None:
+        """Call `callback` whenever `fd` is readable or hung up. Raises: OSError."""
+        self._epoll.register(fd, select.EPOLLIN)
+        self._callbacks[fd] = callback
+
+    def unregister(self, fd: int) -> None:
+        """Forget a descriptor, which must still be open."""
+        if self._callbacks.pop(fd, None) is not None:
+            self._epoll.unregister(fd)
+
+    def post(self, action: Callable[[], None]) -> None:
+        """Run `action` on the loop's thread, soon."""
+        self._posted.append(action)
+        self._wake()
+
+    def ask(self, question: Callable[[], T], timeout_s: float) -> T:
+        """Run `question` on the loop's thread and return its answer. Raises: TimeoutError."""
+        answer: Future[T] = Future()
+
+        def reply() -> None:
+            try:
+                answer.set_result(question())
+            except Exception as error:
+                answer.set_exception(error)
+
+        self.post(reply)
+        return answer.result(timeout_s)
+
+    def stop(self) -> None:
+        """Let `run` return; may be called from a signal handler."""
+        self._stopping = True
+        self._wake()
+
+    def run(self, work: Callable[[], bool]) -> None:
+        """Serve until stopped; `work` is called after every turn and says if there is more."""
+        more = False
+        while not self._stopping:
+            for fd, _ in self._epoll.poll(0 if more else -1):
+                callback = self._callbacks.get(fd)
+                if callback is not None:
+                    callback()
+            more = work()
+
+    def close(self) -> None:
+        """Give up the loop's own descriptors."""
+        wake_fd, self._wake_fd = self._wake_fd, -1
+        os.close(wake_fd)
+        self._epoll.close()
+
+    def _wake(self) -> None:
+        if self._wake_fd >= 0:
+            os.eventfd_write(self._wake_fd, 1)
+
+    def _run_posted(self) -> None:
+        os.eventfd_read(self._wake_fd)
+        while self._posted:
+            self._posted.popleft()()

@@ -1,0 +1,1 @@
+"""Facts of the virtio specification: features, configuration space, queues, statistics, rings."""

@@ -1,0 +1,1 @@
+"""Rings, device side: chains in, used entries out."""
