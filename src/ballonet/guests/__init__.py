@@ -1,0 +1,1 @@
+"""Guests to prove a balloon on: real kernels, started and talked to."""

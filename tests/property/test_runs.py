@@ -1,0 +1,93 @@
+"""Page numbers to ranges, against a slow reference that looks at one page at a time."""
+
+from itertools import pairwise
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ballonet.memory.regions import Region, RegionTable
+from ballonet.memory.runs import Ranges, locate, merge_pfns
+
+pfn = st.one_of(st.integers(0, 80), st.integers(0, 2**32 - 1))
+pfns = st.lists(pfn, max_size=200)
+
+
+@st.composite
+def tables(draw: st.DrawFn) -> RegionTable:
+    """Small regions with holes, on odd boundaries, with host pages of several sizes."""
+    regions, gpa = [], 0
+    for i in range(draw(st.integers(0, 4))):
+        gpa += draw(st.sampled_from([0, 4096, 8192, 0x10000, 512, 1536]))
+        size = draw(st.sampled_from([512, 4096, 3 * 4096, 0x10000, 0x23000, 0x11200]))
+        page = draw(st.sampled_from([4096, 4096, 0x2000, 0x10000]))
+        offset = draw(st.sampled_from([0, 4096, 0x10000, 0x3000]))
+        regions.append(Region(gpa, size, uva=i << 40, file_offset=offset, page_bytes=page))
+        gpa += size
+    return RegionTable(regions)
+
+
+def discarded_pages(table: RegionTable, ranges: tuple[Ranges, ...]) -> list[tuple[int, int]]:
+    """Every 4 KiB of every range, as region and offset in the region."""
+    pages = []
+    for part in ranges:
+        for offset, length in zip(part.offsets.tolist(), part.lengths.tolist(), strict=True):
+            assert 0 <= offset
+            assert offset + length <= table.regions[part.region].size
+            pages += [(part.region, at) for at in range(offset, offset + length, 4096)]
+    return pages
+
+
+def reference(given_pfns: list[int], table: RegionTable) -> tuple[list[tuple[int, int]], int]:
+    """What may be dropped, one host page at a time; and how many pages lie in no region."""
+    wanted, rejected = set(given_pfns), 0
+    allowed = []
+    for number in sorted(wanted):
+        home = [r for r in table.regions if r.gpa <= number << 12 and (number + 1) << 12 <= r.gpa + r.size]
+        rejected += not home
+    for index, region in enumerate(table.regions):
+        first_page = region.file_offset // region.page_bytes
+        last_page = (region.file_offset + region.size) // region.page_bytes
+        for host_page in range(first_page, last_page + 1):
+            start = host_page * region.page_bytes - region.file_offset
+            gpas = range(region.gpa + start, region.gpa + start + region.page_bytes)
+            inside = start >= 0 and start + region.page_bytes <= region.size
+            covering = range(gpas.start >> 12, ((gpas.stop - 1) >> 12) + 1)
+            if inside and all(
+                number in wanted
+                and region.gpa <= number << 12
+                and (number + 1) << 12 <= region.gpa + region.size
+                for number in covering
+            ):
+                allowed += [(index, at) for at in range(start, start + region.page_bytes, 4096)]
+    return allowed, rejected
+
+
+@given(pfns, tables())
+def test_ranges_equal_the_page_by_page_reference(
+    given_pfns: list[int], table: RegionTable
+) -> None:
+    located = locate(np.array(given_pfns, np.uint32), table)
+    pages, rejected = reference(given_pfns, table)
+    assert discarded_pages(table, located.ranges) == pages
+    assert located.rejected_pages == rejected
+    assert located.accepted_pages == len(set(given_pfns)) - rejected
+
+
+@given(pfns)
+def test_merging_neither_loses_nor_invents_a_page(given_pfns: list[int]) -> None:
+    runs = merge_pfns(np.array(given_pfns, np.uint32))
+    pairs = list(zip(runs.first_pfns.tolist(), runs.pages.tolist(), strict=True))
+    assert [p for first, n in pairs for p in range(first, first + n)] == sorted(set(given_pfns))
+    assert all(first + n < following for (first, n), (following, _) in pairwise(pairs))
+
+
+@given(pfns, tables(), st.integers(1, 5))
+def test_slices_of_ranges_are_the_ranges(
+    given_pfns: list[int], table: RegionTable, count: int
+) -> None:
+    for ranges in locate(np.array(given_pfns, np.uint32), table).ranges:
+        parts = list(ranges.slices(count))
+        assert all(0 < len(part.offsets) <= count for part in parts)
+        assert np.concatenate([part.offsets for part in parts]).tolist() == ranges.offsets.tolist()
+        assert sum(part.total_bytes for part in parts) == ranges.total_bytes
