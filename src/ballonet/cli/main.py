@@ -6,6 +6,7 @@ Verbs are imported when used, so `ballonet --help` needs neither numpy nor any p
 from __future__ import annotations
 
 import logging
+import signal
 import sys
 from importlib import import_module
 from typing import Final
@@ -57,6 +58,7 @@ def program(verbose: int) -> None:
 
 def main() -> None:
     """Run the program and leave with its exit code."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         code = program.main(standalone_mode=False)
     except click.ClickException as error:

@@ -1,11 +1,12 @@
 """The guest's first file system: a cpio archive with busybox, the balloon module and an init.
 
-    "newc" entry   070701, thirteen 8-digit hex fields, name, zero, padding to 4, data, padding to 4
+    "newc" entry   070701, thirteen 8-digit hex fields, name, zero; then the data; each padded to 4
     last entry     named TRAILER!!!
 
-Init either serves commands that the host sends over the serial line, or gives the console to a
-person.  A command arrives as one line ``<id> <seconds> <base64>``; its answer is one line
-``<id> <exit code> <bytes>`` and then that many bytes of output.
+Init serves commands that the host sends over the serial line, or gives the console to a person
+(mode console) or to whatever is piped in (mode script).  A command arrives as one line
+``<id> <seconds> <base64>``; its answer is one line ``<id> <exit code> <bytes>`` and then that many
+bytes of output.
 Source: Linux Documentation/driver-api/early-userspace/buffer-format.rst.
 """
 
@@ -26,11 +27,11 @@ mount -t tmpfs -o size=32M tmpfs /run
 hostname guest
 export HOME=/root PATH=/bin
 [ "$BALLONET_BALLOON" = no ] || insmod /virtio_balloon.ko
-if [ "$BALLONET_MODE" = console ]; then
-    cd /root
-    setsid cttyhack sh
-    poweroff -f
-fi
+cd /root
+case "$BALLONET_MODE" in
+    console) echo "Linux $(uname -r), leave with Ctrl-D"; setsid cttyhack sh; poweroff -f;;
+    script) stty -echo; echo "Linux $(uname -r), reading commands"; cat | sh; poweroff -f;;
+esac
 echo -1000 > /proc/self/oom_score_adj
 exec < /dev/ttyS0 > /dev/ttyS0
 stty raw -echo

@@ -1,0 +1,220 @@
+"""`ballonet demo`: the main job, a real Linux kernel that gives memory back and takes it again."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from ballonet.cli.size import SizeType
+from ballonet.device.balloon import BalloonSettings
+from ballonet.errors import GuestError
+from ballonet.guests.ballooned import BalloonedGuest, Resized
+from ballonet.guests.linux import LinuxGuest, LinuxGuestSettings
+from ballonet.units import bytes_to_pages, format_bytes, pages_to_bytes
+
+__all__ = ["demo"]
+
+#: Of the memory the guest calls available; the rest keeps its own programs alive.
+_FILL_PERCENT = 90
+_STALLED_AFTER_S = 10.0
+_HOLD_INTERVAL_S = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class GuestView:
+    """What the guest itself says it has."""
+
+    total_bytes: int
+    available_bytes: int
+
+    @classmethod
+    def of(cls, guest: LinuxGuest) -> GuestView:
+        """Ask the guest."""
+        meminfo = guest.meminfo()
+        return cls(meminfo["MemTotal"], meminfo["MemAvailable"])
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What one run measured; host bytes are blocks of the guest's memory file."""
+
+    guest_release: str
+    guest_memory_bytes: int
+    target_bytes: int
+    host_bytes_before: int
+    host_bytes_inflated: int
+    host_bytes_after: int
+    inflate_seconds: float
+    deflate_seconds: float
+    inflate_cpu_seconds: float
+    discard_calls: int
+    guest_before: GuestView
+    guest_inflated: GuestView
+    guest_after: GuestView
+
+    @property
+    def given_back_bytes(self) -> int:
+        """Host memory the balloon freed."""
+        return self.host_bytes_before - self.host_bytes_inflated
+
+
+@click.command()
+@click.option(
+    "--memory",
+    "memory_bytes",
+    type=SizeType(256 << 20, 64 << 30),
+    default="1G",
+    show_default=True,
+    help="Memory of the guest.",
+)
+@click.option(
+    "--target",
+    "target_bytes",
+    type=SizeType(1 << 20, 64 << 30),
+    help="Size of the balloon, memory the guest is to give; three quarters by default.",
+)
+@click.option("--hold", is_flag=True, help="Keep the guest running at the end, until Ctrl-C.")
+@click.option("--json", "as_json", is_flag=True, help="Print the figures as one JSON object.")
+def demo(memory_bytes: int, target_bytes: int | None, *, hold: bool, as_json: bool) -> None:
+    """A real Linux kernel gives memory back, and takes it again.
+
+    Starts a balloon device and a guest, fills the guest's memory and frees it inside the guest,
+    inflates the balloon, deflates it, and measures what the host gets back.
+    """
+    target_bytes = memory_bytes * 3 // 4 if target_bytes is None else target_bytes
+    if target_bytes >= memory_bytes:
+        raise click.UsageError("--target: the balloon must be smaller than the guest's --memory")
+    console = Console(stderr=as_json, highlight=False)
+    console.print(f"Starting a Linux guest of {format_bytes(memory_bytes)} with a balloon ...")
+    with BalloonedGuest(LinuxGuestSettings(memory_bytes), BalloonSettings()) as machine:
+        figures = _run(machine, memory_bytes, target_bytes, console)
+        if as_json:
+            extra = {"given_back_bytes": figures.given_back_bytes}
+            click.echo(json.dumps(asdict(figures) | extra, indent=2))
+        else:
+            console.print(_table(figures))
+        if hold:
+            _hold(machine, console)
+
+
+def _run(
+    machine: BalloonedGuest, memory_bytes: int, target_bytes: int, console: Console
+) -> Figures:
+    """Every step of the demonstration, each told as it happens. Raises: GuestError."""
+    guest, device = machine.guest, machine.device
+    console.print(f"Linux {guest.release} is up; it uses and frees most of its memory ...")
+    _use_memory(guest)
+    view_before = GuestView.of(guest)
+    before = device.snapshot()
+    console.print(f"  the host holds {format_bytes(before.held_bytes)} for it")
+
+    cpu = time.process_time()
+    inflated = _resize(machine, target_bytes, "Inflating", console)
+    cpu = time.process_time() - cpu
+    view_inflated = GuestView.of(guest)
+    during = device.snapshot()
+    console.print(f"  the host holds {format_bytes(during.held_bytes)} for it")
+
+    deflated = _resize(machine, 0, "Deflating", console)
+    console.print("The guest uses and frees its memory again ...")
+    _use_memory(guest)
+    after = device.snapshot()
+    console.print(f"  the host holds {format_bytes(after.held_bytes)} for it")
+    return Figures(
+        guest_release=guest.release,
+        guest_memory_bytes=memory_bytes,
+        target_bytes=target_bytes,
+        host_bytes_before=before.held_bytes,
+        host_bytes_inflated=during.held_bytes,
+        host_bytes_after=after.held_bytes,
+        inflate_seconds=round(inflated.seconds, 4),
+        deflate_seconds=round(deflated.seconds, 4),
+        inflate_cpu_seconds=round(cpu, 4),
+        discard_calls=during.counters.discard_calls,
+        guest_before=view_before,
+        guest_inflated=view_inflated,
+        guest_after=GuestView.of(guest),
+    )
+
+
+def _use_memory(guest: LinuxGuest) -> None:
+    """Fill the guest's memory with a file and remove it: the host keeps what was touched."""
+    available = guest.meminfo()["MemAvailable"]
+    mebibytes = available * _FILL_PERCENT // 100 >> 20
+    guest.check(f"dd if=/dev/zero of=/tmp/fill bs=1M count={mebibytes} && rm /tmp/fill")
+
+
+def _resize(machine: BalloonedGuest, target_bytes: int, verb: str, console: Console) -> Resized:
+    """Change the balloon under a progress display. Raises: GuestError, if the guest gets stuck."""
+    pages = bytes_to_pages(target_bytes)
+    start_pages = machine.device.snapshot().actual_pages
+    with _progress(verb, start_pages, pages, console) as show:
+        result = machine.resize(pages, stalled_after_s=_STALLED_AFTER_S, progress=show)
+    if not result.reached:
+        reached = format_bytes(pages_to_bytes(result.actual_pages))
+        raise GuestError(
+            f"the guest's balloon stays at {reached}, {format_bytes(target_bytes)} were asked for;"
+            " try a smaller --target"
+        )
+    return result
+
+
+@contextmanager
+def _progress(
+    verb: str, start_pages: int, target_pages: int, console: Console
+) -> Iterator[Callable[[int], None]]:
+    """A live display of a balloon on its way; give it `actual` in balloon pages."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[size]} of balloon"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console) as progress:
+        distance = max(1, abs(target_pages - start_pages))
+        task = progress.add_task(
+            verb, total=distance, size=format_bytes(pages_to_bytes(start_pages))
+        )
+
+        def show(actual_pages: int) -> None:
+            size = format_bytes(pages_to_bytes(actual_pages))
+            progress.update(task, completed=abs(actual_pages - start_pages), size=size)
+
+        yield show
+
+
+def _table(figures: Figures) -> Table:
+    """The figures for people."""
+    table = Table(title=f"Linux {figures.guest_release} and its balloon", title_justify="left")
+    for heading in ("", "before", "inflated", "after"):
+        table.add_column(heading, justify="right" if heading else "left")
+    views = (figures.guest_before, figures.guest_inflated, figures.guest_after)
+    host = (figures.host_bytes_before, figures.host_bytes_inflated, figures.host_bytes_after)
+    table.add_row("host holds for the guest", *map(format_bytes, host))
+    table.add_row("guest's MemTotal", *(format_bytes(view.total_bytes) for view in views))
+    table.add_row("guest's MemAvailable", *(format_bytes(view.available_bytes) for view in views))
+    table.add_section()
+    per_second = figures.given_back_bytes / figures.inflate_seconds
+    table.add_row("given back", "", format_bytes(figures.given_back_bytes), "")
+    table.add_row(
+        "how fast", "", f"{figures.inflate_seconds:.2f} s", f"{figures.deflate_seconds:.2f} s"
+    )
+    table.add_row("", "", f"{format_bytes(int(per_second))}/s", "")
+    table.add_row("cost: CPU of this process", "", f"{figures.inflate_cpu_seconds:.2f} s", "")
+    table.add_row("cost: system calls to free", "", str(figures.discard_calls), "")
+    return table
+
+
+def _hold(machine: BalloonedGuest, console: Console) -> None:
+    console.print(f"Linux {machine.guest.release} keeps running; end with Ctrl-C.")
+    while True:
+        threading.Event().wait(_HOLD_INTERVAL_S)

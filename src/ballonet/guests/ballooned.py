@@ -1,0 +1,109 @@
+"""A guest with our device attached: what the demonstration, the benchmarks and the tests drive.
+
+The device is served by a thread of this process, the guest is a process of its own.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from threading import Condition
+from types import TracebackType
+from typing import Final, Self
+
+from ballonet.device.balloon import BalloonSettings
+from ballonet.device.effects import ActualChanged, Event
+from ballonet.guests.linux import LinuxGuest, LinuxGuestSettings
+from ballonet.vhost_user.listener import listening_socket
+from ballonet.vhost_user.server import DeviceServer, serving
+
+__all__ = ["BalloonedGuest", "Resized"]
+
+_PROGRESS_INTERVAL_S: Final = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Resized:
+    """How a change of target went: seconds from the request to the last move of `actual`."""
+
+    seconds: float
+    target_pages: int
+    actual_pages: int
+
+    @property
+    def reached(self) -> bool:
+        """The driver says that it holds what it was asked for."""
+        return self.actual_pages == self.target_pages
+
+
+def _no_progress(_: int) -> None:
+    """For callers who only want the result."""
+
+
+class BalloonedGuest:
+    """Device and guest together; a context manager that starts and ends both."""
+
+    def __init__(self, guest: LinuxGuestSettings, balloon: BalloonSettings) -> None:
+        self._settings, self._balloon = guest, balloon
+        self._stack = ExitStack()
+        self._moved = Condition()
+        self._target_pages, self._actual_pages, self._moved_at = 0, 0, 0.0
+        self.device: DeviceServer
+        self.guest: LinuxGuest
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ballonet-")))
+            path = directory / "device"
+            sock = stack.enter_context(listening_socket(path))
+            server = DeviceServer(self._balloon, sock, listening=True, observe=self._observe)
+            self.device = stack.enter_context(serving(server))
+            settings = replace(self._settings, socket_path=path)
+            self.guest = stack.enter_context(LinuxGuest(settings))
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        where: TracebackType | None,
+    ) -> None:
+        self._stack.close()
+
+    def resize(
+        self,
+        target_pages: int,
+        *,
+        stalled_after_s: float,
+        progress: Callable[[int], None] = _no_progress,
+    ) -> Resized:
+        """Ask for a balloon of `target_pages`; wait until it is there, or nothing moves any more.
+
+        Units: 4 KiB balloon pages; `progress` is given `actual` a few times a second.
+        """
+        started = time.monotonic()
+        with self._moved:
+            self._target_pages, self._moved_at = target_pages, started
+        self.device.set_target(target_pages)
+        while True:
+            with self._moved:
+                if self._actual_pages != target_pages:
+                    self._moved.wait(_PROGRESS_INTERVAL_S)
+                result = Resized(self._moved_at - started, target_pages, self._actual_pages)
+                idle_s = time.monotonic() - self._moved_at
+            progress(result.actual_pages)
+            if result.reached or idle_s > stalled_after_s:
+                return result
+
+    def _observe(self, event: Event) -> None:
+        """Note what the driver says, on the device's thread."""
+        if isinstance(event, ActualChanged):
+            with self._moved:
+                self._actual_pages, self._moved_at = event.actual_pages, time.monotonic()
+                if self._actual_pages == self._target_pages:
+                    self._moved.notify_all()
