@@ -32,7 +32,7 @@ def discarded_pages(table: RegionTable, ranges: tuple[Ranges, ...]) -> list[tupl
     pages = []
     for part in ranges:
         for offset, length in zip(part.offsets.tolist(), part.lengths.tolist(), strict=True):
-            assert 0 <= offset
+            assert offset >= 0
             assert offset + length <= table.regions[part.region].size
             pages += [(part.region, at) for at in range(offset, offset + length, 4096)]
     return pages
@@ -43,7 +43,11 @@ def reference(given_pfns: list[int], table: RegionTable) -> tuple[list[tuple[int
     wanted, rejected = set(given_pfns), 0
     allowed = []
     for number in sorted(wanted):
-        home = [r for r in table.regions if r.gpa <= number << 12 and (number + 1) << 12 <= r.gpa + r.size]
+        home = [
+            r
+            for r in table.regions
+            if r.gpa <= number << 12 and (number + 1) << 12 <= r.gpa + r.size
+        ]
         rejected += not home
     for index, region in enumerate(table.regions):
         first_page = region.file_offset // region.page_bytes
@@ -64,9 +68,7 @@ def reference(given_pfns: list[int], table: RegionTable) -> tuple[list[tuple[int
 
 
 @given(pfns, tables())
-def test_ranges_equal_the_page_by_page_reference(
-    given_pfns: list[int], table: RegionTable
-) -> None:
+def test_ranges_equal_the_page_by_page_reference(given_pfns: list[int], table: RegionTable) -> None:
     located = locate(np.array(given_pfns, np.uint32), table)
     pages, rejected = reference(given_pfns, table)
     assert discarded_pages(table, located.ranges) == pages

@@ -1,0 +1,29 @@
+"""Hypothesis profiles, and which kernel the tests ran on."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import settings
+
+from ballonet.errors import GuestError
+from ballonet.guests.kernel_package import find_kernel_package
+
+settings.register_profile("default", deadline=None)
+settings.load_profile("default")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Name the kernel behind the evidence."""
+    try:
+        release = find_kernel_package().release
+    except GuestError as error:
+        terminalreporter.write_line(f"tests/kernel did not run: {error}")
+    else:
+        ran = sum(
+            "tests/kernel/" in report.nodeid
+            for report in terminalreporter.getreports("passed")
+            if report.when == "call"
+        )
+        terminalreporter.write_line(
+            f"tests/kernel: {ran} passed on Linux {release} (User-Mode Linux)"
+        )

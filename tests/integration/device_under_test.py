@@ -1,0 +1,91 @@
+"""The back-end under test: on a thread of this process, or in a process of its own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from tests.support.guest_memory import FILE_NAME as GUEST_FILE
+from tests.support.wait import wait_until
+
+from ballonet.device.balloon import BalloonSettings
+from ballonet.device.effects import Event
+from ballonet.vhost_user.listener import listening_socket
+from ballonet.vhost_user.server import DeviceServer, Snapshot, serving
+
+SECONDS: Final = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A back-end on a thread, and what it reported."""
+
+    path: Path
+    server: DeviceServer
+    events: list[Event]
+
+    def snapshot(self) -> Snapshot:
+        """Look at the device."""
+        return self.server.snapshot()
+
+    def wait_until_free(self) -> None:
+        """The last front-end is gone, as the device sees it."""
+        message = "the device still has a front-end"
+        wait_until(lambda: not self.snapshot().connected, SECONDS, message)
+
+
+@contextmanager
+def running_device(path: Path, settings: BalloonSettings | None = None) -> Iterator[Device]:
+    """Serve on a thread of this process."""
+    events: list[Event] = []
+    with listening_socket(path) as sock:
+        server = DeviceServer(
+            settings or BalloonSettings(), sock, listening=True, observe=events.append
+        )
+        with serving(server):
+            yield Device(path, server, events)
+
+
+class DeviceProcess:
+    """A back-end as users start it, for front-ends that may kill it; a context manager."""
+
+    def __init__(self, path: Path, log: Path) -> None:
+        self.path: Final = path
+        self._log_path = log
+        program = Path(sys.executable).with_name("ballonet")
+        with log.open("ab") as stderr:
+            self._process = subprocess.Popen(
+                [program, "device", "--socket-path", path], stderr=stderr
+            )
+        wait_until(path.exists, SECONDS, f"{path} does not exist")
+
+    def is_alive(self) -> bool:
+        """The process has not ended."""
+        return self._process.poll() is None
+
+    def open_fds(self) -> int:
+        """How many descriptors it has open."""
+        return len(list(Path(f"/proc/{self._process.pid}/fd").iterdir()))
+
+    def map_lines(self) -> list[str]:
+        """Its memory mappings."""
+        maps = Path(f"/proc/{self._process.pid}/maps").read_text(encoding="utf-8")
+        return maps.splitlines()
+
+    def guest_mappings(self) -> list[str]:
+        """Its mappings of guest memory."""
+        return [line for line in self.map_lines() if GUEST_FILE in line]
+
+    def log(self) -> str:
+        """What it wrote to stderr."""
+        return self._log_path.read_text(encoding="utf-8")
+
+    def stop(self) -> int:
+        """End it as an operator would; returns its exit code."""
+        self._process.terminate()
+        return self._process.wait(SECONDS)

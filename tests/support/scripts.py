@@ -1,0 +1,339 @@
+"""How each front-end starts and stops, message by message.
+
+Part of the test peer, which shares no code with the package under test.  Each `start_*` returns a
+session whose driver has reached DRIVER_OK; where the start fails everything is closed again.
+Source: virtio_uml.c and vhost_user.h of Linux; QEMU vhost-user-base.c, vhost.c, vhost-user.c;
+generic_vhost_user.rs and vu_common_ctrl.rs of Cloud Hypervisor; vhost_user_frontend of crosvm.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from tests.support.front_end import FrontEnd
+from tests.support.guest_memory import MIB, GuestRam, RamRegion
+from tests.support.session import (
+    DEFLATE,
+    INFLATE,
+    QUEUES,
+    STATS,
+    WHOLE_BYTES,
+    ConfigStyle,
+    Session,
+    table_of,
+    wire_region,
+)
+from tests.support.wire import (
+    PROTOCOL_BACKEND_REQ,
+    PROTOCOL_CONFIG,
+    PROTOCOL_LOG_SHMFD,
+    PROTOCOL_MEM_SLOTS,
+    PROTOCOL_MQ,
+    PROTOCOL_REPLY_ACK,
+    PROTOCOL_RESET_DEVICE,
+    PROTOCOL_STATUS,
+)
+
+Where = Path | socket.socket
+
+MUST_TELL_HOST: Final = 1 << 0
+STATS_VQ: Final = 1 << 1
+INDIRECT_DESC: Final = 1 << 28
+EVENT_IDX: Final = 1 << 29
+PROTOCOL_FEATURES: Final = 1 << 30
+VERSION_1: Final = 1 << 32
+EVERYTHING: Final = (1 << 64) - 1
+
+DRIVER_BITS: Final = MUST_TELL_HOST | STATS_VQ | INDIRECT_DESC | EVENT_IDX | VERSION_1
+_TRANSPORT_BITS: Final = ((1 << 41) - 1) ^ ((1 << 28) - 1) ^ PROTOCOL_FEATURES  # 28 to 40 less 30
+_UML_PROTOCOL: Final = PROTOCOL_MQ | PROTOCOL_REPLY_ACK | PROTOCOL_BACKEND_REQ | PROTOCOL_CONFIG
+_CH_PROTOCOL: Final = _UML_PROTOCOL | PROTOCOL_LOG_SHMFD | PROTOCOL_MEM_SLOTS
+_QEMU_PROTOCOL: Final = _CH_PROTOCOL | PROTOCOL_RESET_DEVICE | PROTOCOL_STATUS
+_LIVE_STATUS: Final = 0x0F  # ACKNOWLEDGE, DRIVER, DRIVER_OK, FEATURES_OK
+
+
+def uml_ram() -> GuestRam:
+    """One region behind the kernel image; user addresses are guest-physical ones."""
+    start = 6 * MIB
+    return GuestRam([RamRegion(start, 16 * MIB, uva=start, file_offset=start)])
+
+
+def qemu_ram() -> GuestRam:
+    """A PC: one memfd in three regions, a hole for video memory and one below 4 GiB."""
+    uva, high = 0x7F12_3400_0000, 12 * MIB
+    return GuestRam(
+        [
+            RamRegion(0, 0xA_0000, uva, 0),
+            RamRegion(0x10_0000, high - 0x10_0000, uva + 0x10_0000, 0x10_0000),
+            RamRegion(1 << 32, 4 * MIB, uva + high, high),
+        ]
+    )
+
+
+def cloud_hypervisor_ram() -> GuestRam:
+    """Two regions, each a file of its own, user addresses in the opposite order."""
+    return GuestRam(
+        [
+            RamRegion(0, 8 * MIB, 0x7F80_0000_0000, file=0),
+            RamRegion(1 << 32, 8 * MIB, 0x7F00_0000_0000, file=1),
+        ]
+    )
+
+
+def crosvm_ram() -> GuestRam:
+    """One memfd in two regions."""
+    return GuestRam(
+        [
+            RamRegion(0, 8 * MIB, 0x7E00_0000_0000, 0),
+            RamRegion(1 << 32, 8 * MIB, 0x7E00_0100_0000, 8 * MIB),
+        ]
+    )
+
+
+def start_uml(
+    where: Where,
+    *,
+    ram: GuestRam | None = None,
+    wanted: int = DRIVER_BITS,
+    queue_size: int = 256,
+    table_room: int = 1,
+) -> Session:
+    """User-Mode Linux: probe of the transport, then bind of the driver.
+
+    `table_room` is the number of regions SET_MEM_TABLE has space for, filled or not.
+    """
+    session = _session(where, ram or uml_ram(), ConfigStyle(), queue_size)
+    front_end = session.front_end
+    with _closed_on_error(session):
+        front_end.set_owner()
+        session.offered = front_end.get_features()
+        session.protocol = front_end.get_protocol_features() & _UML_PROTOCOL
+        front_end.wire.asks_acks = bool(session.protocol & PROTOCOL_REPLY_ACK)
+        front_end.set_protocol_features(session.protocol)
+        if session.protocol & PROTOCOL_BACKEND_REQ:
+            front_end.set_backend_req_fd()
+        if session.protocol & PROTOCOL_MQ:
+            _check(front_end.get_queue_num() >= QUEUES, "UML wants as many queues as slots")
+        bind_uml(session, wanted, table_room=table_room)
+    return session
+
+
+def bind_uml(session: Session, wanted: int = DRIVER_BITS, *, table_room: int = 1) -> None:
+    """What UML sends when a driver is bound to the device, for the first time or again."""
+    front_end = session.front_end
+    _accept(session, wanted)
+    session.read_num_pages()
+    regions, fds = table_of(session.ram)
+    front_end.set_mem_table(regions, fds, room=table_room)
+    live = _live_queues(session)
+    for queue in live:
+        front_end.set_vring_call(queue, is_socket=True)
+        _describe_new_ring(session, queue)
+    for queue in live:
+        front_end.set_vring_kick(queue)
+        front_end.set_vring_enable(queue, 1)
+
+
+def unbind_uml(session: Session) -> None:
+    """What UML sends when the driver leaves: the back-end is not told of the reset."""
+    for queue in sorted(session.rings, reverse=True):
+        session.front_end.set_vring_enable(queue, 0)
+    session.front_end.get_features()
+
+
+def start_qemu(
+    where: Where,
+    *,
+    ram: GuestRam | None = None,
+    wanted: int = DRIVER_BITS,
+    queue_size: int = 128,
+    protocol: int = _QEMU_PROTOCOL,
+) -> Session:
+    """QEMU's generic vhost-user device: initialisation, realise, then DRIVER_OK."""
+    style = ConfigStyle(is_whole=True)
+    session = _session(where, ram or qemu_ram(), style, queue_size)
+    front_end = session.front_end
+    with _closed_on_error(session):
+        front_end.get_features()
+        session.protocol = front_end.get_protocol_features() & protocol
+        front_end.set_protocol_features(session.protocol)
+        if session.protocol & PROTOCOL_MQ:
+            front_end.get_queue_num()
+        if session.protocol & PROTOCOL_MEM_SLOTS:
+            _check(front_end.get_max_mem_slots() >= len(session.ram.regions), "too few slots")
+        if session.protocol & PROTOCOL_BACKEND_REQ:
+            front_end.set_backend_req_fd()
+        front_end.set_owner()
+        session.offered = front_end.get_features()
+        for queue in range(QUEUES):
+            front_end.set_vring_call(queue)
+            front_end.set_vring_err(queue)
+        front_end.get_config(0, WHOLE_BYTES)
+        run_qemu(session, wanted)
+    return session
+
+
+def run_qemu(
+    session: Session, wanted: int = DRIVER_BITS, *, bases: Mapping[int, int] | None = None
+) -> None:
+    """DRIVER_OK in QEMU, or its VM goes on: then `bases` are what `stop_qemu` returned."""
+    front_end = session.front_end
+    _accept(session, wanted)
+    _share_like_qemu(session)
+    for queue in _live_queues(session):
+        if bases is None:
+            _describe_new_ring(session, queue)
+        else:
+            front_end.set_vring_num(queue, session.queue_size)
+            front_end.set_vring_base(queue, bases[queue])
+            front_end.set_vring_addr(queue, session.ring_uvas(queue), log=0)
+        front_end.set_vring_kick(queue)
+        front_end.set_vring_call(queue)
+    for queue in range(QUEUES):
+        front_end.set_vring_enable(queue, 1, ack=True)
+    if session.protocol & PROTOCOL_STATUS:
+        front_end.set_status(_LIVE_STATUS)
+
+
+def stop_qemu(session: Session) -> dict[int, int]:
+    """The VM stops: returns where each ring that had been set up would go on."""
+    front_end = session.front_end
+    for queue in range(QUEUES):
+        front_end.set_vring_enable(queue, 0, ack=True)
+    bases = {queue: front_end.get_vring_base(queue) for queue in sorted(session.rings)}
+    if session.protocol & PROTOCOL_MEM_SLOTS:
+        for region in reversed(session.ram.regions):
+            front_end.rem_mem_reg(wire_region(region), [session.ram.fd(region)])
+    return bases
+
+
+def start_cloud_hypervisor(
+    where: Where,
+    *,
+    ram: GuestRam | None = None,
+    queue_sizes: Sequence[int] = (256,) * QUEUES,
+    has_channel: bool = True,
+) -> Session:
+    """Cloud Hypervisor's generic device: no feature bit of the device itself gets through."""
+    style = ConfigStyle(read_flags=1, write_flags=1)
+    session = _session(where, ram or cloud_hypervisor_ram(), style, queue_sizes[0])
+    front_end = session.front_end
+    front_end.wire.asks_acks_of_queries = True
+    with _closed_on_error(session):
+        front_end.set_owner()
+        session.offered = front_end.get_features()
+        protocol = _CH_PROTOCOL if has_channel else _CH_PROTOCOL & ~PROTOCOL_BACKEND_REQ
+        session.protocol = front_end.get_protocol_features() & protocol
+        front_end.set_protocol_features(session.protocol)
+        front_end.wire.asks_acks = front_end.wire.has_reply_ack
+        _check(front_end.get_queue_num() >= len(queue_sizes), "more queues than the back-end has")
+        _check(bool(session.protocol & PROTOCOL_CONFIG), "without CONFIG it reads 0xFF")
+        session.read_num_pages()
+        _accept(session, _TRANSPORT_BITS & ~INDIRECT_DESC)
+        regions, fds = table_of(session.ram)
+        front_end.set_mem_table(regions, fds)
+        for queue in (INFLATE, DEFLATE):
+            _describe_like_rust_vmm(session, queue)
+        if session.protocol & PROTOCOL_BACKEND_REQ:
+            front_end.set_backend_req_fd()
+        for queue in (INFLATE, DEFLATE):
+            front_end.set_vring_enable(queue, 1)
+    return session
+
+
+def start_crosvm(
+    where: Where, *, ram: GuestRam | None = None, wanted: int = DRIVER_BITS, queue_size: int = 128
+) -> Session:
+    """crosvm: features are set twice, and the configuration is accessed in odd pieces."""
+    style = ConfigStyle(read_flags=1, pieces=(1, 3))
+    session = _session(where, ram or crosvm_ram(), style, queue_size)
+    front_end = session.front_end
+    passes = ((1 << 24) - 1) | INDIRECT_DESC | EVENT_IDX | VERSION_1
+    with _closed_on_error(session):
+        front_end.set_owner()
+        session.offered = front_end.get_features()
+        front_end.set_features(session.offered & (passes | PROTOCOL_FEATURES))
+        session.protocol = front_end.get_protocol_features() & _UML_PROTOCOL
+        front_end.set_protocol_features(session.protocol)
+        front_end.wire.asks_acks = front_end.wire.asks_acks_of_queries = (
+            front_end.wire.has_reply_ack
+        )
+        if session.protocol & PROTOCOL_BACKEND_REQ:
+            front_end.set_backend_req_fd()
+        if session.protocol & PROTOCOL_MQ:
+            front_end.get_queue_num()
+        session.read_num_pages()
+        _accept(session, wanted & passes)
+        regions, fds = table_of(session.ram)
+        front_end.set_mem_table(regions, fds)
+        for queue in _live_queues(session):
+            _describe_like_rust_vmm(session, queue)
+            front_end.set_vring_enable(queue, 1)
+    return session
+
+
+def _session(where: Where, ram: GuestRam, style: ConfigStyle, queue_size: int) -> Session:
+    try:
+        front_end = FrontEnd.connect(where) if isinstance(where, Path) else FrontEnd(where)
+    except BaseException:
+        ram.close()
+        raise
+    return Session(front_end, ram, style, queue_size)
+
+
+@contextmanager
+def _closed_on_error(session: Session) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        session.close()
+        raise
+
+
+def _check(holds: bool, message: str) -> None:
+    if not holds:
+        raise AssertionError(message)
+
+
+def _accept(session: Session, wanted: int) -> None:
+    """The driver takes what it knows of the offer; vhost-user's own bit goes along."""
+    session.driver_features = session.offered & wanted & ~PROTOCOL_FEATURES
+    session.front_end.set_features(session.driver_features | PROTOCOL_FEATURES)
+
+
+def _live_queues(session: Session) -> tuple[int, ...]:
+    if session.driver_features & STATS_VQ:
+        return INFLATE, DEFLATE, STATS
+    return INFLATE, DEFLATE
+
+
+def _describe_new_ring(session: Session, queue: int) -> None:
+    """A fresh ring, in the order of UML and QEMU: size, base, addresses."""
+    session.make_ring(queue, event_idx=bool(session.driver_features & EVENT_IDX))
+    session.front_end.set_vring_num(queue, session.queue_size)
+    session.front_end.set_vring_base(queue, 0)
+    session.front_end.set_vring_addr(queue, session.ring_uvas(queue))
+
+
+def _describe_like_rust_vmm(session: Session, queue: int) -> None:
+    """A fresh ring, in the order of the Rust front-ends: size, addresses, base, descriptors."""
+    session.make_ring(queue, event_idx=bool(session.driver_features & EVENT_IDX))
+    session.front_end.set_vring_num(queue, session.queue_size)
+    session.front_end.set_vring_addr(queue, session.ring_uvas(queue))
+    session.front_end.set_vring_base(queue, 0)
+    session.front_end.set_vring_call(queue)
+    session.front_end.set_vring_kick(queue)
+
+
+def _share_like_qemu(session: Session) -> None:
+    """One message for each region if slots were negotiated, else one for all."""
+    if session.protocol & PROTOCOL_MEM_SLOTS:
+        for region in session.ram.regions:
+            session.front_end.add_mem_reg(wire_region(region), [session.ram.fd(region)])
+        return
+    regions, fds = table_of(session.ram)
+    session.front_end.set_mem_table(regions, fds, ack=True)
