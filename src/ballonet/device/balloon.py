@@ -70,8 +70,7 @@ class Balloon:
         self.counters: Final = Counters()
         self.config: Final = ConfigSpace()
         self.statistics: Final = Statistics()
-        self.negotiated = Feature(0)
-        self.roles = queue_roles(0, settings.layout)
+        self.negotiate(0)
         self.broken: str | None = None  #: why the device stands still, until it is set up anew
         self._rings: dict[int, DeviceRing] = {}
         self._config_change_waits = False
@@ -95,6 +94,7 @@ class Balloon:
         """Take the driver's choice; bits that were not offered are dropped."""
         self.negotiated = self.settings.offered & features
         self.roles = queue_roles(self.negotiated, self.settings.layout)
+        self._poison = bool(self.negotiated & Feature.PAGE_POISON)
 
     def set_target(self, target_pages: int) -> Iterator[Effect]:
         """Ask the driver for a balloon of this many pages; told later while suspended."""
@@ -112,8 +112,7 @@ class Balloon:
     def write_config(self, offset: int, data: bytes) -> Iterator[Effect]:
         """Take configuration bytes from the driver; never fails."""
         self.counters.config_writes += 1
-        poison = Feature.PAGE_POISON in self.negotiated
-        if self.config.write(offset, data, poison=poison):
+        if self.config.write(offset, data, poison=self._poison):
             yield Emit(ActualChanged(self.config.actual_pages))
 
     def is_attached(self, queue: int) -> bool:

@@ -61,9 +61,13 @@ def merge_pfns(pfns: NDArray[np.unsignedinteger]) -> PageRuns:
 
     Units: balloon pages.  Cost: one sort.
     """
-    ordered = np.unique(pfns).astype(np.int64)  # at most 2**52: the sign bit stays free
-    starts = np.flatnonzero(np.diff(ordered, prepend=-2) != 1)
-    return PageRuns(ordered[starts], np.diff(starts, append=ordered.size))
+    if not pfns.size:
+        return PageRuns(np.empty(0, np.int64), np.empty(0, np.int64))
+    ordered = np.sort(pfns).astype(np.int64)
+    breaks = np.flatnonzero(ordered[1:] - ordered[:-1] > 1) + 1
+    firsts = ordered[np.concatenate(([0], breaks))]
+    lasts = ordered[np.concatenate((breaks, [ordered.size])) - 1]
+    return PageRuns(firsts, lasts - firsts + 1)
 
 
 def locate(pfns: NDArray[np.unsignedinteger], table: RegionTable) -> Located:

@@ -50,8 +50,6 @@ from ballonet.vhost_user.messages import (
     RULES,
     BackendRequest,
     Message,
-    ProtocolFeature,
-    Request,
     pack_message,
 )
 from ballonet.vhost_user.quiet_log import QuietLog
@@ -60,11 +58,12 @@ from ballonet.vhost_user.vring_fds import VringFds
 
 __all__ = ["Connection"]
 
-#: Messages read before other work gets its turn.
-MESSAGES_PER_TURN: Final = 16
 #: Time a turn may spend on rings before the socket is looked at again.
 WORK_PER_TURN_NS: Final = 5_000_000
 
+#: Room for one descriptor too many, so that a message with too many is seen as such.
+_FDS_SPACE: Final = socket.CMSG_SPACE((FDS_MAX + 1) * 4)
+_RECEIVE: Final = int(socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC)
 _CONFIG_CHANGE: Final = pack_message(BackendRequest.CONFIG_CHANGE, reply=False)
 _log = logging.getLogger(__name__)
 
@@ -157,12 +156,12 @@ class Connection:
             self.close()
 
     def _readable(self) -> None:
-        for _ in range(MESSAGES_PER_TURN):
-            if not self._open or not self._read_some():
-                return
+        """Read on until a message is whole, or nothing more is there now."""
+        while self._open and self._read_some():
+            pass
 
     def _read_some(self) -> bool:
-        """Read a piece of a message; False if nothing more is there now."""
+        """Read a piece of a message; True if the rest of it may be there too."""
         try:
             data, fds = self._receive()
         except BlockingIOError:
@@ -178,13 +177,13 @@ class Connection:
             self.close()
             return False
         self._guarded(lambda: self._take(data, fds))
-        return self._open
+        return self._framer.inside_message
 
     def _receive(self) -> tuple[bytes, list[int]]:
         """Read at most what is missing of this message. Raises: OSError."""
-        space = socket.CMSG_SPACE((FDS_MAX + 1) * 4)
-        flags = socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
-        data, ancillary, _, _ = self._sock.recvmsg(self._framer.wanted, space, flags)
+        data, ancillary, _, _ = self._sock.recvmsg(self._framer.wanted, _FDS_SPACE, _RECEIVE)
+        if not ancillary:
+            return data, []
         fds = array.array("i")
         for level, kind, content in ancillary:
             if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
@@ -195,11 +194,12 @@ class Connection:
         message = self._framer.feed(data, fds)
         if message is None:
             return
-        _log.debug("%s, %d bytes, %d fds", message.name, len(message.payload), len(message.fds))
+        if _log.isEnabledFor(logging.DEBUG):
+            _log.debug("%s, %d bytes, %d fds", message.name, len(message.payload), len(message.fds))
         try:
             self._handle(message)
         finally:
-            for fd in set(message.fds) & self._unclaimed:
+            for fd in self._unclaimed.intersection(message.fds):
                 os.close(fd)
                 self._unclaimed.discard(fd)
 
@@ -221,9 +221,8 @@ class Connection:
 
     def _may_refuse(self, message: Message) -> bool:
         """A refusal can be told: the front-end waits for an acknowledgement and nothing else."""
-        answers = message.code in RULES and RULES[Request(message.code)].replies
-        acknowledges = ProtocolFeature.REPLY_ACK in self.session.protocol
-        return message.need_reply and acknowledges and not answers
+        answers = message.code in RULES and RULES[message.code].replies
+        return message.need_reply and self.session.acknowledges and not answers
 
     def _perform(self, effect: Effect) -> None:  # noqa: C901 - one flat case for each effect
         match effect:

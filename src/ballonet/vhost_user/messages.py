@@ -123,7 +123,7 @@ class Rule(NamedTuple):
     payload_max: int
     fds_min: int = 0
     fds_max: int = 0
-    needs: ProtocolFeature = ProtocolFeature(0)
+    needs: int = 0  #: bits of ProtocolFeature
     replies: bool = False  #: has an answer of its own, so no acknowledgement besides
 
 
@@ -131,14 +131,14 @@ def _exactly(size: int, **more: object) -> Rule:
     return Rule(size, size, **more)  # type: ignore[arg-type]
 
 
-_P = ProtocolFeature
-RULES: Final[Mapping[Request, Rule]] = {
+#: By request number.
+RULES: Final[Mapping[int, Rule]] = {
     Request.GET_FEATURES: _exactly(0, replies=True),
     Request.SET_FEATURES: _exactly(8),
     Request.SET_OWNER: _exactly(0),
     Request.RESET_OWNER: _exactly(0),
     Request.SET_MEM_TABLE: Rule(8, 8 + 32 * FDS_MAX, fds_max=FDS_MAX),
-    Request.SET_LOG_BASE: Rule(8, 16, 1, 1, _P.LOG_SHMFD, replies=True),
+    Request.SET_LOG_BASE: Rule(8, 16, 1, 1, int(ProtocolFeature.LOG_SHMFD), replies=True),
     Request.SET_LOG_FD: _exactly(0, fds_min=1, fds_max=1),
     Request.SET_VRING_NUM: _exactly(8),
     Request.SET_VRING_ADDR: _exactly(40),
@@ -149,18 +149,26 @@ RULES: Final[Mapping[Request, Rule]] = {
     Request.SET_VRING_ERR: _exactly(8, fds_max=1),
     Request.GET_PROTOCOL_FEATURES: _exactly(0, replies=True),
     Request.SET_PROTOCOL_FEATURES: _exactly(8),
-    Request.GET_QUEUE_NUM: _exactly(0, needs=_P.MQ, replies=True),
+    Request.GET_QUEUE_NUM: _exactly(0, needs=int(ProtocolFeature.MQ), replies=True),
     Request.SET_VRING_ENABLE: _exactly(8),
-    Request.SET_BACKEND_REQ_FD: _exactly(0, fds_min=1, fds_max=1, needs=_P.BACKEND_REQ),
-    Request.GET_CONFIG: Rule(13, 12 + _CONFIG_BYTES_MAX, needs=_P.CONFIG, replies=True),
-    Request.SET_CONFIG: Rule(13, 12 + _CONFIG_BYTES_MAX, needs=_P.CONFIG),
-    Request.RESET_DEVICE: _exactly(0, needs=_P.RESET_DEVICE),
-    Request.GET_MAX_MEM_SLOTS: _exactly(0, needs=_P.CONFIGURE_MEM_SLOTS, replies=True),
-    Request.ADD_MEM_REG: _exactly(40, fds_min=1, fds_max=1, needs=_P.CONFIGURE_MEM_SLOTS),
+    Request.SET_BACKEND_REQ_FD: _exactly(
+        0, fds_min=1, fds_max=1, needs=int(ProtocolFeature.BACKEND_REQ)
+    ),
+    Request.GET_CONFIG: Rule(
+        13, 12 + _CONFIG_BYTES_MAX, needs=int(ProtocolFeature.CONFIG), replies=True
+    ),
+    Request.SET_CONFIG: Rule(13, 12 + _CONFIG_BYTES_MAX, needs=int(ProtocolFeature.CONFIG)),
+    Request.RESET_DEVICE: _exactly(0, needs=int(ProtocolFeature.RESET_DEVICE)),
+    Request.GET_MAX_MEM_SLOTS: _exactly(
+        0, needs=int(ProtocolFeature.CONFIGURE_MEM_SLOTS), replies=True
+    ),
+    Request.ADD_MEM_REG: _exactly(
+        40, fds_min=1, fds_max=1, needs=int(ProtocolFeature.CONFIGURE_MEM_SLOTS)
+    ),
     # Some front-ends send the descriptor of a region they remove; it is closed unused.
-    Request.REM_MEM_REG: _exactly(40, fds_max=1, needs=_P.CONFIGURE_MEM_SLOTS),
-    Request.SET_STATUS: _exactly(8, needs=_P.STATUS),
-    Request.GET_STATUS: _exactly(0, needs=_P.STATUS, replies=True),
+    Request.REM_MEM_REG: _exactly(40, fds_max=1, needs=int(ProtocolFeature.CONFIGURE_MEM_SLOTS)),
+    Request.SET_STATUS: _exactly(8, needs=int(ProtocolFeature.STATUS)),
+    Request.GET_STATUS: _exactly(0, needs=int(ProtocolFeature.STATUS), replies=True),
 }
 
 
@@ -283,11 +291,11 @@ def parse_header(raw: bytes) -> tuple[int, int, int]:
 
 def check_shape(message: Message) -> Rule:
     """The rule a message was held to. Raises: WireError."""
-    if message.code not in RULES:
+    rule = RULES.get(message.code)
+    if rule is None:
         raise WireError("request", message.code, "is not served here", _SOURCE)
-    rule = RULES[Request(message.code)]
-    _check_count(message.name, "payload bytes", len(message.payload), rule[0], rule[1])
-    _check_count(message.name, "fds", len(message.fds), rule[2], rule[3])
+    _check_count(message, "payload bytes", len(message.payload), rule.payload_min, rule.payload_max)
+    _check_count(message, "fds", len(message.fds), rule.fds_min, rule.fds_max)
     return rule
 
 
@@ -318,7 +326,7 @@ def _parse_region(payload: bytes, offset: int) -> Region:
     return Region(gpa, size, uva, file_offset)
 
 
-def _check_count(name: str, what: str, got: int, least: int, most: int) -> None:
+def _check_count(message: Message, what: str, got: int, least: int, most: int) -> None:
     if not least <= got <= most:
         allowed = str(least) if least == most else f"{least} to {most}"
-        raise WireError(f"{name} {what}", got, f"must be {allowed}", _SOURCE)
+        raise WireError(f"{message.name} {what}", got, f"must be {allowed}", _SOURCE)

@@ -58,8 +58,8 @@ from ballonet.virtio.ring.split import QUEUE_SIZE_MAX
 
 __all__ = ["Session"]
 
-_OFFERED_PROTOCOL: Final = reduce(or_, ProtocolFeature)
-_NO_PROTOCOL: Final = ProtocolFeature(0)
+_OFFERED_PROTOCOL: Final = int(reduce(or_, ProtocolFeature))
+_REPLY_ACK: Final = int(ProtocolFeature.REPLY_ACK)
 _STATUS_NEEDS_RESET: Final = 64
 _ALL: Final = range(QUEUE_COUNT)
 
@@ -72,7 +72,7 @@ class Session:
     memory: SessionMemory
     fence: Fence
     features: int = 0
-    protocol: ProtocolFeature = _NO_PROTOCOL
+    protocol: int = 0
     status: int = 0
     vrings: tuple[Vring, ...] = field(
         default_factory=lambda: tuple(Vring() for _ in range(QUEUE_COUNT))
@@ -85,16 +85,21 @@ class Session:
         Raises: WireError, SessionError; nothing has changed then, and `refuse` has the answer.
         """
         rule = check_shape(message)
-        if rule.needs not in self.protocol:
-            raise SessionError(message.name, f"{rule.needs.name} was not negotiated")
-        yield from _HANDLERS[Request(message.code)](self, message)
+        if rule.needs & ~self.protocol:
+            raise SessionError(message.name, f"{ProtocolFeature(rule.needs)!r} not negotiated")
+        yield from _HANDLERS[message.code](self, message)
         if not rule.replies:
             yield from self.acknowledge(message, 0)
 
     def acknowledge(self, message: Message, result: int) -> Iterator[Effect]:
         """Answer 0 for done, 1 for refused, if the front-end asked to be told."""
-        if message.need_reply and ProtocolFeature.REPLY_ACK in self.protocol:
+        if message.need_reply and self.acknowledges:
             yield _reply(message, U64.pack(result))
+
+    @property
+    def acknowledges(self) -> bool:
+        """Refusals can be told."""
+        return bool(self.protocol & _REPLY_ACK)
 
     def kicked(self, queue: int) -> None:
         """The driver told of new chains, or the server wants the ring looked at."""
@@ -132,7 +137,7 @@ class Session:
 
     def set_protocol_features(self, message: Message) -> Iterator[Effect]:
         """The ones the front-end uses; bits not offered are dropped."""
-        self.protocol = ProtocolFeature(message.u64() & _OFFERED_PROTOCOL)
+        self.protocol = message.u64() & _OFFERED_PROTOCOL
         yield from ()
 
     def get_queue_num(self, message: Message) -> Iterator[Effect]:
@@ -337,7 +342,7 @@ def _reply(message: Message, payload: bytes) -> Reply:
 
 
 _R, _S = Request, Session
-_HANDLERS: Final[Mapping[Request, Callable[[Session, Message], Iterator[Effect]]]] = {
+_HANDLERS: Final[Mapping[int, Callable[[Session, Message], Iterator[Effect]]]] = {
     _R.GET_FEATURES: _S.get_features,
     _R.SET_FEATURES: _S.set_features,
     _R.SET_OWNER: _S.nothing,

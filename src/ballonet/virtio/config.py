@@ -13,7 +13,7 @@ Units: num_pages and actual count 4 KiB balloon pages.  Source: VIRTIO 1.4 5.5.4
 
 from __future__ import annotations
 
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from struct import Struct
 from typing import ClassVar, Final, Self
 
@@ -38,7 +38,9 @@ class BalloonConfig:
 
     def pack(self) -> bytes:
         """The 16 bytes a driver reads."""
-        return self.LAYOUT.pack(*astuple(self))
+        return self.LAYOUT.pack(
+            self.num_pages, self.actual, self.free_page_hint_cmd_id, self.poison_val
+        )
 
     @classmethod
     def parse(cls, raw: bytes) -> Self:
