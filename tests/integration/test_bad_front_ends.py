@@ -566,6 +566,8 @@ def test_memory_whose_file_is_cut_short_does_not_kill_the_back_end(
 ) -> None:
     with start_uml(device.path) as guest:
         first, _ = guest.free_range()
+        guest.inflate([first])
+        guest.front_end.get_features()  # answered when the device is done with all rings
         guest.rings[INFLATE].add([guest.write_pfns(INFLATE, [first])])
         guest.rings[INFLATE].publish()
         cut_short(guest)

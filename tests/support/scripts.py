@@ -2,8 +2,9 @@
 
 Part of the test peer, which shares no code with the package under test.  Each `start_*` returns a
 session whose driver has reached DRIVER_OK; where the start fails everything is closed again.
-Source: virtio_uml.c and vhost_user.h of Linux; QEMU vhost-user-base.c, vhost.c, vhost-user.c;
-generic_vhost_user.rs and vu_common_ctrl.rs of Cloud Hypervisor; vhost_user_frontend of crosvm.
+Source: Cloud Hypervisor generic_vhost_user.rs and vu_common_ctrl.rs; crosvm
+vhost_user_frontend/mod.rs; for User-Mode Linux and QEMU our notes on virtio_uml.c, vhost.c,
+vhost-user.c and vhost-user-base.c.
 """
 
 from __future__ import annotations
@@ -219,7 +220,7 @@ def start_cloud_hypervisor(
     has_channel: bool = True,
 ) -> Session:
     """Cloud Hypervisor's generic device: no feature bit of the device itself gets through."""
-    style = ConfigStyle(read_flags=1, write_flags=1)
+    style = ConfigStyle(write_flags=1)
     session = _session(where, ram or cloud_hypervisor_ram(), style, queue_sizes[0])
     front_end = session.front_end
     front_end.wire.asks_acks_of_queries = True
@@ -237,18 +238,20 @@ def start_cloud_hypervisor(
         regions, fds = table_of(session.ram)
         front_end.set_mem_table(regions, fds)
         for queue in (INFLATE, DEFLATE):
+            front_end.set_vring_num(queue, queue_sizes[queue])
+        for queue in (INFLATE, DEFLATE):
             _describe_like_rust_vmm(session, queue)
-        if session.protocol & PROTOCOL_BACKEND_REQ:
-            front_end.set_backend_req_fd()
         for queue in (INFLATE, DEFLATE):
             front_end.set_vring_enable(queue, 1)
+        if session.protocol & PROTOCOL_BACKEND_REQ:
+            front_end.set_backend_req_fd()
     return session
 
 
 def start_crosvm(
     where: Where, *, ram: GuestRam | None = None, wanted: int = DRIVER_BITS, queue_size: int = 128
 ) -> Session:
-    """crosvm: features are set twice, and the configuration is accessed in odd pieces."""
+    """crosvm: no acknowledgements, features in two halves, configuration accesses in odd pieces."""
     style = ConfigStyle(read_flags=1, pieces=(1, 3))
     session = _session(where, ram or crosvm_ram(), style, queue_size)
     front_end = session.front_end
@@ -256,21 +259,19 @@ def start_crosvm(
     with _closed_on_error(session):
         front_end.set_owner()
         session.offered = front_end.get_features()
-        front_end.set_features(session.offered & (passes | PROTOCOL_FEATURES))
         session.protocol = front_end.get_protocol_features() & _UML_PROTOCOL
         front_end.set_protocol_features(session.protocol)
-        front_end.wire.asks_acks = front_end.wire.asks_acks_of_queries = (
-            front_end.wire.has_reply_ack
-        )
         if session.protocol & PROTOCOL_BACKEND_REQ:
             front_end.set_backend_req_fd()
         if session.protocol & PROTOCOL_MQ:
             front_end.get_queue_num()
         session.read_num_pages()
+        _accept(session, wanted & passes & 0xFFFF_FFFF)  # each half goes on as it is written
         _accept(session, wanted & passes)
         regions, fds = table_of(session.ram)
         front_end.set_mem_table(regions, fds)
         for queue in _live_queues(session):
+            front_end.set_vring_num(queue, queue_size)
             _describe_like_rust_vmm(session, queue)
             front_end.set_vring_enable(queue, 1)
     return session
@@ -320,9 +321,8 @@ def _describe_new_ring(session: Session, queue: int) -> None:
 
 
 def _describe_like_rust_vmm(session: Session, queue: int) -> None:
-    """A fresh ring, in the order of the Rust front-ends: size, addresses, base, descriptors."""
+    """A fresh ring whose size was sent already: addresses, base, descriptors."""
     session.make_ring(queue, event_idx=bool(session.driver_features & EVENT_IDX))
-    session.front_end.set_vring_num(queue, session.queue_size)
     session.front_end.set_vring_addr(queue, session.ring_uvas(queue))
     session.front_end.set_vring_base(queue, 0)
     session.front_end.set_vring_call(queue)

@@ -16,7 +16,7 @@ import click
 import ballonet
 from ballonet.errors import BallonetError, SettingsError
 
-__all__ = ["main"]
+__all__ = ["main", "vhost_user_balloon"]
 
 #: Verb -> module that defines a command of the same name, and what the verb does.
 VERBS: Final = {
@@ -58,21 +58,32 @@ def program(verbose: int) -> None:
 
 def main() -> None:
     """Run the program and leave with its exit code."""
+    sys.exit(_run(program))
+
+
+def vhost_user_balloon() -> None:
+    """Run the device alone, under the name back-ends are looked for."""
+    from ballonet.cli.device import device  # noqa: PLC0415 - `ballonet --help` does without
+
+    sys.exit(_run(device))
+
+
+def _run(command: click.Command) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
-        code = program.main(standalone_mode=False)
+        command.main(standalone_mode=False)
     except click.ClickException as error:
         _complain(error.format_message())
-        code = error.exit_code
+        return error.exit_code
     except (click.Abort, KeyboardInterrupt):
-        code = EXIT_INTERRUPTED
+        return EXIT_INTERRUPTED
     except SettingsError as error:
         _complain(str(error))
-        code = EXIT_WRONG_USE
+        return EXIT_WRONG_USE
     except BallonetError as error:
         _complain(str(error))
-        code = EXIT_FAILED
-    sys.exit(code if isinstance(code, int) else 0)
+        return EXIT_FAILED
+    return 0
 
 
 def _complain(text: str) -> None:

@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Self
 
-from ballonet.errors import MapError, SessionError
+from ballonet.errors import GuestMemoryError, MapError, SessionError
 from ballonet.memory.discard import MemoryKind, file_page_bytes, madvise_range, punch_hole
 from ballonet.memory.regions import Region, RegionTable
 from ballonet.memory.runs import Ranges
@@ -147,8 +147,13 @@ class GuestMemory:
         return self._mapped[index].view[offset : offset + length]
 
     def view_uva(self, uva: int, length: int) -> memoryview:
-        """A window by the front-end's own address. Raises: GuestMemoryError."""
+        """A window by the front-end's own address, on memory that is still there.
+
+        Raises: GuestMemoryError.
+        """
         index, offset = self.table.find_uva(uva, length)
+        if self._mapped[index].file_shrank():
+            raise GuestMemoryError(uva, length)
         return self._mapped[index].view[offset : offset + length]
 
     def discard(self, ranges: Ranges) -> DiscardResult:

@@ -89,14 +89,14 @@ class Connection:
         self._channel: int | None = None
         self._dirty_log: DirtyLog | None = None
         self._quiet = QuietLog(_log)
-        self._unclaimed: set[int] = set()
+        self._unclaimed: set[int] = set()  # received, and not yet taken over or closed
         self._open = True
         sock.settimeout(0)
         loop.register(sock.fileno(), self._readable)
 
     def obey(self, effects: Iterator[Effect]) -> None:
         """Do what the device asks for of its own accord."""
-        self._guarded(lambda: self._obey(effects))
+        self._guarded(lambda: self._obey_checked(effects))
 
     def work(self) -> bool:
         """Advance every running ring for one turn; True if there is more to do."""
@@ -116,8 +116,9 @@ class Connection:
         self.memory.close()
         if self._dirty_log is not None:
             self._dirty_log.close()
-        leftover = [*self._framer.take_fds(), *self._unclaimed]
-        for fd in leftover if self._channel is None else [*leftover, self._channel]:
+        if self._channel is not None:
+            self._unclaimed.add(self._channel)
+        for fd in self._unclaimed:
             os.close(fd)
         self._sock.close()
         self._ended()
@@ -202,6 +203,10 @@ class Connection:
             for fd in self._unclaimed.intersection(message.fds):
                 os.close(fd)
                 self._unclaimed.discard(fd)
+
+    def _obey_checked(self, effects: Iterator[Effect]) -> None:
+        self._check_files()
+        self._obey(effects)
 
     def _obey(self, effects: Iterator[Effect]) -> None:
         for effect in effects:

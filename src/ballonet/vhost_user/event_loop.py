@@ -11,6 +11,7 @@ import select
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
+from threading import RLock
 from typing import TypeVar
 
 __all__ = ["EventLoop"]
@@ -26,6 +27,7 @@ class EventLoop:
         self._callbacks: dict[int, Callable[[], None]] = {}
         self._posted: deque[Callable[[], None]] = deque()
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._waking = RLock()  # a signal handler may wake the loop while its thread closes it
         self._stopping = False
         self.register(self._wake_fd, self._run_posted)
 
@@ -74,13 +76,15 @@ class EventLoop:
 
     def close(self) -> None:
         """Give up the loop's own descriptors."""
-        wake_fd, self._wake_fd = self._wake_fd, -1
-        os.close(wake_fd)
+        with self._waking:
+            wake_fd, self._wake_fd = self._wake_fd, -1
+            os.close(wake_fd)
         self._epoll.close()
 
     def _wake(self) -> None:
-        if self._wake_fd >= 0:
-            os.eventfd_write(self._wake_fd, 1)
+        with self._waking:
+            if self._wake_fd >= 0:
+                os.eventfd_write(self._wake_fd, 1)
 
     def _run_posted(self) -> None:
         os.eventfd_read(self._wake_fd)

@@ -45,8 +45,3 @@ class Framer:
         self._raw.clear()
         self._fds, self._header = [], None
         return message
-
-    def take_fds(self) -> list[int]:
-        """Descriptors of an unfinished message, to be closed."""
-        fds, self._fds = self._fds, []
-        return fds

@@ -82,7 +82,8 @@ class Session:
     def feed(self, message: Message) -> Generator[Effect, None, None]:
         """Handle one message.
 
-        Raises: WireError, SessionError; nothing has changed then, and `refuse` has the answer.
+        Raises: WireError, SessionError; nothing has changed then, except that what was set stays
+        set if only a ring cannot run with it.
         """
         rule = check_shape(message)
         if rule.needs & ~self.protocol:

@@ -1,0 +1,127 @@
+"""The back-end program as a VMM or a person starts it."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from tests.support.front_end import FrontEnd
+from tests.support.wait import wait_until
+
+PROGRAMS = Path(sys.executable).parent
+
+
+def ballonet(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the program to its end."""
+    command = [str(PROGRAMS / "ballonet"), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+
+
+@contextmanager
+def serving(*arguments: str, fds: tuple[int, ...] = ()) -> Iterator[subprocess.Popen[str]]:
+    """Run the program as long as the block."""
+    command = [str(PROGRAMS / "vhost-user-balloon"), *arguments]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, pass_fds=fds) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def one_line(text: str) -> bool:
+    return text.count("\n") == 1 and "Traceback" not in text
+
+
+@pytest.mark.parametrize("others", [(), ("--fd", "nine", "--junk"), ("--socket-path", "/a/b")])
+def test_capabilities_are_printed_whatever_else_is_asked(others: tuple[str, ...]) -> None:
+    done = ballonet("device", *others, "--print-capabilities")
+    assert done.returncode == 0
+    assert json.loads(done.stdout) == {"type": "balloon"}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (),
+        ("--socket-path", "/tmp/x", "--fd", "3"),
+        ("--fd", "77"),
+        ("--fd", "0"),
+        ("--socket-path", "/tmp/x", "--target", "12 potatoes"),
+        ("--socket-path", "/tmp/x", "--target", "-5M"),
+        ("--socket-path", "/tmp/x", "--target", "90000T"),
+        ("--bogus",),
+    ],
+)
+def test_wrong_use_is_one_line_and_exit_code_2(arguments: tuple[str, ...]) -> None:
+    done = ballonet("device", *arguments)
+    assert done.returncode == 2
+    assert one_line(done.stderr), done.stderr
+
+
+def test_a_path_that_cannot_be_listened_at_is_one_line_and_nothing_there_is_touched(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "file").write_text("precious")
+    for path in (tmp_path / "file", tmp_path / "no" / "folder", tmp_path / ("x" * 120)):
+        done = ballonet("device", "--socket-path", str(path))
+        assert done.returncode == 1
+        assert one_line(done.stderr), done.stderr
+        assert str(path) in done.stderr
+    assert (tmp_path / "file").read_text() == "precious"
+
+
+def test_a_path_in_use_is_refused_and_a_stale_one_is_taken_over(tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    with socket.socket(socket.AF_UNIX) as stale:
+        stale.bind(str(path))
+    with serving("--socket-path", str(path)) as process:
+        wait_until(lambda: path.stat().st_mode & 0o777 == 0o600, 10, "the socket is the owner's")
+        with FrontEnd.connect(path) as front_end:
+            assert front_end.get_features()
+            second = ballonet("device", "--socket-path", str(path))
+            assert second.returncode == 1
+            assert "another program listens" in second.stderr
+            assert front_end.get_features()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(5) == 0
+    assert not path.exists()
+
+
+def test_a_connected_socket_is_served_until_the_front_end_leaves() -> None:
+    ours, theirs = socket.socketpair()
+    with theirs:
+        arguments = ("--fd", str(theirs.fileno()))
+        with serving(*arguments, fds=(theirs.fileno(),)) as process:
+            theirs.close()
+            with FrontEnd(ours) as front_end:
+                assert front_end.get_features()
+            assert process.wait(5) == 0
+
+
+def test_a_listening_socket_is_inherited_and_its_path_stays(tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        with serving("--fd", str(listener.fileno()), fds=(listener.fileno(),)) as process:
+            for _ in range(2):
+                with FrontEnd.connect(path) as front_end:
+                    assert front_end.get_features()
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(5) == 0
+    assert path.exists()
+
+
+def test_the_descriptor_for_management_software_names_the_installed_program() -> None:
+    descriptor = json.loads(Path("packaging/50-ballonet-balloon.json").read_text())
+    assert descriptor["type"] == "balloon"
+    binary = Path(descriptor["binary"])
+    assert binary.is_absolute()
+    assert (PROGRAMS / binary.name).exists()

@@ -1,0 +1,230 @@
+"""The device against drivers that keep the rules, break them, or do both in one breath.
+
+The driver's half of the ring and the guest's memory are the test peer's own; what the device asks
+for is obeyed here, one effect at a time, with a look at the ring before each.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.support.driver_ring import Buffer, DriverRing, RingLayout
+from tests.support.guest_memory import GuestRam, RamRegion
+
+from ballonet.device.balloon import Balloon, BalloonSettings
+from ballonet.device.effects import Call, ConfigChanged, Discard, Emit
+from ballonet.device.pfns import parse_pfns
+from ballonet.memory.mapping import GuestMemory
+from ballonet.memory.regions import Region
+from ballonet.virtio.features import RING_FEATURES, Feature
+from ballonet.virtio.ring.split import SplitAreas, SplitRing, split_area_bytes
+
+SIZE = 8
+RING_GPA, DATA_GPA = 0x1000, 0x4000
+REGIONS = (
+    RamRegion(gpa=0, size=0x10000, uva=0x1000_0000),
+    RamRegion(gpa=0x20000, size=0x8000, uva=0x2000_0000, file=1),
+)
+OFFERED = RING_FEATURES | Feature.MUST_TELL_HOST | Feature.STATS_VQ
+
+
+@dataclass
+class Bench:
+    """A device, the driver of one of its rings, and what was discarded."""
+
+    balloon: Balloon
+    memory: GuestMemory
+    ram: GuestRam
+    driver: DriverRing
+    queue: int
+    discarded: set[int]
+    calls: int = 0
+
+    def step(self) -> None:
+        """Let the device work until it wants nothing more."""
+        for effect in self.balloon.process(self.queue, self.memory):
+            match effect:
+                case Discard(ranges):
+                    table = self.memory.table.regions
+                    for offset, length in zip(ranges.offsets, ranges.lengths, strict=True):
+                        region = table[ranges.region]
+                        assert 0 <= offset < offset + length <= region.size
+                        first = (region.gpa + int(offset)) >> 12
+                        self.discarded |= set(range(first, first + (int(length) >> 12)))
+                    # The page must still be the device's: its chain is not used yet.
+                    assert self.driver.used_idx != self.driver.avail_idx
+                case Call():
+                    self.calls += 1
+                case ConfigChanged() | Emit():
+                    pass
+
+    def attach(self, base: int) -> None:
+        """Give the device its side of the ring."""
+        place = RingLayout.at(RING_GPA, SIZE)
+        desc, avail, used = split_area_bytes(SIZE)
+        areas = SplitAreas(
+            self.memory.view(place.desc, desc),
+            self.memory.view(place.avail, avail),
+            self.memory.view(place.used, used),
+        )
+        event_idx = self.driver.event_idx
+        ring = SplitRing(
+            areas, self.memory, lambda: None, base=base, event_idx=event_idx, indirect=True
+        )
+        self.balloon.attach(self.queue, ring)
+
+
+@contextmanager
+def bench(queue: int, *, event_idx: bool) -> Iterator[Bench]:
+    """A device with one running ring."""
+    with GuestRam(REGIONS) as ram:
+        memory = GuestMemory()
+        regions = [Region(r.gpa, r.size, r.uva, r.file_offset) for r in ram.regions]
+        memory.replace(regions, [ram.fd(r) for r in ram.regions])
+        driver = DriverRing(ram, RING_GPA, SIZE, event_idx=event_idx)
+        balloon = Balloon(BalloonSettings(OFFERED))
+        balloon.negotiate(OFFERED)
+        running = Bench(balloon, memory, ram, driver, queue, set())
+        running.attach(base=0)
+        try:
+            yield running
+        finally:
+            balloon.detach(queue)
+            running.driver.close()
+            memory.close()
+
+
+page_numbers = st.lists(st.integers(0, 0x30), min_size=1, max_size=40)
+messages = st.lists(
+    st.tuples(page_numbers, st.integers(1, 4), st.booleans()), min_size=1, max_size=6
+)
+
+
+@given(messages, st.booleans())
+def test_every_inflate_is_answered_once_and_exactly_its_pages_go(
+    sent: list[tuple[list[int], int, bool]], event_idx: bool
+) -> None:
+    with bench(0, event_idx=event_idx) as run:
+        expected: set[int] = set()
+        there = {p for r in REGIONS for p in range(r.gpa >> 12, (r.gpa + r.size) >> 12)}
+        for pfns, pieces, indirect in sent:
+            raw = np.array(pfns, "<u4").tobytes()
+            cut = max(1, -(-len(raw) // pieces))
+            parts = range(0, len(raw), cut)
+            buffers = [Buffer(DATA_GPA + at, min(cut, len(raw) - at)) for at in parts]
+            run.ram.write(DATA_GPA, raw)
+            run.driver.add(buffers, indirect_at=DATA_GPA + 0x1000 if indirect else None)
+            expected |= set(parse_pfns(raw).tolist()) & there
+            kick = run.driver.publish()
+            assert kick  # the device was idle, so it must have asked for this kick
+            run.step()
+            assert [used.length for used in run.driver.collect()] == [0]
+        assert run.discarded == expected
+        assert run.calls == len(sent)
+        assert run.balloon.counters.inflate_messages == len(sent)
+
+
+# A chain of raw descriptors: address, length, flags, next; and where the driver says it starts.
+descriptor = st.tuples(
+    st.one_of(
+        st.sampled_from([0, RING_GPA, DATA_GPA, 0xFFF0, 0x10000, 0x1FFFF, 0x27FFC, 2**64 - 4]),
+        st.integers(0, 2**64 - 1),
+    ),
+    st.one_of(st.sampled_from([0, 1, 4, 16, 32, 4096, 2**20 + 4, 2**32 - 1]), st.integers(0, 200)),
+    st.integers(0, 15),
+    st.integers(0, SIZE + 2),
+)
+rings = st.tuples(
+    st.lists(descriptor, min_size=SIZE, max_size=SIZE),
+    st.lists(st.integers(0, SIZE + 1), min_size=SIZE, max_size=SIZE),
+    st.one_of(st.integers(0, SIZE), st.integers(0, 2**16 - 1)),
+    st.binary(min_size=256, max_size=256),
+)
+
+
+def used_entries(ram: GuestRam, driver: DriverRing) -> list[tuple[int, int]]:
+    """Everything the device has used, read straight from memory."""
+    raw = ram.read(driver.layout.used + 4, 8 * SIZE)
+    return list(struct.iter_unpack("<II", raw))[: driver.used_idx]
+
+
+@given(rings, st.sampled_from([0, 1, 2, 4]), st.booleans())
+def test_a_hostile_ring_costs_the_driver_its_device_and_nobody_else_anything(
+    ring: tuple[list[tuple[int, int, int, int]], list[int], int, bytes],
+    queue: int,
+    event_idx: bool,
+) -> None:
+    descriptors, heads, avail_idx, garbage = ring
+    with bench(queue, event_idx=event_idx) as run:
+        run.ram.write(DATA_GPA, garbage)
+        for i, (addr, length, flags, following) in enumerate(descriptors):
+            run.driver.write_descriptor(i, addr, length, flags, following)
+        for i, head in enumerate(heads):
+            run.driver.set_avail_entry(i, head)
+        run.driver.set_avail_idx(avail_idx)
+        used_area = slice(run.driver.layout.used, run.driver.layout.end)
+        before = [bytearray(run.ram.read(r.gpa, r.size)) for r in REGIONS]
+
+        for effect in run.balloon.process(queue, run.memory):
+            if isinstance(effect, Discard):
+                size = run.memory.table.regions[effect.ranges.region].size
+                assert (effect.ranges.offsets >= 0).all()
+                assert (effect.ranges.offsets + effect.ranges.lengths <= size).all()
+
+        after = [bytearray(run.ram.read(r.gpa, r.size)) for r in REGIONS]
+        before[0][used_area] = after[0][used_area]
+        assert before == after  # only the used ring was written
+        answered = [head for head, _ in used_entries(run.ram, run.driver)]
+        held = run.balloon.statistics.held
+        if queue == 2 and held is not None:
+            answered.append(held)
+        assert answered == heads[: len(answered)]  # each once, in order, none made up
+        if run.balloon.broken is None:
+            assert len(answered) == avail_idx
+
+        # Set up anew, the same device serves an honest driver.
+        run.balloon.detach(queue)
+        run.driver.close()
+        run.driver = DriverRing(run.ram, RING_GPA, SIZE, event_idx=event_idx)
+        run.attach(base=0)
+        run.driver.add([Buffer(DATA_GPA, 4), Buffer(DATA_GPA, 4)])
+        run.driver.publish()
+        run.step()
+        assert run.driver.used_idx == (0 if queue == 2 else 1)
+
+
+def test_stopping_in_the_middle_of_a_message_leaves_it_for_the_next_start() -> None:
+    with bench(0, event_idx=False) as run:
+        run.ram.write(DATA_GPA, np.array([3, 4], "<u4").tobytes())
+        run.driver.add([Buffer(DATA_GPA, 8)])
+        run.driver.publish()
+        work = run.balloon.process(0, run.memory)
+        assert isinstance(next(work), Discard)
+        work.close()
+        assert run.balloon.detach(0) == 0
+        assert run.driver.used_idx == 0
+        run.attach(base=0)
+        run.step()
+        assert [used.length for used in run.driver.collect()] == [0]
+        assert run.balloon.counters.inflate_messages == 1
+
+
+def test_a_held_statistics_buffer_is_available_again_after_a_stop() -> None:
+    with bench(2, event_idx=True) as run:
+        run.ram.write(DATA_GPA, struct.pack("<HQ", 4, 77))
+        run.driver.add([Buffer(DATA_GPA, 10)])
+        run.driver.publish()
+        run.step()
+        assert run.balloon.statistics.held == 0
+        assert run.driver.used_idx == 0
+        assert run.balloon.detach(2) == 0
+        run.attach(base=0)
+        run.step()
+        assert list(run.balloon.request_stats())
+        assert [used.head for used in run.driver.collect()] == [0]
