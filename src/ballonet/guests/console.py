@@ -20,7 +20,7 @@ from typing import Final
 
 from ballonet.guests.kernel_package import find_kernel_package
 from ballonet.guests.linux import LinuxGuestSettings, kernel_arguments, make_guest_directory
-from ballonet.guests.process_group import die_with_parent, kill_group
+from ballonet.guests.process_group import dismiss, kill_group, watch_over
 
 __all__ = ["interact"]
 
@@ -53,14 +53,15 @@ def interact(settings: LinuxGuestSettings) -> int:
                 stderr=theirs,
                 env={**os.environ, "TMPDIR": str(directory)},
                 start_new_session=True,
-                preexec_fn=die_with_parent,  # noqa: PLW1509 - one system call, before any thread
             )
+            watcher = watch_over(process, directory)
             os.close(theirs)
             try:
                 with _raw_terminal(sys.stdin.fileno()):
                     _relay(ours, process)
                 return process.wait()
             finally:
+                dismiss(watcher)
                 kill_group(process)
     finally:
         shutil.rmtree(directory, ignore_errors=True)

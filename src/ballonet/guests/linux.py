@@ -26,7 +26,7 @@ from typing import Final, Self
 from ballonet.errors import GuestError
 from ballonet.guests.initramfs import guest_files, pack_cpio
 from ballonet.guests.kernel_package import KernelPackage, find_kernel_package
-from ballonet.guests.process_group import die_with_parent, kill_group
+from ballonet.guests.process_group import dismiss, kill_group, watch_over
 
 __all__ = ["CommandResult", "LinuxGuest", "LinuxGuestSettings", "kernel_arguments"]
 
@@ -88,6 +88,7 @@ class LinuxGuest:
         self._received = b""
         self._directory: Path | None = None
         self._process: subprocess.Popen[bytes] | None = None
+        self._watcher: subprocess.Popen[bytes] | None = None
         self._line: socket.socket | None = None
 
     def __enter__(self) -> Self:
@@ -185,6 +186,9 @@ class LinuxGuest:
 
     def stop(self) -> None:
         """End the guest, whatever state it is in; nothing of it remains. Safe to call again."""
+        if self._watcher is not None:
+            dismiss(self._watcher)
+            self._watcher = None
         if self._process is not None:
             kill_group(self._process)
             self._process = None
@@ -213,8 +217,8 @@ class LinuxGuest:
                 pass_fds=[number],
                 env={**os.environ, "TMPDIR": str(directory)},
                 start_new_session=True,
-                preexec_fn=die_with_parent,  # noqa: PLW1509 - one system call, before any thread
             )
+        self._watcher = watch_over(self._process, directory)
 
     def _running(self) -> subprocess.Popen[bytes]:
         if self._process is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import subprocess
@@ -13,16 +12,28 @@ from typing import Final
 
 from ballonet.errors import GuestError
 
-__all__ = ["die_with_parent", "kill_group", "session_members"]
+__all__ = ["dismiss", "kill_group", "session_members", "watch_over"]
 
-_PR_SET_PDEATHSIG: Final = 1
+_WATCHER: Final = 'read -r _; kill -KILL -- "-$0" 2>/dev/null; rm -rf -- "$1"'
 _GONE_WITHIN_S: Final = 5.0
-_libc: Final = ctypes.CDLL(None)
 
 
-def die_with_parent() -> None:
-    """In a new process, before its program starts: be killed when the starting thread ends."""
-    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+def watch_over(leader: subprocess.Popen[bytes], directory: Path) -> subprocess.Popen[bytes]:
+    """Have a session killed and its directory removed when this process ends, even by SIGKILL.
+
+    The watcher sleeps on a pipe whose other end only we hold: end it with `dismiss`.
+    """
+    return subprocess.Popen(
+        ["sh", "-c", _WATCHER, str(leader.pid), str(directory)],
+        stdin=subprocess.PIPE,
+        start_new_session=True,
+    )
+
+
+def dismiss(watcher: subprocess.Popen[bytes]) -> None:
+    """End a watcher before the processes it watches over are ended otherwise."""
+    watcher.kill()
+    watcher.communicate()
 
 
 def kill_group(leader: subprocess.Popen[bytes]) -> None:

@@ -1,0 +1,147 @@
+"""The guest itself: its command line, and that nothing of it remains."""
+
+from __future__ import annotations
+
+import os
+import pty
+import select
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.support.wait import wait_until
+
+from ballonet.errors import GuestError
+from ballonet.guests.linux import LinuxGuest, LinuxGuestSettings
+from ballonet.guests.process_group import session_members
+
+MEMORY_BYTES = 128 << 20
+BALLONET = str(Path(sys.executable).with_name("ballonet"))
+
+
+@pytest.fixture(scope="module")
+def guest() -> Iterator[LinuxGuest]:
+    with LinuxGuest(LinuxGuestSettings(MEMORY_BYTES)) as running:
+        yield running
+
+
+def test_the_guest_runs_the_kernel_that_is_installed(
+    guest: LinuxGuest, kernel_release: str
+) -> None:
+    assert guest.release == kernel_release == guest.check("uname -r").strip()
+    assert 0 < guest.meminfo()["MemTotal"] <= MEMORY_BYTES
+
+
+def test_output_and_exit_code_of_a_command_arrive_whole(guest: LinuxGuest) -> None:
+    result = guest.run("echo out; echo err >&2; exit 7")
+    assert (result.exit_code, result.output) == (7, "out\nerr\n")
+    with pytest.raises(GuestError, match="exit code 7"):
+        guest.check("exit 7")
+    long = guest.check("seq 1 40000")
+    assert long == "".join(f"{number}\n" for number in range(1, 40_001))
+    assert guest.check("printf 'a\\r\\n\\003\\004b\\177'") == "a\r\n\x03\x04b\x7f"
+
+
+def test_a_command_that_takes_too_long_is_killed_and_the_next_one_runs(guest: LinuxGuest) -> None:
+    with pytest.raises(GuestError, match="killed in the guest"):
+        guest.run("sleep 60", timeout_s=1)
+    assert guest.check("echo still here") == "still here\n"
+
+
+def test_a_command_in_the_background_does_not_hold_up_the_next(guest: LinuxGuest) -> None:
+    guest.check("sleep 60 & echo started")
+    assert "sleep 60" in guest.check("ps")
+
+
+def test_what_serves_the_host_survives_a_lack_of_memory(guest: LinuxGuest) -> None:
+    guest.check("echo 1 > /proc/sys/vm/overcommit_memory")
+    result = guest.run("dd if=/dev/zero of=/dev/null bs=400M count=1; echo $?")
+    assert result.output.splitlines()[-1] != "0"
+    assert "Killed process" in guest.kernel_log()
+    assert guest.check("echo alive") == "alive\n"
+
+
+def test_stopping_leaves_no_process_and_no_file() -> None:
+    guest = LinuxGuest(LinuxGuestSettings(MEMORY_BYTES))
+    guest.start()
+    pid, directory = guest.pid, guest._directory
+    assert directory is not None
+    assert session_members(pid)
+    guest.stop()
+    assert session_members(pid) == []
+    assert not directory.exists()
+    guest.stop()
+
+
+def test_a_guest_that_powers_off_by_itself_is_noticed() -> None:
+    with LinuxGuest(LinuxGuestSettings(MEMORY_BYTES)) as guest:
+        with pytest.raises(GuestError, match="is gone"):
+            guest.run("poweroff -f")
+        assert guest.wait_for_exit(10) == 0
+        assert not guest.is_running
+
+
+def test_a_kernel_that_does_not_come_up_is_an_error_with_its_last_words() -> None:
+    settings = LinuxGuestSettings(MEMORY_BYTES, command_line=("rdinit=/nonsense", "panic=-1"))
+    with pytest.raises(GuestError, match=r"is gone[\s\S]*"):
+        LinuxGuest(settings).start()
+
+
+def test_a_guest_ends_with_the_program_that_started_it(tmp_path: Path) -> None:
+    script = tmp_path / "start.py"
+    script.write_text(
+        "import time\n"
+        "from ballonet.guests.linux import LinuxGuest, LinuxGuestSettings\n"
+        f"guest = LinuxGuest(LinuxGuestSettings({MEMORY_BYTES}))\n"
+        "guest.start()\n"
+        "print(guest.pid, guest._directory, flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    with subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        pid, directory = parent.stdout.readline().split()
+        parent.kill()
+    wait_until(lambda: not session_members(int(pid)), 10, "the orphaned guest ended")
+    wait_until(lambda: not Path(directory).exists(), 10, "its files are gone")
+
+
+def test_commands_piped_into_the_console_are_run_and_the_guest_powers_off() -> None:
+    done = subprocess.run(
+        [BALLONET, "guest", "linux", "--memory", "128M"],
+        input="echo kernel $(uname -r)\n",
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0
+    assert "kernel 6." in done.stdout or "kernel 7." in done.stdout
+
+
+def test_ctrl_c_on_the_console_reaches_the_guests_shell_and_not_our_program() -> None:
+    ours, theirs = pty.openpty()
+    command = [BALLONET, "guest", "linux", "--memory", "128M"]
+    process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    seen = ""
+
+    def says(text: str) -> bool:
+        nonlocal seen
+        if select.select([ours], [], [], 0)[0]:
+            seen += os.read(ours, 4096).decode(errors="replace")
+        return text in seen
+
+    try:
+        wait_until(lambda: says("/root # "), 60, "a prompt")
+        os.write(ours, b"echo $((20 + 3)) asleep; sleep 1000\r")
+        wait_until(lambda: says("23 asleep"), 10, "the command runs")
+        os.write(ours, b"\x03echo back $((40 + 2))\r")
+        wait_until(lambda: says("back 42"), 20, "the shell again")
+        os.write(ours, b"poweroff -f\r")
+        assert process.wait(20) == 0
+    finally:
+        process.kill()
+        process.wait()
+        os.close(ours)
