@@ -1,0 +1,40 @@
+"""Sizes as people write and read them."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ballonet.errors import SettingsError
+from ballonet.units import bytes_to_pages, format_bytes, pages_to_bytes, parse_bytes
+
+LIMITS = (0, 1 << 44)
+
+
+@pytest.mark.parametrize(
+    ("text", "size_bytes"),
+    [("4096", 4096), ("512M", 512 << 20), ("1.5GiB", 3 << 29), (" 2 g ", 2 << 30), ("1kB", 1024)],
+)
+def test_sizes_are_powers_of_1024(text: str, size_bytes: int) -> None:
+    assert parse_bytes(text, key="--memory", limits=LIMITS) == size_bytes
+
+
+@pytest.mark.parametrize("text", ["", "M", "-1M", "1e9", "5X", "0x10", "1.M", "٣M", "99999T"])
+def test_what_is_no_size_is_refused_by_name(text: str) -> None:
+    with pytest.raises(SettingsError, match="--memory"):
+        parse_bytes(text, key="--memory", limits=LIMITS)
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_pages_and_bytes_are_inverse(pages: int) -> None:
+    assert bytes_to_pages(pages_to_bytes(pages)) == pages
+    assert bytes_to_pages(pages_to_bytes(pages) + 4095) == pages
+
+
+def test_sizes_are_shown_in_human_units() -> None:
+    assert [format_bytes(n) for n in (0, 1023, 1024, 819_200_000, 5 << 40)] == [
+        "0 B",
+        "1023 B",
+        "1.0 KiB",
+        "781.2 MiB",
+        "5.0 TiB",
+    ]
