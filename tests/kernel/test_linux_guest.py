@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pty
 import select
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,9 +16,10 @@ from tests.support.wait import wait_until
 
 from ballonet.errors import GuestError
 from ballonet.guests.linux import LinuxGuest, LinuxGuestSettings
-from ballonet.guests.process_group import session_members
+from ballonet.guests.processes import guest_processes
 
 MEMORY_BYTES = 128 << 20
+DIRECTORIES = Path("/dev/shm")
 BALLONET = str(Path(sys.executable).with_name("ballonet"))
 
 
@@ -66,11 +68,11 @@ def test_what_serves_the_host_survives_a_lack_of_memory(guest: LinuxGuest) -> No
 def test_stopping_leaves_no_process_and_no_file() -> None:
     guest = LinuxGuest(LinuxGuestSettings(MEMORY_BYTES))
     guest.start()
-    pid, directory = guest.pid, guest._directory
+    directory = guest._directory
     assert directory is not None
-    assert session_members(pid)
+    assert guest.pid in guest_processes(directory)
     guest.stop()
-    assert session_members(pid) == []
+    assert guest_processes(directory) == []
     assert not directory.exists()
     guest.stop()
 
@@ -96,15 +98,16 @@ def test_a_guest_ends_with_the_program_that_started_it(tmp_path: Path) -> None:
         "from ballonet.guests.linux import LinuxGuest, LinuxGuestSettings\n"
         f"guest = LinuxGuest(LinuxGuestSettings({MEMORY_BYTES}))\n"
         "guest.start()\n"
-        "print(guest.pid, guest._directory, flush=True)\n"
+        "print(guest._directory, flush=True)\n"
         "time.sleep(60)\n"
     )
     with subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
-        pid, directory = parent.stdout.readline().split()
+        directory = Path(parent.stdout.readline().strip())
+        assert guest_processes(directory)
         parent.kill()
-    wait_until(lambda: not session_members(int(pid)), 10, "the orphaned guest ended")
-    wait_until(lambda: not Path(directory).exists(), 10, "its files are gone")
+    wait_until(lambda: not guest_processes(directory), 10, "the orphaned guest ended")
+    wait_until(lambda: not directory.exists(), 10, "its files are gone")
 
 
 def test_commands_piped_into_the_console_are_run_and_the_guest_powers_off() -> None:
@@ -145,3 +148,22 @@ def test_ctrl_c_on_the_console_reaches_the_guests_shell_and_not_our_program() ->
         process.kill()
         process.wait()
         os.close(ours)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_console_that_is_killed_takes_every_process_of_its_guest_along(number: int) -> None:
+    ours, theirs = pty.openpty()
+    command = [BALLONET, "guest", "linux", "--memory", "128M"]
+    before = set(DIRECTORIES.glob("ballonet-guest-*"))
+    process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    seen = b""
+    while b"/root # " not in seen:
+        seen += os.read(ours, 4096)
+    (directory,) = set(DIRECTORIES.glob("ballonet-guest-*")) - before
+    assert len(guest_processes(directory)) > 1
+    process.send_signal(number)
+    process.wait(20)
+    wait_until(lambda: not guest_processes(directory), 10, "the guest ended")
+    wait_until(lambda: not directory.exists(), 10, "its files are gone")
+    os.close(ours)

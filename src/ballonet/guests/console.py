@@ -20,7 +20,7 @@ from typing import Final
 
 from ballonet.guests.kernel_package import find_kernel_package
 from ballonet.guests.linux import LinuxGuestSettings, kernel_arguments, make_guest_directory
-from ballonet.guests.process_group import dismiss, kill_group, watch_over
+from ballonet.guests.processes import dismiss, end_guest, watch_over
 
 __all__ = ["interact"]
 
@@ -54,7 +54,7 @@ def interact(settings: LinuxGuestSettings) -> int:
                 env={**os.environ, "TMPDIR": str(directory)},
                 start_new_session=True,
             )
-            watcher = watch_over(process, directory)
+            watcher = watch_over(directory)
             os.close(theirs)
             try:
                 with _raw_terminal(sys.stdin.fileno()):
@@ -62,7 +62,7 @@ def interact(settings: LinuxGuestSettings) -> int:
                 return process.wait()
             finally:
                 dismiss(watcher)
-                kill_group(process)
+                end_guest(process, directory)
     finally:
         shutil.rmtree(directory, ignore_errors=True)
 

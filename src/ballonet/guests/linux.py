@@ -1,8 +1,8 @@
 """A real Linux kernel as a guest: User-Mode Linux, an ordinary process on this machine.
 
 The kernel's console goes to a file; commands travel on a serial line of their own.  Stopping
-kills the whole process group, because the kernel neither dies of SIGTERM nor takes its children
-along, and spins for ever when its balloon's back-end is gone.
+kills all its processes, because the kernel neither dies of SIGTERM nor takes its children along,
+and spins for ever when its balloon's back-end is gone.
 Not here: the device it is attached to (vhost_user).
 """
 
@@ -26,7 +26,7 @@ from typing import Final, Self
 from ballonet.errors import GuestError
 from ballonet.guests.initramfs import guest_files, pack_cpio
 from ballonet.guests.kernel_package import KernelPackage, find_kernel_package
-from ballonet.guests.process_group import dismiss, kill_group, watch_over
+from ballonet.guests.processes import dismiss, end_guest, mark_of, watch_over
 
 __all__ = ["CommandResult", "LinuxGuest", "LinuxGuestSettings", "kernel_arguments"]
 
@@ -57,7 +57,7 @@ def kernel_arguments(settings: LinuxGuestSettings, directory: Path) -> list[str]
     arguments = [
         f"mem={settings.memory_bytes >> 10}k",
         f"initrd={directory / 'initramfs'}",
-        f"uml_dir={directory}",
+        mark_of(directory),
         "con=null",
         *settings.command_line,
     ]
@@ -189,8 +189,8 @@ class LinuxGuest:
         if self._watcher is not None:
             dismiss(self._watcher)
             self._watcher = None
-        if self._process is not None:
-            kill_group(self._process)
+        if self._process is not None and self._directory is not None:
+            end_guest(self._process, self._directory)
             self._process = None
         if self._line is not None:
             self._line.close()
@@ -218,7 +218,7 @@ class LinuxGuest:
                 env={**os.environ, "TMPDIR": str(directory)},
                 start_new_session=True,
             )
-        self._watcher = watch_over(self._process, directory)
+        self._watcher = watch_over(directory)
 
     def _running(self) -> subprocess.Popen[bytes]:
         if self._process is None:
