@@ -6,6 +6,7 @@ Verbs are imported when used, so `ballonet --help` needs neither numpy nor any p
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 from importlib import import_module
@@ -80,6 +81,10 @@ def _run(command: click.Command) -> int:
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has left; the interpreter must not complain of it at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILED
     except SettingsError as error:
         _complain(str(error))
         return EXIT_WRONG_USE

@@ -16,6 +16,7 @@ from typing import Final
 from ballonet.device.balloon import Balloon, BalloonSettings
 from ballonet.device.counters import Counters
 from ballonet.device.effects import Effect, Event
+from ballonet.errors import SettingsError
 from ballonet.vhost_user.connection import Connection
 from ballonet.vhost_user.event_loop import EventLoop
 from ballonet.virtio.features import Feature
@@ -81,7 +82,12 @@ class DeviceServer:
         self._loop.stop()
 
     def set_target(self, target_pages: int) -> None:
-        """Ask the guest for a balloon of this many balloon pages; returns at once."""
+        """Ask the guest for a balloon of this many balloon pages; returns at once.
+
+        Raises: SettingsError, unless it fits the 32 bits of `num_pages`.
+        """
+        if not 0 <= target_pages < 1 << 32:
+            raise SettingsError("target", target_pages, "0 to 2**32 - 1 pages of 4 KiB")
         self._loop.post(lambda: self._set_target(target_pages))
 
     def request_stats(self) -> None:
