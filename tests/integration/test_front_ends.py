@@ -235,6 +235,22 @@ def test_a_held_statistics_buffer_is_before_the_base_and_comes_again(device: Dev
         assert [used.head for used in guest.wait_used(STATS)] == [head]
 
 
+def test_asking_for_a_position_stops_the_ring_by_itself(device: Device) -> None:
+    with start_qemu(device.path) as guest:
+        first, _ = guest.free_range()
+        guest.ram.fill(first, 2)
+        guest.inflate([first])
+        assert guest.front_end.get_vring_base(INFLATE) == 1
+        guest.rings[INFLATE].add([guest.write_pfns(INFLATE, [first + 1])])
+        guest.rings[INFLATE].publish()
+        guest.front_end.kick(INFLATE)
+        assert guest.front_end.get_features()  # the device has seen the kick, if it still looks
+        device.server.set_target(5)
+        assert guest.front_end.read_backend_message() == CHANGED
+        assert guest.rings[INFLATE].used_idx == 1
+        assert guest.ram.changed_pages(first, 2) == {first}
+
+
 def test_a_hundred_stops_while_a_buffer_is_held_lose_nothing(device: Device) -> None:
     with start_qemu(device.path) as guest:
         head = guest.put_stats([(STAT_FREE, 7)])
