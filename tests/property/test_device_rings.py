@@ -234,3 +234,18 @@ def test_a_held_statistics_buffer_is_available_again_after_a_stop() -> None:
         run.step()
         assert list(run.balloon.request_stats())
         assert [used.head for used in run.driver.collect()] == [0]
+
+
+def test_a_statistics_buffer_that_cannot_be_read_sends_the_held_one_back_first() -> None:
+    with bench(2, event_idx=False) as run:
+        heads = [
+            run.driver.add([Buffer(DATA_GPA, 10)]),
+            run.driver.add([Buffer(0xFFFF_0000, 10)]),
+            run.driver.add([Buffer(DATA_GPA, 10)]),
+        ]
+        run.driver.publish()
+        run.step()
+        assert [used.head for used in run.driver.collect()] == heads[:2]
+        assert run.balloon.statistics.held == heads[2]
+        assert run.balloon.detach(2) == 2
+        run.attach(base=2)

@@ -153,9 +153,7 @@ class Balloon:
         ring = self._rings.get(queue) if queue is not None else None
         if queue is None or ring is None or self.broken:
             return
-        head = self.statistics.take_held()
-        if head is not None:
-            yield from _answer(queue, ring, head)
+        yield from self._return_held(queue, ring)
 
     def process(self, queue: int, memory: BalloonMemory) -> Generator[Effect, None, None]:
         """Work off a ring until it is empty or broken."""
@@ -190,7 +188,8 @@ class Balloon:
                 case QueueRole.DEFLATE:
                     yield from self._deflate(chain, memory)
                 case QueueRole.STATS:
-                    extra = self._keep_stats(chain, memory)
+                    yield from self._return_held(queue, ring)
+                    self._keep_stats(chain, memory)
                 case _:
                     yield from self._refuse(role, "its queue is not in use")
         except GuestMemoryError as error:
@@ -199,12 +198,10 @@ class Balloon:
         except GeneratorExit:
             ring.un_pop()
             raise
-        if role is not QueueRole.STATS:
+        if role is QueueRole.STATS:
+            yield Emit(StatsReceived())
+        else:
             yield from _answer(queue, ring, chain.head)
-            return
-        if extra is not None:
-            yield from _answer(queue, ring, extra)
-        yield Emit(StatsReceived())
 
     def _inflate(self, chain: Chain, memory: BalloonMemory) -> Iterator[Effect]:
         located = yield from self._locate(QueueRole.INFLATE, chain, memory)
@@ -232,10 +229,16 @@ class Balloon:
             yield Emit(PagesRejected(role, located.rejected_pages))
         return located
 
-    def _keep_stats(self, chain: Chain, memory: BalloonMemory) -> int | None:
-        """Hold a statistics buffer; returns an earlier one's head. Raises: GuestMemoryError."""
+    def _keep_stats(self, chain: Chain, memory: BalloonMemory) -> None:
+        """Hold a statistics buffer. Raises: GuestMemoryError."""
         raw = read_pieces(memory, _first_bytes(chain, STATS_BYTES_MAX))
-        return self.statistics.receive(chain.head, raw)
+        self.statistics.receive(chain.head, raw)
+
+    def _return_held(self, queue: int, ring: DeviceRing) -> Iterator[Effect]:
+        """Answer the held buffer, if any: before the next one, so that the order stays."""
+        head = self.statistics.take_held()
+        if head is not None:
+            yield from _answer(queue, ring, head)
 
     def _refuse(self, role: QueueRole | None, reason: str) -> Iterator[Effect]:
         self.counters.refused_chains += 1

@@ -16,15 +16,12 @@ class Statistics:
 
     def __init__(self) -> None:
         self.sample: StatsSample | None = None
-        self.samples = 0
         self.held: int | None = None
 
-    def receive(self, head: int, raw: bytes) -> int | None:
-        """Keep a buffer; returns the head of the one kept before, which must be answered now."""
-        extra, self.held = self.held, head
+    def receive(self, head: int, raw: bytes) -> None:
+        """Keep a buffer; the one kept before must have been taken."""
+        self.held = head
         self.sample = parse_stats(raw)
-        self.samples += 1
-        return extra
 
     def take_held(self) -> int | None:
         """Give up the held buffer, to be answered or made available again."""
