@@ -15,7 +15,7 @@ from bench.report import Ratio
 __all__ = ["measure"]
 
 PAGES = 200_000
-ROUNDS = 5
+ROUNDS = 7
 MEMORY_BYTES = 1 << 30
 
 
