@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ballonet.memory.runs import Ranges
+from ballonet.virtio.features import Feature
 from ballonet.virtio.queues import QueueRole
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "Effect",
     "Emit",
     "Event",
+    "Negotiated",
     "PagesRejected",
     "RingBroken",
     "StatsReceived",
@@ -43,6 +45,13 @@ class Call:
 @dataclass(frozen=True, slots=True)
 class ConfigChanged:
     """Tell the driver to read its configuration again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Negotiated:
+    """The driver accepted these features."""
+
+    features: Feature
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +90,7 @@ class RingBroken:
     reason: str
 
 
-Event = ActualChanged | StatsReceived | PagesRejected | ChainRefused | RingBroken
+Event = Negotiated | ActualChanged | StatsReceived | PagesRejected | ChainRefused | RingBroken
 
 
 @dataclass(frozen=True, slots=True)

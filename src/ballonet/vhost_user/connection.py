@@ -23,6 +23,7 @@ from ballonet.device.effects import (
     Discard,
     Emit,
     Event,
+    Negotiated,
     PagesRejected,
     RingBroken,
     StatsReceived,
@@ -55,6 +56,7 @@ from ballonet.vhost_user.messages import (
 from ballonet.vhost_user.quiet_log import QuietLog
 from ballonet.vhost_user.session import Session
 from ballonet.vhost_user.vring_fds import VringFds
+from ballonet.virtio.features import feature_names
 
 __all__ = ["Connection"]
 
@@ -317,6 +319,8 @@ class Connection:
             case PagesRejected(role, pages):
                 name = role.name.lower()
                 self._quiet.warn("pages", f"{name} named {pages} pages outside memory")
+            case Negotiated(features):
+                _log.info("driver accepted %s", ", ".join(feature_names(features)) or "nothing")
             case ActualChanged(pages):
                 _log.debug("actual is %d pages", pages)
             case StatsReceived():

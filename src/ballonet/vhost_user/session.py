@@ -20,6 +20,7 @@ from operator import or_
 from typing import Final
 
 from ballonet.device.balloon import Balloon
+from ballonet.device.effects import Emit, Negotiated
 from ballonet.errors import SessionError
 from ballonet.memory.regions import REGIONS_MAX
 from ballonet.vhost_user.effects import (
@@ -130,7 +131,7 @@ class Session:
         with self._paused(*_ALL):
             self.features = features
             self.balloon.negotiate(features)
-        yield from ()
+        yield Emit(Negotiated(self.balloon.negotiated))
 
     def get_protocol_features(self, message: Message) -> Iterator[Effect]:
         """vhost-user's own bits."""
