@@ -18,7 +18,7 @@ from tests.support.driver_ring import Buffer, DriverRing, RingLayout
 from tests.support.guest_memory import GuestRam, RamRegion
 
 from ballonet.device.balloon import Balloon, BalloonSettings
-from ballonet.device.effects import Call, ConfigChanged, Discard, Emit
+from ballonet.device.effects import Call, ChainDone, ConfigChanged, Discard, Emit
 from ballonet.device.pfns import parse_pfns
 from ballonet.memory.mapping import GuestMemory
 from ballonet.memory.regions import Region
@@ -61,7 +61,7 @@ class Bench:
                     assert self.driver.used_idx != self.driver.avail_idx
                 case Call():
                     self.calls += 1
-                case ConfigChanged() | Emit():
+                case ChainDone() | ConfigChanged() | Emit():
                     pass
 
     def attach(self, base: int) -> None:
@@ -203,6 +203,19 @@ def test_a_hostile_ring_costs_the_driver_its_device_and_nobody_else_anything(
         run.driver.publish()
         run.step()
         assert run.driver.used_idx == (0 if queue == 2 else 1)
+
+
+def test_a_driver_that_never_stops_adding_chains_cannot_keep_the_device_to_itself() -> None:
+    with bench(1, event_idx=False) as run:
+        run.driver.want_calls(False)
+        work = run.balloon.process(1, run.memory)
+        for done in range(1, 3 * SIZE):
+            run.driver.add([Buffer(DATA_GPA, 4)])
+            run.driver.publish()
+            assert isinstance(next(work), ChainDone)
+            assert len(run.driver.collect()) == 1
+            assert run.driver.used_idx == done
+        work.close()
 
 
 def test_stopping_in_the_middle_of_a_message_leaves_it_for_the_next_start() -> None:

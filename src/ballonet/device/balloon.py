@@ -19,6 +19,7 @@ from ballonet.device.counters import Counters
 from ballonet.device.effects import (
     ActualChanged,
     Call,
+    ChainDone,
     ChainRefused,
     ConfigChanged,
     Discard,
@@ -167,6 +168,7 @@ class Balloon:
                 chain = ring.pop()
                 if chain is not None:
                     yield from self._serve(queue, ring, chain, memory)
+                    yield ChainDone()
                 elif not ring.enable_kicks():
                     return
                 else:

@@ -15,6 +15,7 @@ from ballonet.virtio.queues import QueueRole
 __all__ = [
     "ActualChanged",
     "Call",
+    "ChainDone",
     "ChainRefused",
     "ConfigChanged",
     "Discard",
@@ -40,6 +41,14 @@ class Call:
     """Tell the driver that the queue has used chains."""
 
     queue: int
+
+
+@dataclass(frozen=True, slots=True)
+class ChainDone:
+    """Nothing to do: a chain is finished, and this is the moment to look at anything else.
+
+    A driver may ask for no calls and add chains for ever; without this the device would never stop.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,4 +109,4 @@ class Emit:
     event: Event
 
 
-Effect = Discard | Call | ConfigChanged | Emit
+Effect = Discard | Call | ChainDone | ConfigChanged | Emit

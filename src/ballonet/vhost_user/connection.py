@@ -18,6 +18,7 @@ from ballonet.device.balloon import Balloon
 from ballonet.device.effects import (
     ActualChanged,
     Call,
+    ChainDone,
     ChainRefused,
     ConfigChanged,
     Discard,
@@ -242,6 +243,8 @@ class Connection:
                     self._quiet.warn("discard", f"discard failed: {result.error.strerror}")
             case Call(queue):
                 self._vring_fds.signal(queue, FdKind.CALL)
+            case ChainDone():
+                pass
             case ConfigChanged():
                 self._send_config_change()
             case Emit(event):
