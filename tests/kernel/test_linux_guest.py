@@ -19,7 +19,6 @@ from ballonet.guests.linux import LinuxGuest, LinuxGuestSettings
 from ballonet.guests.processes import guest_processes
 
 MEMORY_BYTES = 128 << 20
-DIRECTORIES = Path("/dev/shm")
 BALLONET = str(Path(sys.executable).with_name("ballonet"))
 
 
@@ -150,20 +149,33 @@ def test_ctrl_c_on_the_console_reaches_the_guests_shell_and_not_our_program() ->
         os.close(ours)
 
 
+def directory_of_child(parent: int) -> Path | None:
+    """The directory of the guest a process has started, from the guest's own command line."""
+    for child in Path(f"/proc/{parent}/task/{parent}/children").read_text().split():
+        for argument in Path(f"/proc/{child}/cmdline").read_text().split("\0"):
+            if argument.startswith("uml_dir="):
+                return Path(argument.removeprefix("uml_dir="))
+    return None
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_console_that_is_killed_takes_every_process_of_its_guest_along(number: int) -> None:
     ours, theirs = pty.openpty()
     command = [BALLONET, "guest", "linux", "--memory", "128M"]
-    before = set(DIRECTORIES.glob("ballonet-guest-*"))
     process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs)
     os.close(theirs)
-    seen = b""
-    while b"/root # " not in seen:
-        seen += os.read(ours, 4096)
-    (directory,) = set(DIRECTORIES.glob("ballonet-guest-*")) - before
-    assert len(guest_processes(directory)) > 1
-    process.send_signal(number)
-    process.wait(20)
-    wait_until(lambda: not guest_processes(directory), 10, "the guest ended")
-    wait_until(lambda: not directory.exists(), 10, "its files are gone")
-    os.close(ours)
+    try:
+        seen = b""
+        while b"/root # " not in seen:
+            seen += os.read(ours, 4096)
+        directory = directory_of_child(process.pid)
+        assert directory is not None
+        assert len(guest_processes(directory)) > 1
+        process.send_signal(number)
+        process.wait(20)
+        wait_until(lambda: not guest_processes(directory), 10, "the guest ended")
+        wait_until(lambda: not directory.exists(), 10, "its files are gone")
+    finally:
+        process.kill()
+        process.wait()
+        os.close(ours)
