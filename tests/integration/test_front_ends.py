@@ -251,6 +251,20 @@ def test_asking_for_a_position_stops_the_ring_by_itself(device: Device) -> None:
         assert guest.ram.changed_pages(first, 2) == {first}
 
 
+def test_a_call_that_had_no_descriptor_is_made_up_for_when_one_comes(device: Device) -> None:
+    with start_qemu(device.path) as guest:
+        first, _ = guest.free_range()
+        base = guest.front_end.get_vring_base(INFLATE)  # takes the descriptors away
+        guest.rings[INFLATE].add([guest.write_pfns(INFLATE, [first])])
+        guest.rings[INFLATE].publish()
+        guest.front_end.set_vring_base(INFLATE, base)
+        guest.front_end.set_vring_kick(INFLATE)
+        used = guest.rings[INFLATE]
+        wait_until(lambda: used.used_idx == 1, SECONDS, "the chain is served without a call")
+        guest.front_end.set_vring_call(INFLATE)
+        assert guest.front_end.wait_call(INFLATE)
+
+
 def test_a_hundred_stops_while_a_buffer_is_held_lose_nothing(device: Device) -> None:
     with start_qemu(device.path) as guest:
         head = guest.put_stats([(STAT_FREE, 7)])

@@ -262,3 +262,16 @@ def test_a_statistics_buffer_that_cannot_be_read_sends_the_held_one_back_first()
         assert run.balloon.statistics.held == heads[2]
         assert run.balloon.detach(2) == 2
         run.attach(base=2)
+
+
+def test_a_chain_outside_memory_is_answered_even_if_the_ring_stops_meanwhile() -> None:
+    with bench(0, event_idx=False) as run:
+        head = run.driver.add([Buffer(0xFFFF_0000, 4)])
+        run.driver.publish()
+        work = run.balloon.process(0, run.memory)
+        next(work)
+        work.close()
+        base = run.balloon.detach(0)
+        answered = [used.head for used in run.driver.collect()]
+        assert (base, answered) in [(0, []), (1, [head])]
+        run.attach(base=base or 0)

@@ -48,7 +48,7 @@ class _CapabilitiesFirst(click.Command):
 
 @click.command(cls=_CapabilitiesFirst)
 @click.option("--socket-path", type=click.Path(path_type=Path), help="Listen at this path.")
-@click.option("--fd", type=click.IntRange(min=0), help="Use this inherited Unix socket.")
+@click.option("--fd", type=click.IntRange(0, 2**31 - 1), help="Use this inherited Unix socket.")
 @click.option(
     "--print-capabilities",
     is_flag=True,

@@ -183,6 +183,7 @@ class Balloon:
     ) -> Iterator[Effect]:
         """Everything about one chain, its answer included."""
         role = self.roles[queue]
+        unreadable: str | None = None
         try:
             match role:
                 case QueueRole.INFLATE:
@@ -195,15 +196,16 @@ class Balloon:
                 case _:
                     yield from self._refuse(role, "its queue is not in use")
         except GuestMemoryError as error:
-            role = None  # not kept, whatever it was for
-            yield from self._refuse(self.roles[queue], str(error))
+            unreadable = str(error)
         except GeneratorExit:
             ring.un_pop()
             raise
-        if role is QueueRole.STATS:
+        if role is QueueRole.STATS and unreadable is None:
             yield Emit(StatsReceived())
-        else:
-            yield from _answer(queue, ring, chain.head)
+            return
+        yield from _answer(queue, ring, chain.head)
+        if unreadable is not None:
+            yield from self._refuse(role, unreadable)
 
     def _inflate(self, chain: Chain, memory: BalloonMemory) -> Iterator[Effect]:
         located = yield from self._locate(QueueRole.INFLATE, chain, memory)

@@ -24,7 +24,9 @@ from ballonet.guests.processes import dismiss, end_guest, watch_over
 
 __all__ = ["interact"]
 
-_END_OF_INPUT: Final = b"\x04"  # Ctrl-D: the guest's shell ends, and the guest powers itself off
+_END_OF_INPUT: Final = (
+    b"\n\x04"  # an ended line, then Ctrl-D: the guest's shell ends, and the guest powers itself off
+)
 _READY: Final = b"\nLinux "  # what the guest's init says before it reads the console
 _CHUNK: Final = 1 << 14
 

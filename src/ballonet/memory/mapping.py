@@ -54,11 +54,12 @@ class MappedRegion:
             _check_file_size(region, fd)
             lead = region.file_offset % max(page_bytes, mmap.ALLOCATIONGRANULARITY)
             mapping = mmap.mmap(fd, lead + region.size, offset=region.file_offset - lead)
+            own_fd = os.dup(fd)
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or str(error)
             raise MapError("mapping", f"guest memory {region.gpa:#x}", reason) from error
         sized = replace(region, page_bytes=page_bytes)
-        return cls(sized, mapping, os.dup(fd), MemoryKind.SHARED_FILE)
+        return cls(sized, mapping, own_fd, MemoryKind.SHARED_FILE)
 
     @classmethod
     def anonymous(cls, region: Region, *, shared: bool) -> Self:

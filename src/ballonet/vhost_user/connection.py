@@ -224,7 +224,7 @@ class Connection:
             effects.close()
             if not self._may_refuse(message):
                 raise
-            self._quiet.warn(message.name, f"refused: {error}")
+            self._quiet.warn("refusal", f"refused: {error}")
             self._obey(self.session.acknowledge(message, 1))
 
     def _may_refuse(self, message: Message) -> bool:
@@ -279,11 +279,15 @@ class Connection:
             self._unclaimed.discard(fd)
 
     def _set_channel(self, fd: int) -> None:
-        if self._channel is not None:
-            os.close(self._channel)
-        os.set_blocking(fd, False)
-        self._channel = fd
+        try:
+            os.set_blocking(fd, False)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise SystemCallError("using", "the back-end channel", reason) from error
+        old, self._channel = self._channel, fd
         self._unclaimed.discard(fd)
+        if old is not None:
+            os.close(old)
 
     def _set_log(self, log: DirtyLog) -> None:
         if self._dirty_log is not None:

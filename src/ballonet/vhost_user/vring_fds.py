@@ -23,23 +23,30 @@ class VringFds:
     def __init__(self, loop: EventLoop, kicked: Callable[[int], None]) -> None:
         self._loop, self._kicked = loop, kicked
         self._fds: dict[tuple[int, FdKind], int] = {}
+        self._missed: set[tuple[int, FdKind]] = set()
 
     def put(self, queue: int, kind: FdKind, fd: int | None) -> None:
         """Own `fd` in place of the one before. Raises: OSError, if a kick cannot be waited for."""
+        if fd is not None:
+            os.set_blocking(fd, False)
+            if kind is FdKind.KICK:
+                self._loop.register(fd, lambda: self._take_kick(queue, fd))
         self._drop(queue, kind)
         if fd is None:
             return
-        os.set_blocking(fd, False)
-        if kind is FdKind.KICK:
-            self._loop.register(fd, lambda: self._take_kick(queue, fd))
         self._fds[queue, kind] = fd
+        if (queue, kind) in self._missed:
+            self.signal(queue, kind)
 
     def signal(self, queue: int, kind: FdKind) -> None:
         """Write one event; a descriptor that takes none now has one waiting already."""
         fd = self._fds.get((queue, kind))
-        if fd is not None:
-            with contextlib.suppress(OSError):
-                os.write(fd, _ONE)
+        if fd is None:
+            self._missed.add((queue, kind))  # made up for when the descriptor comes
+            return
+        self._missed.discard((queue, kind))
+        with contextlib.suppress(OSError):
+            os.write(fd, _ONE)
 
     def close(self) -> None:
         """Close them all."""
