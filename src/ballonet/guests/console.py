@@ -63,8 +63,8 @@ def interact(settings: LinuxGuestSettings) -> int:
                     _relay(ours, process)
                 return process.wait()
             finally:
-                dismiss(watcher)
                 end_guest(process, directory)
+                dismiss(watcher)
     finally:
         shutil.rmtree(directory, ignore_errors=True)
 

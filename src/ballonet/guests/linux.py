@@ -73,7 +73,13 @@ def make_guest_directory(package: KernelPackage) -> Path:
     home = _SHARED_MEMORY if os.access(_SHARED_MEMORY, os.W_OK) else None
     directory = Path(tempfile.mkdtemp(prefix="ballonet-guest-", dir=home))
     files = guest_files(package.busybox, package.applets, package.balloon_module)
-    (directory / "initramfs").write_bytes(pack_cpio(files))
+    try:
+        (directory / "initramfs").write_bytes(pack_cpio(files))
+    except BaseException as error:
+        shutil.rmtree(directory, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise GuestError(f"{directory} cannot be written: {error.strerror}") from error
+        raise
     return directory
 
 
@@ -186,9 +192,6 @@ class LinuxGuest:
 
     def stop(self) -> None:
         """End the guest, whatever state it is in; nothing of it remains. Safe to call again."""
-        if self._watcher is not None:
-            dismiss(self._watcher)
-            self._watcher = None
         if self._process is not None and self._directory is not None:
             end_guest(self._process, self._directory)
             self._process = None
@@ -198,6 +201,9 @@ class LinuxGuest:
         if self._directory is not None:
             shutil.rmtree(self._directory, ignore_errors=True)
             self._directory = None
+        if self._watcher is not None:  # last, so that it still watches if this is interrupted
+            dismiss(self._watcher)
+            self._watcher = None
 
     def _launch(self, kernel: Path, directory: Path) -> None:
         ours, theirs = socket.socketpair()

@@ -38,13 +38,17 @@ def mark_of(directory: Path) -> str:
 
 
 def guest_processes(directory: Path) -> list[int]:
-    """Living processes of the guest with this directory; zombies have no command line."""
+    """Living processes of the guest with this directory; zombies have no command line.
+
+    The watcher's command line names the mark too, in the place of a shell script's name.
+    """
     mark = os.fsencode(mark_of(directory))
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             with suppress(OSError):
-                if mark in (entry / "cmdline").read_bytes().split(b"\0"):
+                program, *arguments = (entry / "cmdline").read_bytes().split(b"\0")
+                if program != b"sh" and mark in arguments:
                     found.append(int(entry.name))
     return found
 
