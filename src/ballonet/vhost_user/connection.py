@@ -37,7 +37,6 @@ from ballonet.vhost_user.effects import (
     AddRegion,
     Effect,
     FdKind,
-    LogDirty,
     RemoveRegion,
     ReplaceRegions,
     Reply,
@@ -58,6 +57,7 @@ from ballonet.vhost_user.quiet_log import QuietLog
 from ballonet.vhost_user.session import Session
 from ballonet.vhost_user.vring_fds import VringFds
 from ballonet.virtio.features import feature_names
+from ballonet.virtio.queues import QUEUE_COUNT
 
 __all__ = ["Connection"]
 
@@ -84,7 +84,7 @@ class Connection:
         ended: Callable[[], None],
     ) -> None:
         self.memory: Final = GuestMemory()
-        self.session: Final = Session(balloon, self.memory, full_fence)
+        self.session: Final = Session(balloon, self.memory, full_fence, self._mark_dirty)
         self._loop, self._sock, self._balloon = loop, sock, balloon
         self._observe, self._ended = observe, ended
         self._framer = Framer()
@@ -132,6 +132,7 @@ class Connection:
         for queue, task in list(self.session.tasks.items()):
             if self._advance(task, end_ns):
                 self.session.tasks.pop(queue, None)
+            self.session.log_used_ring(queue)
 
     def _advance(self, task: Generator[Effect, None, None], end_ns: int) -> bool:
         """Obey a task's effects until it ends (True) or its time is over."""
@@ -210,6 +211,8 @@ class Connection:
     def _obey_checked(self, effects: Iterator[Effect]) -> None:
         self._check_files()
         self._obey(effects)
+        for queue in range(QUEUE_COUNT):
+            self.session.log_used_ring(queue)
 
     def _obey(self, effects: Iterator[Effect]) -> None:
         for effect in effects:
@@ -251,9 +254,6 @@ class Connection:
                 self._report(event)
             case Reply(data):
                 self._send(data)
-            case LogDirty(gpa, length):
-                if self._dirty_log is not None:
-                    self._dirty_log.mark(gpa, length)
             case SetVringFd(queue, kind, fd):
                 self._set_vring_fd(queue, kind, fd)
             case SetBackendChannel(fd):
@@ -288,6 +288,10 @@ class Connection:
         self._unclaimed.discard(fd)
         if old is not None:
             os.close(old)
+
+    def _mark_dirty(self, gpa: int, length: int) -> None:
+        if self._dirty_log is not None:
+            self._dirty_log.mark(gpa, length)
 
     def _set_log(self, log: DirtyLog) -> None:
         if self._dirty_log is not None:

@@ -16,7 +16,6 @@ __all__ = [
     "AddRegion",
     "Effect",
     "FdKind",
-    "LogDirty",
     "RemoveRegion",
     "ReplaceRegions",
     "Reply",
@@ -88,14 +87,6 @@ class SetLog:
     fd: int
 
 
-@dataclass(frozen=True, slots=True)
-class LogDirty:
-    """Mark bytes written by the device in the dirty log, by guest-physical address."""
-
-    gpa: int
-    length: int
-
-
 Effect = (
     DeviceEffect
     | Reply
@@ -105,5 +96,4 @@ Effect = (
     | SetVringFd
     | SetBackendChannel
     | SetLog
-    | LogDirty
 )

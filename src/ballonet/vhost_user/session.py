@@ -20,6 +20,7 @@ from operator import or_
 from typing import Final
 
 from ballonet.device.balloon import Balloon
+from ballonet.device.effects import Effect as DeviceEffect
 from ballonet.device.effects import Emit, Negotiated
 from ballonet.errors import SessionError
 from ballonet.memory.regions import REGIONS_MAX
@@ -51,7 +52,7 @@ from ballonet.vhost_user.messages import (
     parse_mem_table,
     parse_single_region,
 )
-from ballonet.vhost_user.vring import SessionMemory, Vring, make_ring, used_ring_write
+from ballonet.vhost_user.vring import SessionMemory, Vring, make_ring, used_ring_to_log
 from ballonet.virtio.features import Feature
 from ballonet.virtio.queues import QUEUE_COUNT
 from ballonet.virtio.ring.notify import Fence
@@ -72,13 +73,14 @@ class Session:
     balloon: Balloon
     memory: SessionMemory
     fence: Fence
+    mark_dirty: Callable[[int, int], None]  #: guest-physical address and bytes just written
     features: int = 0
     protocol: int = 0
     status: int = 0
     vrings: tuple[Vring, ...] = field(
         default_factory=lambda: tuple(Vring() for _ in range(QUEUE_COUNT))
     )
-    tasks: dict[int, Generator[Effect, None, None]] = field(default_factory=dict)
+    tasks: dict[int, Generator[DeviceEffect, None, None]] = field(default_factory=dict)
 
     def feed(self, message: Message) -> Generator[Effect, None, None]:
         """Handle one message.
@@ -106,7 +108,17 @@ class Session:
     def kicked(self, queue: int) -> None:
         """The driver told of new chains, or the server wants the ring looked at."""
         if queue not in self.tasks and self.balloon.is_attached(queue):
-            self.tasks[queue] = self._work(queue)
+            self.tasks[queue] = self.balloon.process(queue, self.memory)
+
+    def log_used_ring(self, queue: int) -> None:
+        """Mark what the device may have written to a running ring, if a migration wants to know.
+
+        To be called after work on the ring and before anything else is done.
+        """
+        if self.features & LOG_ALL and self.balloon.is_attached(queue):
+            area = used_ring_to_log(self.vrings[queue])
+            if area is not None:
+                self.mark_dirty(*area)
 
     def close(self) -> None:
         """The front-end is gone: stop every ring and forget its guest."""
@@ -293,13 +305,6 @@ class Session:
             raise SessionError(message.name, f"queue {queue} of {QUEUE_COUNT}")
         return self.vrings[queue]
 
-    def _work(self, queue: int) -> Generator[Effect, None, None]:
-        """The device's work on a ring, and the log of what it wrote there."""
-        yield from self.balloon.process(queue, self.memory)
-        written = used_ring_write(self.vrings[queue])
-        if written and self.features & LOG_ALL:
-            yield written
-
     def _attach(self, queue: int) -> None:
         """Start a ring, if everything it needs is there. Raises: SessionError."""
         vring = self.vrings[queue]
@@ -314,6 +319,7 @@ class Session:
         task = self.tasks.pop(queue, None)
         if task is not None:
             task.close()
+        self.log_used_ring(queue)
         base = self.balloon.detach(queue)
         if base is not None:
             self.vrings[queue].base = base

@@ -10,13 +10,12 @@ from typing import Protocol
 
 from ballonet.device.balloon import BalloonMemory
 from ballonet.errors import GuestMemoryError, SessionError
-from ballonet.vhost_user.effects import LogDirty
 from ballonet.vhost_user.messages import VringAddresses
 from ballonet.virtio.features import Feature
 from ballonet.virtio.ring.notify import Fence
 from ballonet.virtio.ring.split import SplitAreas, SplitRing, split_area_bytes
 
-__all__ = ["SessionMemory", "Vring", "make_ring", "used_ring_write"]
+__all__ = ["SessionMemory", "Vring", "make_ring", "used_ring_to_log"]
 
 _LOG = 1  # flag of the addresses: writes to the used ring are to be logged
 
@@ -68,8 +67,8 @@ def make_ring(
     )
 
 
-def used_ring_write(vring: Vring) -> LogDirty | None:
-    """What to mark after the device wrote to the used ring, if the front-end wants that logged."""
+def used_ring_to_log(vring: Vring) -> tuple[int, int] | None:
+    """Guest-physical address and bytes of the used ring, if the front-end wants it logged."""
     if vring.addresses is None or not vring.addresses.flags & _LOG:
         return None
-    return LogDirty(vring.addresses.log, split_area_bytes(vring.num)[2])
+    return vring.addresses.log, split_area_bytes(vring.num)[2]
