@@ -29,6 +29,7 @@ _END_OF_INPUT: Final = (
 )
 _READY: Final = b"\nLinux "  # what the guest's init says before it reads the console
 _CHUNK: Final = 1 << 14
+_PIECE: Final = 256  # far below what a terminal holds, so that the guest loses nothing
 
 
 def interact(settings: LinuxGuestSettings) -> int:
@@ -70,27 +71,35 @@ def interact(settings: LinuxGuestSettings) -> int:
 
 
 def _relay(guest_fd: int, process: subprocess.Popen[bytes]) -> None:
-    """Carry bytes both ways until the guest's side is closed."""
+    """Carry bytes both ways until the guest's side is closed.
+
+    What was typed waits here until the guest takes it, and its output is read meanwhile.
+    """
     source, sink = sys.stdin.fileno(), sys.stdout.fileno()
-    watched, seen = [guest_fd], b""
+    os.set_blocking(guest_fd, False)
+    ready, ended, seen, typed = False, False, b"", b""
     while True:
-        readable, _, _ = select.select(watched, [], [], 0.5)
+        wants_input = ready and not ended and not typed
+        readable, writable, _ = select.select(
+            [guest_fd, source] if wants_input else [guest_fd], [guest_fd] if typed else [], [], 0.5
+        )
         if guest_fd in readable:
             try:
                 data = os.read(guest_fd, _CHUNK)
             except OSError:  # EIO: nobody has the other end open any more
                 return
             os.write(sink, data)
-            if _READY not in seen:  # the kernel throws away what is typed before
-                seen += data
-                watched += [source] if _READY in seen else []
+            seen = b"" if ready else seen + data
+            ready = ready or _READY in seen  # the kernel throws away what is typed before
         elif process.poll() is not None:
             return
         if source in readable:
             typed = os.read(source, _CHUNK)
-            os.write(guest_fd, typed or _END_OF_INPUT)
-            if not typed:
-                watched.remove(source)
+            ended = not typed
+            typed = typed or _END_OF_INPUT
+        if writable:
+            with suppress(BlockingIOError):
+                typed = typed[os.write(guest_fd, typed[:_PIECE]) :]
 
 
 @contextmanager
