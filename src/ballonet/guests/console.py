@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Final
 
+from ballonet.errors import GuestError
 from ballonet.guests.kernel_package import find_kernel_package
 from ballonet.guests.linux import LinuxGuestSettings, kernel_arguments, make_guest_directory
 from ballonet.guests.processes import dismiss, end_guest, watch_over
@@ -37,6 +38,8 @@ def interact(settings: LinuxGuestSettings) -> int:
 
     Returns the kernel's exit code.  Raises: GuestError.
     """
+    if sys.stdin is None:
+        raise GuestError("standard input is closed")
     package = find_kernel_package()
     directory = make_guest_directory(package)
     try:

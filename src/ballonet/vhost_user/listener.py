@@ -75,7 +75,9 @@ def _remove_stale(path: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(0)
         code = probe.connect_ex(str(path))
-    if code == errno.ECONNREFUSED:
-        path.unlink(missing_ok=True)
-    else:
+    if code != errno.ECONNREFUSED:
         raise ListenError("listening at", str(path), "another program listens there")
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise ListenError("removing the stale", str(path), error.strerror or "") from error
