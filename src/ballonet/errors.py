@@ -10,6 +10,7 @@
     │  ├─ ListenError            a socket that cannot be had
     │  └─ MapError               a memory region that cannot be mapped
     ├─ GuestError                a guest that did not start, answer or stop
+    ├─ UsageError(RuntimeError)  our own caller, out of order
     └─ SettingsError(ValueError) what the user asked for               key, got, allowed
 
 Where each is caught, and what it may cause, is in docs/architecture.md.
@@ -28,6 +29,7 @@ __all__ = [
     "SessionError",
     "SettingsError",
     "SystemCallError",
+    "UsageError",
     "WireError",
 ]
 
@@ -86,6 +88,10 @@ class MapError(SystemCallError):
 
 class GuestError(BallonetError):
     """A guest that did not start, did not answer, or did not do what it was told."""
+
+
+class UsageError(BallonetError, RuntimeError):
+    """A call that makes no sense in the present state: a bug in the calling program."""
 
 
 class SettingsError(BallonetError, ValueError):

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.support.clock import FakeClock
 from tests.support.driver_ring import Buffer, DriverRing, RingLayout
 from tests.support.guest_memory import GuestRam, RamRegion
 
@@ -88,7 +89,7 @@ def bench(queue: int, *, event_idx: bool) -> Iterator[Bench]:
         regions = [Region(r.gpa, r.size, r.uva, r.file_offset) for r in ram.regions]
         memory.replace(regions, [ram.fd(r) for r in ram.regions])
         driver = DriverRing(ram, RING_GPA, SIZE, event_idx=event_idx)
-        balloon = Balloon(BalloonSettings(OFFERED))
+        balloon = Balloon(BalloonSettings(OFFERED), FakeClock())
         balloon.negotiate(OFFERED)
         running = Bench(balloon, memory, ram, driver, queue, set())
         running.attach(base=0)

@@ -1,19 +1,22 @@
-"""The balloon device: composes configuration space, inflate, deflate and statistics.
+"""The balloon device: configuration space and the five queues put together.
 
 Theory of operation.  A ring is attached while it may be processed; with none attached the device
 is suspended and says nothing.  `process` is a generator: it pops a chain, yields what must happen,
 and answers the chain only when asked for the next effect, so a page is always discarded before
-the guest may use it again.  Closing it half-way makes the chain available again.
-Not here: sockets, descriptors, mappings (vhost_user), polling timers.
-Source: VIRTIO 1.4 5.5.6; QEMU virtio_balloon_handle_output.
+the guest may use it again.  Closing it half-way makes the chain available again.  Timers are
+served by `tick`, which wants to be called at `deadline_ns`.
+Not here: sockets, descriptors, mappings (vhost_user), what a queue's messages mean (inflation,
+statistics, hint_round, reporting).
+Source: VIRTIO 1.4 5.5.6; QEMU hw/virtio/virtio-balloon.c.
 """
 
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final
 
+from ballonet.device.clock import Clock
 from ballonet.device.config_space import ConfigSpace
 from ballonet.device.counters import Counters
 from ballonet.device.effects import (
@@ -22,59 +25,62 @@ from ballonet.device.effects import (
     ChainDone,
     ChainRefused,
     ConfigChanged,
-    Discard,
     Effect,
     Emit,
-    PagesRejected,
     RingBroken,
     StatsReceived,
 )
-from ballonet.device.pfns import MESSAGE_BYTES_MAX, parse_pfns
-from ballonet.device.statistics import Statistics
+from ballonet.device.hint_queue import HintQueue
+from ballonet.device.hint_round import HINT_LEASE_S, HintRound
+from ballonet.device.inflation import BalloonMemory, Inflation
+from ballonet.device.inhibition import Inhibition, InhibitReason
+from ballonet.device.reporting import Reporting
+from ballonet.device.statistics import Statistics, StatsDiagnosis
 from ballonet.errors import GuestMemoryError, RingError
-from ballonet.memory.regions import RegionTable
-from ballonet.memory.runs import Located, locate
-from ballonet.virtio.features import RING_FEATURES, Feature
+from ballonet.virtio.features import BALLOON_FEATURES, RING_FEATURES, Feature
 from ballonet.virtio.queues import QueueLayout, QueueRole, queue_roles
-from ballonet.virtio.ring.chain import Chain, DeviceRing, GuestView, read_pieces
+from ballonet.virtio.ring.chain import Chain, DeviceRing, read_pieces
 from ballonet.virtio.stats import STATS_BYTES_MAX
 
-__all__ = ["Balloon", "BalloonMemory", "BalloonSettings"]
+__all__ = ["DEFAULT_OFFER", "Balloon", "BalloonMemory", "BalloonSettings"]
 
-#: Ranges in one Discard effect: bounds the time until the next look at everything else.
-RANGES_PER_DISCARD: Final = 512
-
-
-class BalloonMemory(GuestView, Protocol):
-    """Guest memory, and the table that says where it lies."""
-
-    @property
-    def table(self) -> RegionTable:
-        """The regions."""
-        ...
+#: What a device offers unless told otherwise: everything but what changes how the guest accounts
+#: for its memory (DEFLATE_ON_OOM), or makes it busy without being asked (PAGE_REPORTING).
+DEFAULT_OFFER: Final = RING_FEATURES | (
+    BALLOON_FEATURES & ~(Feature.DEFLATE_ON_OOM | Feature.PAGE_REPORTING)
+)
 
 
 @dataclass(frozen=True, slots=True)
 class BalloonSettings:
     """What is fixed for the life of a device."""
 
-    offered: Feature = RING_FEATURES | Feature.MUST_TELL_HOST | Feature.STATS_VQ
+    offered: Feature = DEFAULT_OFFER
     layout: QueueLayout = QueueLayout.DENSE
-    discards: bool = True  #: False: requests are answered, memory is kept
+    discards: bool = True  #: False: begins inhibited, requests are answered, memory is kept
+    host_page_bytes: int = 4096  #: take host pages to be at least this big
+    big_endian_legacy: bool = False  #: byte order in the messages of a driver without VERSION_1
 
 
 class Balloon:
     """One balloon device; inputs in, effects out."""
 
-    def __init__(self, settings: BalloonSettings) -> None:
+    def __init__(self, settings: BalloonSettings, clock: Clock) -> None:
         self.settings: Final = settings
         self.counters: Final = Counters()
         self.config: Final = ConfigSpace()
-        self.statistics: Final = Statistics()
-        self.negotiate(0)
+        self.statistics: Final = Statistics(clock)
+        self.hint_round: Final = HintRound(clock)
+        self.inhibition: Final = Inhibition(self.counters)
+        self._inflation = Inflation(self.counters, self.inhibition)
+        self._hint_queue = HintQueue(self.counters, self.hint_round)
+        self.reporting: Final = Reporting(self.counters, self.inhibition, clock)
         self.broken: str | None = None  #: why the device stands still, until it is set up anew
         self._rings: dict[int, DeviceRing] = {}
         self._config_change_waits = False
+        if not settings.discards:
+            self.inhibition.inhibit(InhibitReason.OPERATOR)
+        self.negotiate(0)
 
     @property
     def suspended(self) -> bool:
@@ -91,29 +97,45 @@ class Balloon:
         """What the driver says is in it."""
         return self.config.actual_pages
 
+    @property
+    def deadline_ns(self) -> int | None:
+        """When `tick` has something to do; None: only an input can change that."""
+        waits = (self.statistics.deadline_ns, self.hint_round.deadline_ns)
+        return min((wait for wait in waits if wait is not None), default=None)
+
+    @property
+    def stats_diagnosis(self) -> StatsDiagnosis:
+        """Why there are statistics, or none."""
+        return self.statistics.diagnosis(negotiated=self._has(Feature.STATS_VQ))
+
+    @property
+    def allows_free_page_discard(self) -> bool:
+        """A page the guest calls free may be replaced by a zero page."""
+        return self.config.poison.allows_discard(negotiated=self._has(Feature.PAGE_POISON))
+
     def negotiate(self, features: int) -> None:
         """Take the driver's choice; bits that were not offered are dropped."""
         self.negotiated = self.settings.offered & features
         self.roles = queue_roles(self.negotiated, self.settings.layout)
-        self._poison = bool(self.negotiated & Feature.PAGE_POISON)
+        self._is_legacy = not self._has(Feature.VERSION_1)
+        self._big_endian = self._is_legacy and self.settings.big_endian_legacy
+        self._inflation.big_endian = self._big_endian
 
     def set_target(self, target_pages: int) -> Iterator[Effect]:
         """Ask the driver for a balloon of this many pages; told later while suspended."""
         self.config.num_pages = target_pages
-        if self.suspended:
-            self._config_change_waits = True
-        else:
-            yield ConfigChanged()
+        yield from self._tell(iter((ConfigChanged(),)))
 
     def read_config(self, offset: int, length: int) -> bytes:
         """Configuration bytes for the driver; never fails."""
         self.counters.config_reads += 1
-        return self.config.read(offset, length)
+        return self.config.read(offset, length, cmd_id=self.hint_round.shown_cmd_id)
 
     def write_config(self, offset: int, data: bytes) -> Iterator[Effect]:
         """Take configuration bytes from the driver; never fails."""
         self.counters.config_writes += 1
-        if self.config.write(offset, data, poison=self._poison):
+        poison = bool(self.settings.offered & Feature.PAGE_POISON)
+        if self.config.write(offset, data, poison=poison):
             yield Emit(ActualChanged(self.config.actual_pages))
 
     def is_attached(self, queue: int) -> bool:
@@ -122,6 +144,8 @@ class Balloon:
 
     def attach(self, queue: int, ring: DeviceRing) -> None:
         """Let a ring be processed from now on."""
+        if self.suspended:
+            self.statistics.resume()
         self._rings[queue] = ring
 
     def detach(self, queue: int) -> int | None:
@@ -129,32 +153,63 @@ class Balloon:
         ring = self._rings.pop(queue, None)
         if ring is None:
             return None
-        if self.roles[queue] is QueueRole.STATS and self.statistics.take_held() is not None:
+        if self.roles[queue] is QueueRole.STATS and self.statistics.un_pop():
             ring.un_pop()
         base = ring.base
         ring.release()
-        if not self._rings:
+        if self.suspended:
             self.broken = None  # whoever sets the rings up again starts afresh
+            self.statistics.suspend()
+            self._inflation.forget_parts()
         return base
 
     def reset(self) -> None:
         """Virtio reset; rings must have been detached. The target stays."""
         self.negotiate(0)
         self.config.reset()
+        self.statistics.reset()
+        self.hint_round.reset()
 
     def forget_guest(self) -> None:
         """The front-end is gone and its guest with it."""
         self.reset()
         self.config.forget_guest()
-        self.statistics.sample = None
+        self.statistics.forget_guest()
 
     def request_stats(self) -> Iterator[Effect]:
         """Ask for a fresh sample; nothing happens unless a buffer is held."""
-        queue = self.roles.index(QueueRole.STATS) if QueueRole.STATS in self.roles else None
-        ring = self._rings.get(queue) if queue is not None else None
+        queue = self._queue_of(QueueRole.STATS)
+        ring = None if queue is None else self._rings.get(queue)
         if queue is None or ring is None or self.broken:
             return
-        yield from self._return_held(queue, ring)
+        head = self.statistics.ask()
+        if head is not None:
+            yield from _answer(queue, ring, head)
+
+    def begin_hint_round(self, lease_s: float = HINT_LEASE_S) -> Iterator[Effect]:
+        """Ask for hints, right after the dirty log was read; ends an older round.
+
+        They arrive as PagesHinted. Without a running driver there is nobody to ask: done.
+        """
+        if self.suspended:
+            yield from self.finish_hints()
+        elif self._has(Feature.FREE_PAGE_HINT):
+            yield from self._tell(self.hint_round.begin(lease_s))
+
+    def stop_hint_round(self, lease_s: float = HINT_LEASE_S) -> Iterator[Effect]:
+        """End the round, right before the dirty log is read again."""
+        yield from self._tell(self.hint_round.stop(lease_s))
+
+    def finish_hints(self) -> Iterator[Effect]:
+        """The migration is over, however it went: the driver may take its pages back."""
+        yield from self._tell(self.hint_round.done())
+
+    def tick(self) -> Iterator[Effect]:
+        """Serve the timers that have run out."""
+        if self.hint_round.expired():
+            yield from self.finish_hints()
+        if self.statistics.expired():
+            yield from self.request_stats()
 
     def process(self, queue: int, memory: BalloonMemory) -> Generator[Effect, None, None]:
         """Work off a ring until it is empty or broken."""
@@ -183,66 +238,76 @@ class Balloon:
     ) -> Iterator[Effect]:
         """Everything about one chain, its answer included."""
         role = self.roles[queue]
-        unreadable: str | None = None
+        is_held, unreadable = False, None
         try:
-            match role:
-                case QueueRole.INFLATE:
-                    yield from self._inflate(chain, memory)
-                case QueueRole.DEFLATE:
-                    yield from self._deflate(chain, memory)
-                case QueueRole.STATS:
-                    yield from self._return_held(queue, ring)
-                    self._keep_stats(chain, memory)
-                case _:
-                    yield from self._refuse(role, "its queue is not in use")
+            if role is QueueRole.STATS:
+                is_held = yield from self._receive_stats(queue, ring, chain, memory)
+            else:
+                yield from self._obey(role, chain, memory)
         except GuestMemoryError as error:
             unreadable = str(error)
         except GeneratorExit:
             ring.un_pop()
             raise
-        if role is QueueRole.STATS and unreadable is None:
+        if is_held:
             yield Emit(StatsReceived())
             return
         yield from _answer(queue, ring, chain.head)
         if unreadable is not None:
             yield from self._refuse(role, unreadable)
 
-    def _inflate(self, chain: Chain, memory: BalloonMemory) -> Iterator[Effect]:
-        located = yield from self._locate(QueueRole.INFLATE, chain, memory)
-        for ranges in located.ranges if self.settings.discards else ():
-            for part in ranges.slices(RANGES_PER_DISCARD):
-                yield Discard(part)
-        self.counters.inflate_messages += 1
-        self.counters.inflated_pages += located.accepted_pages
+    def _obey(
+        self, role: QueueRole | None, chain: Chain, memory: BalloonMemory
+    ) -> Iterator[Effect]:
+        """Do what a chain asks for, short of answering it. Raises: GuestMemoryError, RingError."""
+        match role:
+            case QueueRole.INFLATE:
+                told = self._has(Feature.MUST_TELL_HOST)
+                yield from self._inflation.inflate(chain, memory, must_tell_host=told)
+            case QueueRole.DEFLATE:
+                yield from self._inflation.deflate(chain, memory)
+            case QueueRole.HINT:
+                yield from self._hint_queue.serve(
+                    chain,
+                    memory,
+                    may_use=self.allows_free_page_discard,
+                    big_endian=self._big_endian,
+                )
+            case QueueRole.REPORTING:
+                may_discard = self.allows_free_page_discard
+                yield from self.reporting.serve(chain, memory, may_discard=may_discard)
+            case _:
+                yield from self._refuse(role, "its queue is not in use")
 
-    def _deflate(self, chain: Chain, memory: BalloonMemory) -> Iterator[Effect]:
-        located = yield from self._locate(QueueRole.DEFLATE, chain, memory)
-        self.counters.deflate_messages += 1
-        self.counters.deflated_pages += located.accepted_pages
+    def _receive_stats(
+        self, queue: int, ring: DeviceRing, chain: Chain, memory: BalloonMemory
+    ) -> Generator[Effect, None, bool]:
+        """Return the held buffer, if any, so that the order stays; then hold this one: True.
 
-    def _locate(
-        self, role: QueueRole, chain: Chain, memory: BalloonMemory
-    ) -> Generator[Effect, None, Located]:
-        """Read and translate a message's page numbers. Raises: GuestMemoryError."""
-        if chain.readable_bytes > MESSAGE_BYTES_MAX:
-            yield from self._refuse(role, f"{chain.readable_bytes} bytes are too long a message")
-            return Located((), 0, 0)
-        located = locate(parse_pfns(read_pieces(memory, chain.readable)), memory.table)
-        if located.rejected_pages:
-            self.counters.rejected_pages += located.rejected_pages
-            yield Emit(PagesRejected(role, located.rejected_pages))
-        return located
-
-    def _keep_stats(self, chain: Chain, memory: BalloonMemory) -> None:
-        """Hold a statistics buffer. Raises: GuestMemoryError."""
+        Raises: GuestMemoryError.
+        """
+        held = self.statistics.take_held()
+        if held is not None:
+            yield from _answer(queue, ring, held)
         raw = read_pieces(memory, _first_bytes(chain, STATS_BYTES_MAX))
-        self.statistics.receive(chain.head, raw)
+        legacy, big_endian = self._is_legacy, self._big_endian
+        self.statistics.receive(chain.head, raw, legacy=legacy, big_endian=big_endian)
+        self.counters.stats_messages += 1
+        return True
 
-    def _return_held(self, queue: int, ring: DeviceRing) -> Iterator[Effect]:
-        """Answer the held buffer, if any: before the next one, so that the order stays."""
-        head = self.statistics.take_held()
-        if head is not None:
-            yield from _answer(queue, ring, head)
+    def _tell(self, effects: Iterator[Effect]) -> Iterator[Effect]:
+        """Pass effects on; a config change waits until the device is no longer suspended."""
+        for effect in effects:
+            if self.suspended and isinstance(effect, ConfigChanged):
+                self._config_change_waits = True
+            else:
+                yield effect
+
+    def _queue_of(self, role: QueueRole) -> int | None:
+        return self.roles.index(role) if role in self.roles else None
+
+    def _has(self, feature: Feature) -> bool:
+        return bool(self.negotiated & feature)
 
     def _refuse(self, role: QueueRole | None, reason: str) -> Iterator[Effect]:
         self.counters.refused_chains += 1

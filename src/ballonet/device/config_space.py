@@ -8,8 +8,8 @@ Source: VIRTIO 1.4 5.5.4, 5.5.6.2; QEMU virtio_balloon_set_config.
 
 from __future__ import annotations
 
+from ballonet.device.poison import PagePoison
 from ballonet.virtio.config import ACTUAL, CONFIG_BYTES, POISON_VAL, BalloonConfig
-from ballonet.virtio.hint_ids import CMD_ID_STOP
 
 __all__ = ["ConfigSpace"]
 
@@ -20,30 +20,32 @@ class ConfigSpace:
     def __init__(self) -> None:
         self.num_pages = 0
         self.actual_pages = 0
-        self.poison_val = 0
+        self.poison = PagePoison()
         self._actual_raw = bytes(4)
 
-    def read(self, offset: int, length: int) -> bytes:
+    def read(self, offset: int, length: int, *, cmd_id: int) -> bytes:
         """`length` bytes from `offset`; zero where nothing exists."""
         actual = int.from_bytes(self._actual_raw, "little")
-        space = BalloonConfig(self.num_pages, actual, CMD_ID_STOP, self.poison_val).pack()
+        space = BalloonConfig(self.num_pages, actual, cmd_id, self.poison.value).pack()
         return space[offset : offset + length].ljust(length, b"\0")
 
     def write(self, offset: int, data: bytes, *, poison: bool) -> bool:
         """Take the driver's bytes; True if `actual` changed.
 
         `actual` is taken when its last byte is written, because old drivers write it byte by byte
-        upwards [VIRTIO 1.4 5.5.6.2.2].  `poison` says whether PAGE_POISON was negotiated.
+        upwards [VIRTIO 1.4 5.5.6.2.2].  `poison` says whether PAGE_POISON was offered: QEMU's
+        generic device passes the write on before it tells what the driver accepted.
         """
-        old = BalloonConfig(0, 0, 0, self.poison_val).pack()
+        old = BalloonConfig(0, 0, 0, self.poison.value).pack()
         raw = bytearray(old[: ACTUAL.start] + self._actual_raw + old[ACTUAL.stop :])
         end = min(offset + len(data), CONFIG_BYTES)
         if offset >= end:
             return False
         raw[offset:end] = data[: end - offset]
         self._actual_raw = bytes(raw[ACTUAL])
-        if poison:
-            self.poison_val = int.from_bytes(raw[POISON_VAL], "little")
+        if poison and end > POISON_VAL.start:
+            alone = offset >= POISON_VAL.start
+            self.poison.write(int.from_bytes(raw[POISON_VAL], "little"), alone=alone)
         if not offset < ACTUAL.stop <= end:
             return False
         before, self.actual_pages = self.actual_pages, int.from_bytes(raw[ACTUAL], "little")
@@ -51,10 +53,10 @@ class ConfigSpace:
 
     def reset(self) -> None:
         """Virtio reset: the target and `actual` stay, as in QEMU."""
-        self.poison_val = 0
+        self.poison.reset()
 
     def forget_guest(self) -> None:
         """The guest is gone: what it said about itself no longer holds; the target stays."""
-        self.reset()
+        self.poison.forget_guest()
         self.actual_pages = 0
         self._actual_raw = bytes(4)

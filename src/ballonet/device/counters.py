@@ -15,12 +15,21 @@ class Counters:
     inflated_pages: int = 0
     deflate_messages: int = 0
     deflated_pages: int = 0
+    stats_messages: int = 0
+    hint_rounds: int = 0  #: that the driver confirmed
+    hinted_pages: int = 0  #: within a round
+    ignored_hint_pieces: int = 0  #: outside a round, or while the guest's poison forbids their use
+    report_messages: int = 0
+    reported_bytes: int = 0
     rejected_pages: int = 0  #: named by the driver, but in no region
+    rejected_pieces: int = 0  #: hinted or reported, but not wholly in one region
     refused_chains: int = 0  #: returned without being looked at
     broken_rings: int = 0
     discard_calls: int = 0
     discarded_bytes: int = 0
     failed_discard_bytes: int = 0
+    withheld_bytes: int = 0  #: not discarded because discarding was inhibited
+    kept_report_bytes: int = 0  #: not discarded because of the guest's poison, or the limit
     config_reads: int = 0
     config_writes: int = 0
 

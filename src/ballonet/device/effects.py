@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ballonet.memory.runs import Ranges
+from ballonet.memory.runs import PageRuns, Ranges
 from ballonet.virtio.features import Feature
 from ballonet.virtio.queues import QueueRole
 
@@ -22,8 +22,11 @@ __all__ = [
     "Effect",
     "Emit",
     "Event",
+    "HintRoundChanged",
     "Negotiated",
+    "PagesHinted",
     "PagesRejected",
+    "PagesReported",
     "RingBroken",
     "StatsReceived",
 ]
@@ -76,11 +79,39 @@ class StatsReceived:
 
 
 @dataclass(frozen=True, slots=True)
+class HintRoundChanged:
+    """A hint round went on to another state."""
+
+    state: str  #: name of a HintState
+    cmd_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class PagesHinted:
+    """Pages a migration need not send, if it read its dirty log after it began this round.
+
+    The driver may use them again at any time: only what is dirty by an older reading may be
+    cleared, after the log was armed anew.
+    """
+
+    cmd_id: int
+    runs: PageRuns
+
+
+@dataclass(frozen=True, slots=True)
+class PagesReported:
+    """The driver reported free memory; `is_kept`: none of it was to be discarded."""
+
+    reported_bytes: int
+    is_kept: bool
+
+
+@dataclass(frozen=True, slots=True)
 class PagesRejected:
-    """An inflate or deflate message named pages outside memory; they were left alone."""
+    """The driver named memory that lies in no region; it was left alone."""
 
     role: QueueRole
-    pages: int
+    count: int  #: balloon pages, or pieces of a hint or report
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +130,17 @@ class RingBroken:
     reason: str
 
 
-Event = Negotiated | ActualChanged | StatsReceived | PagesRejected | ChainRefused | RingBroken
+Event = (
+    Negotiated
+    | ActualChanged
+    | StatsReceived
+    | HintRoundChanged
+    | PagesHinted
+    | PagesReported
+    | PagesRejected
+    | ChainRefused
+    | RingBroken
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,15 +18,21 @@ __all__ = ["MESSAGE_BYTES_MAX", "parse_pfns"]
 MESSAGE_BYTES_MAX: Final = 1 << 20
 
 _PFN: Final = np.dtype("<u4")
+_PFN_BIG_ENDIAN: Final = np.dtype(">u4")
 
 
-def parse_pfns(raw: bytes) -> NDArray[np.uint32]:
+def parse_pfns(raw: bytes, *, big_endian: bool = False) -> NDArray[np.uint32]:
     """Page numbers in a message; trailing bytes that are no whole number are ignored.
+
+    `big_endian` is for legacy drivers of big-endian guests, whose messages are in their own order.
 
     A list of 64-bit numbers is recognised by all its high halves being zero.  A 32-bit list of the
     same shape loses only its mentions of page 0: leaving a page alone is always safe.
     """
-    pfns = np.frombuffer(raw, _PFN, count=len(raw) // _PFN.itemsize)
+    kind = _PFN_BIG_ENDIAN if big_endian else _PFN
+    pfns = np.frombuffer(raw, kind, count=len(raw) // kind.itemsize)
+    if big_endian:
+        return pfns.astype(np.uint32)
     if len(raw) % 8 == 0 and not pfns[1::2].any():
         return pfns[::2]
     return pfns

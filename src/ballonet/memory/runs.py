@@ -8,16 +8,17 @@ Source: VIRTIO 1.4 5.5.6 sets no order, and duplicates are legal.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ballonet.errors import GuestMemoryError
 from ballonet.memory.regions import Region, RegionTable
 from ballonet.units import BALLOON_PAGE_BYTES, BALLOON_PAGE_SHIFT
 
-__all__ = ["Located", "PageRuns", "Ranges", "locate", "merge_pfns"]
+__all__ = ["Located", "PageRuns", "Ranges", "find_pieces", "locate", "locate_runs", "merge_pfns"]
 
 Int64s = NDArray[np.int64]
 
@@ -27,6 +28,11 @@ class PageRuns(NamedTuple):
 
     first_pfns: Int64s
     pages: Int64s
+
+    @property
+    def total_pages(self) -> int:
+        """Balloon pages in all the runs."""
+        return int(self.pages.sum())
 
 
 class Ranges(NamedTuple):
@@ -70,9 +76,45 @@ def merge_pfns(pfns: NDArray[np.unsignedinteger]) -> PageRuns:
     return PageRuns(firsts, lasts - firsts + 1)
 
 
+def find_pieces(pieces: Iterable[tuple[int, int]], table: RegionTable) -> tuple[PageRuns, int]:
+    """Whole balloon pages in pieces of guest memory, given as address and bytes.
+
+    Ends that are no page border are rounded inwards: a page given only in part is not given.
+    Returns the runs, and how many pieces were left out because they do not lie in one region.
+    """
+    spans: list[tuple[int, int]] = []
+    rejected = 0
+    for gpa, length in pieces:
+        try:
+            table.find(gpa, length)
+        except GuestMemoryError:
+            rejected += 1
+        else:
+            first, end = -(-gpa >> BALLOON_PAGE_SHIFT), (gpa + length) >> BALLOON_PAGE_SHIFT
+            if end > first:
+                spans.append((first, end))
+    return _merge_spans(spans), rejected
+
+
+def _merge_spans(spans: list[tuple[int, int]]) -> PageRuns:
+    """Join spans of pages that overlap or touch."""
+    if not spans:
+        return PageRuns(np.empty(0, np.int64), np.empty(0, np.int64))
+    firsts, ends = np.array(sorted(spans), np.int64).T
+    reach = np.maximum.accumulate(ends)
+    breaks = np.flatnonzero(firsts[1:] > reach[:-1]) + 1
+    starts = firsts[np.concatenate(([0], breaks))]
+    stops = reach[np.concatenate((breaks, [firsts.size])) - 1]
+    return PageRuns(starts, stops - starts)
+
+
 def locate(pfns: NDArray[np.unsignedinteger], table: RegionTable) -> Located:
     """Translate page numbers to ranges that may be discarded."""
-    runs = merge_pfns(pfns)
+    return locate_runs(merge_pfns(pfns), table)
+
+
+def locate_runs(runs: PageRuns, table: RegionTable) -> Located:
+    """Translate runs of pages to ranges that may be discarded."""
     ends = runs.first_pfns + runs.pages
     found: list[Ranges] = []
     accepted = 0
@@ -85,7 +127,7 @@ def locate(pfns: NDArray[np.unsignedinteger], table: RegionTable) -> Located:
         ranges = _whole_host_pages(index, region, starts, stops)
         if ranges.offsets.size:
             found.append(ranges)
-    return Located(tuple(found), accepted, int(runs.pages.sum()) - accepted)
+    return Located(tuple(found), accepted, runs.total_pages - accepted)
 
 
 def _pages_inside(region: Region) -> tuple[int, int]:

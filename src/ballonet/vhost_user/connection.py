@@ -24,8 +24,11 @@ from ballonet.device.effects import (
     Discard,
     Emit,
     Event,
+    HintRoundChanged,
     Negotiated,
+    PagesHinted,
     PagesRejected,
+    PagesReported,
     RingBroken,
     StatsReceived,
 )
@@ -327,15 +330,17 @@ class Connection:
             case ChainRefused(role, reason):
                 name = role.name.lower() if role else "unused"
                 self._quiet.warn("chain", f"{name} chain returned unread: {reason}")
-            case PagesRejected(role, pages):
+            case PagesRejected(role, count):
                 name = role.name.lower()
-                self._quiet.warn("pages", f"{name} named {pages} pages outside memory")
+                self._quiet.warn("pages", f"{name} named {count} places outside memory")
             case Negotiated(features):
                 _log.info("driver accepted %s", ", ".join(feature_names(features)) or "nothing")
             case ActualChanged(pages):
                 _log.debug("actual is %d pages", pages)
-            case StatsReceived():
-                _log.debug("statistics received")
+            case HintRoundChanged(state, cmd_id):
+                _log.debug("hint round %#x: %s", cmd_id, state.lower())
+            case StatsReceived() | PagesHinted() | PagesReported():
+                pass
             case _:
                 assert_never(event)
         self._observe(event)

@@ -8,13 +8,19 @@ from __future__ import annotations
 
 import os
 import select
+import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from threading import RLock
-from typing import TypeVar
+from typing import Final, TypeVar
+
+from ballonet.device.clock import NS_PER_S
+from ballonet.errors import UsageError
 
 __all__ = ["EventLoop"]
+
+_WAIT_S_MAX: Final = 86_400.0
 
 T = TypeVar("T")
 
@@ -47,7 +53,12 @@ class EventLoop:
         self._wake()
 
     def ask(self, question: Callable[[], T], timeout_s: float) -> T:
-        """Run `question` on the loop's thread and return its answer. Raises: TimeoutError."""
+        """Run `question` on the loop's thread and return its answer.
+
+        Raises: TimeoutError; UsageError, if the loop has ended; what the question raises.
+        """
+        if self._wake_fd < 0:
+            raise UsageError("the device does not run any more")
         answer: Future[T] = Future()
 
         def reply() -> None:
@@ -64,11 +75,14 @@ class EventLoop:
         self._stopping = True
         self._wake()
 
-    def run(self, work: Callable[[], bool]) -> None:
-        """Serve until stopped; `work` is called after every turn and says if there is more."""
+    def run(self, work: Callable[[], bool], deadline_ns: Callable[[], int | None]) -> None:
+        """Serve until stopped; `work` is called after every turn and says if there is more.
+
+        `deadline_ns` says when the next turn is due even if nothing becomes readable.
+        """
         more = False
         while not self._stopping:
-            for fd, _ in self._epoll.poll(0 if more else -1):
+            for fd, _ in self._epoll.poll(0 if more else _wait_s(deadline_ns())):
                 callback = self._callbacks.get(fd)
                 if callback is not None:
                     callback()
@@ -90,3 +104,10 @@ class EventLoop:
         os.eventfd_read(self._wake_fd)
         while self._posted:
             self._posted.popleft()()
+
+
+def _wait_s(deadline_ns: int | None) -> float | None:
+    """Seconds to sleep; None: until something happens. The longest that epoll knows is days."""
+    if deadline_ns is None:
+        return None
+    return min(max(0, deadline_ns - time.monotonic_ns()) / NS_PER_S, _WAIT_S_MAX)

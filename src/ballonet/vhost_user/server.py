@@ -8,21 +8,29 @@ from __future__ import annotations
 import logging
 import socket
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from threading import Thread
-from typing import Final
+from typing import Final, TypeVar
 
 from ballonet.device.balloon import Balloon, BalloonSettings
+from ballonet.device.clock import NS_PER_S
 from ballonet.device.counters import Counters
-from ballonet.device.effects import Effect, Event
-from ballonet.errors import SettingsError
+from ballonet.device.effects import Effect, Emit, Event, StatsReceived
+from ballonet.device.hint_round import HINT_LEASE_S
+from ballonet.device.inhibition import InhibitReason
+from ballonet.device.statistics import StatsDiagnosis, StatsReading, check_poll_interval
+from ballonet.errors import GuestError, SettingsError
 from ballonet.vhost_user.connection import Connection
 from ballonet.vhost_user.event_loop import EventLoop
+from ballonet.vhost_user.system_clock import SystemClock
 from ballonet.virtio.features import Feature
 from ballonet.virtio.stats import StatsSample
 
 __all__ = ["DeviceServer", "Snapshot", "serving"]
+
+T = TypeVar("T")
 
 _ASK_TIMEOUT_S: Final = 10.0
 _log = logging.getLogger(__name__)
@@ -39,7 +47,20 @@ class Snapshot:
     guest_bytes: int  #: memory the front-end shares with us
     held_bytes: int  #: host memory that stands behind it now, measured
     counters: Counters
-    sample: StatsSample | None
+    stats: StatsReading | None
+    stats_age_s: float | None
+    stats_diagnosis: StatsDiagnosis
+    poll_interval_s: int
+    hint_state: str
+    poison_val: int
+    inhibited: tuple[InhibitReason, ...]
+    report_bytes_per_s: int | None  #: limit of what is discarded of reports; None: none
+    broken: str | None  #: how the driver broke the device
+
+    @property
+    def sample(self) -> StatsSample | None:
+        """What the driver said last."""
+        return None if self.stats is None else self.stats.sample
 
 
 def _ignore(_: Event) -> None:
@@ -57,7 +78,9 @@ class DeviceServer:
         listening: bool,
         observe: Callable[[Event], None] = _ignore,
     ) -> None:
-        self._balloon = Balloon(settings)
+        self._clock = SystemClock()
+        self._balloon = Balloon(settings, self._clock)
+        self._stats_waiters: list[Future[StatsReading]] = []
         self._loop = EventLoop()
         self._sock, self._observe = sock, observe
         self._connection: Connection | None = None
@@ -71,7 +94,7 @@ class DeviceServer:
     def run(self) -> None:
         """Serve until stopped or, with a connected socket, until the front-end leaves."""
         try:
-            self._loop.run(self._work)
+            self._loop.run(self._work, lambda: self._balloon.deadline_ns)
         finally:
             if self._connection is not None:
                 self._connection.close()
@@ -88,44 +111,120 @@ class DeviceServer:
         """
         if not 0 <= target_pages < 1 << 32:
             raise SettingsError("target", target_pages, "0 to 2**32 - 1 pages of 4 KiB")
-        self._loop.post(lambda: self._set_target(target_pages))
+        self._post(lambda: self._balloon.set_target(target_pages))
+
+    def set_poll_interval(self, interval_s: int) -> None:
+        """Ask for statistics every so many seconds, at once the first time; 0: no more.
+
+        Raises: SettingsError.
+        """
+        check_poll_interval(interval_s)
+        self._loop.post(lambda: self._balloon.statistics.set_poll_interval(interval_s))
 
     def request_stats(self) -> None:
         """Ask the guest for a fresh statistics sample; returns at once."""
-        self._loop.post(self._request_stats)
+        self._post(self._balloon.request_stats)
+
+    def read_stats(self, timeout_s: float) -> StatsReading:
+        """Ask the guest for a fresh statistics sample and wait for it.
+
+        Raises: GuestError, saying why if none comes in time.
+        """
+        answer: Future[StatsReading] = Future()
+        self._ask(lambda: self._stats_waiters.append(answer))
+        self.request_stats()
+        try:
+            return answer.result(timeout_s)
+        except TimeoutError as error:
+            why = self._ask(lambda: self._give_up_waiting(answer)).value
+            raise GuestError(f"no statistics within {timeout_s} s: {why}") from error
+
+    def begin_hint_round(self, lease_s: float = HINT_LEASE_S) -> None:
+        """Ask the guest for free page hints; they come as PagesHinted events."""
+        self._post(lambda: self._balloon.begin_hint_round(lease_s))
+
+    def stop_hint_round(self, lease_s: float = HINT_LEASE_S) -> None:
+        """End the round; when this returns no hint of it will come any more."""
+        self._ask(lambda: self._perform(self._balloon.stop_hint_round(lease_s)))
+
+    def finish_hints(self) -> None:
+        """Let the guest take its hinted pages back."""
+        self._post(self._balloon.finish_hints)
+
+    def inhibit(self, reason: InhibitReason) -> None:
+        """Hold discards off; when this returns none is under way."""
+        self._ask(lambda: self._balloon.inhibition.inhibit(reason))
+
+    def lift(self, reason: InhibitReason) -> None:
+        """Take back one `inhibit`. Raises: UsageError, if there was none."""
+        self._ask(lambda: self._balloon.inhibition.lift(reason))
+
+    def set_report_rate(self, bytes_per_s: int | None) -> None:
+        """Discard at most so much of what the guest reports; 0: nothing, None: everything."""
+        self._loop.post(lambda: self._balloon.reporting.throttle.set_rate(bytes_per_s))
 
     def snapshot(self) -> Snapshot:
         """Look at the device. Raises: TimeoutError, if it does not run."""
-        return self._loop.ask(self._look, _ASK_TIMEOUT_S)
+        return self._ask(self._look)
 
-    def _set_target(self, target_pages: int) -> None:
-        self._perform(self._balloon.set_target(target_pages))
+    def _ask(self, question: Callable[[], T]) -> T:
+        return self._loop.ask(question, _ASK_TIMEOUT_S)
 
-    def _request_stats(self) -> None:
-        self._perform(self._balloon.request_stats())
+    def _post(self, effects: Callable[[], Iterator[Effect]]) -> None:
+        self._loop.post(lambda: self._perform(effects()))
+
+    def _give_up_waiting(self, answer: Future[StatsReading]) -> StatsDiagnosis:
+        self._stats_waiters = [one for one in self._stats_waiters if one is not answer]
+        return self._balloon.stats_diagnosis
 
     def _perform(self, effects: Iterator[Effect]) -> None:
-        """Obey effects of the device; with no front-end it is suspended and has none."""
+        """Obey effects of the device; with no front-end it is suspended and touches nothing."""
         if self._connection is not None:
             self._connection.obey(effects)
-        else:
-            for effect in effects:
-                raise AssertionError(f"a suspended device asked for {effect}")
+            return
+        for effect in effects:
+            if not isinstance(effect, Emit):
+                raise AssertionError(f"a suspended device asked for {effect}")  # noqa: TRY004 - our own bug
+            self._observed(effect.event)
 
     def _look(self) -> Snapshot:
         memory = self._connection.memory if self._connection else None
+        balloon, reading = self._balloon, self._balloon.statistics.reading
         return Snapshot(
             connected=self._connection is not None,
-            negotiated=self._balloon.negotiated,
-            target_pages=self._balloon.target_pages,
-            actual_pages=self._balloon.actual_pages,
+            negotiated=balloon.negotiated,
+            target_pages=balloon.target_pages,
+            actual_pages=balloon.actual_pages,
             guest_bytes=memory.total_bytes if memory else 0,
             held_bytes=memory.held_bytes() if memory else 0,
-            counters=replace(self._balloon.counters),
-            sample=self._balloon.statistics.sample,
+            counters=replace(balloon.counters),
+            stats=reading,
+            stats_age_s=None if reading is None else self._age_s(reading),
+            stats_diagnosis=balloon.stats_diagnosis,
+            poll_interval_s=balloon.statistics.poll_interval_s,
+            hint_state=balloon.hint_round.state.name,
+            poison_val=balloon.config.poison.value,
+            inhibited=balloon.inhibition.reasons,
+            report_bytes_per_s=balloon.reporting.throttle.bytes_per_s,
+            broken=balloon.broken,
         )
 
+    def _age_s(self, reading: StatsReading) -> float:
+        return (self._clock.now_ns() - reading.received_ns) / NS_PER_S
+
+    def _observed(self, event: Event) -> None:
+        """Answer whoever waits for statistics, and tell the observer."""
+        reading = self._balloon.statistics.reading
+        if isinstance(event, StatsReceived) and reading is not None:
+            waiters, self._stats_waiters = self._stats_waiters, []
+            for waiter in waiters:
+                waiter.set_result(reading)
+        self._observe(event)
+
     def _work(self) -> bool:
+        deadline_ns = self._balloon.deadline_ns
+        if deadline_ns is not None and deadline_ns <= self._clock.now_ns():
+            self._perform(self._balloon.tick())
         return self._connection is not None and self._connection.work()
 
     def _accept(self) -> None:
@@ -143,7 +242,7 @@ class DeviceServer:
     def _connect(self, sock: socket.socket) -> None:
         _log.info("front-end connected")
         self._connection = Connection(
-            self._loop, sock, self._balloon, observe=self._observe, ended=self._disconnected
+            self._loop, sock, self._balloon, observe=self._observed, ended=self._disconnected
         )
 
     def _disconnected(self) -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import reduce
 from operator import or_
 from typing import Final
@@ -23,7 +23,7 @@ from ballonet.device.balloon import Balloon
 from ballonet.device.effects import Effect as DeviceEffect
 from ballonet.device.effects import Emit, Negotiated
 from ballonet.errors import SessionError
-from ballonet.memory.regions import REGIONS_MAX
+from ballonet.memory.regions import REGIONS_MAX, Region
 from ballonet.vhost_user.effects import (
     AddRegion,
     Effect,
@@ -161,7 +161,7 @@ class Session:
 
     def set_mem_table(self, message: Message) -> Iterator[Effect]:
         """Other memory than before."""
-        regions = parse_mem_table(message)
+        regions = [self._with_page_size(region) for region in parse_mem_table(message)]
         with self._paused(*_ALL):
             yield ReplaceRegions(regions, message.fds)
 
@@ -172,7 +172,8 @@ class Session:
     def add_mem_reg(self, message: Message) -> Iterator[Effect]:
         """One more region."""
         with self._paused(*_ALL):
-            yield AddRegion(parse_single_region(message), message.fds[0])
+            region = self._with_page_size(parse_single_region(message))
+            yield AddRegion(region, message.fds[0])
 
     def rem_mem_reg(self, message: Message) -> Iterator[Effect]:
         """One region less."""
@@ -288,6 +289,9 @@ class Session:
     def nothing(self, _: Message) -> Iterator[Effect]:
         """A message that changes nothing here."""
         yield from ()
+
+    def _with_page_size(self, region: Region) -> Region:
+        return replace(region, page_bytes=self.balloon.settings.host_page_bytes)
 
     def _reset(self) -> None:
         for queue, vring in enumerate(self.vrings):

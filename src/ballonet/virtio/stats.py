@@ -22,6 +22,7 @@ STATS_BYTES_MAX: Final = 4096
 UNSET: Final = 2**64 - 1
 
 _ENTRY: Final = np.dtype([("tag", "<u2"), ("val", "<u8")])
+_ENTRY_BIG_ENDIAN: Final = _ENTRY.newbyteorder(">")
 
 
 class StatUnit(Enum):
@@ -75,11 +76,15 @@ class StatsSample:
         return self.values.get(name, UNSET)
 
 
-def parse_stats(raw: bytes) -> StatsSample:
-    """Read a statistics buffer; a trailing part of an entry is ignored, as QEMU ignores it."""
+def parse_stats(raw: bytes, *, big_endian: bool = False) -> StatsSample:
+    """Read a statistics buffer; a trailing part of an entry is ignored, as QEMU ignores it.
+
+    `big_endian` is for legacy drivers of big-endian guests, whose buffers are in their own order.
+    """
     whole = min(len(raw), STATS_BYTES_MAX) // _ENTRY.itemsize
+    entries = np.frombuffer(raw, _ENTRY_BIG_ENDIAN if big_endian else _ENTRY, count=whole)
     sample = StatsSample()
-    for tag, val in np.frombuffer(raw, _ENTRY, count=whole).tolist():
+    for tag, val in entries.tolist():
         if tag < len(STATS):
             sample.values[STATS[tag].name] = val
         else:

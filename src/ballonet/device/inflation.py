@@ -1,0 +1,107 @@
+"""Inflate and deflate messages: pages that change hands.
+
+A page the driver gives is discarded before its message is answered.  Host pages bigger than a
+balloon page are discarded when all their parts were given: in one message or, with
+MUST_TELL_HOST, in any number of them.
+Not here: when a message is answered (balloon.py).
+Source: VIRTIO 1.4 5.5.6; QEMU virtio_balloon_handle_output.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ballonet.device.counters import Counters
+from ballonet.device.effects import ChainRefused, Effect, Emit, PagesRejected
+from ballonet.device.inhibition import Inhibition
+from ballonet.device.pfns import MESSAGE_BYTES_MAX, parse_pfns
+from ballonet.memory.host_pages import HostPageParts
+from ballonet.memory.regions import RegionTable
+from ballonet.memory.runs import Located, Ranges, locate
+from ballonet.virtio.queues import QueueRole
+from ballonet.virtio.ring.chain import Chain, GuestView, read_pieces
+
+__all__ = ["BalloonMemory", "Inflation"]
+
+_NO_PFNS = np.empty(0, np.uint32)
+
+
+class BalloonMemory(GuestView, Protocol):
+    """Guest memory, and the table that says where it lies."""
+
+    @property
+    def table(self) -> RegionTable:
+        """The regions."""
+        ...
+
+
+@dataclass(slots=True)
+class Inflation:
+    """The inflate and the deflate queue of one device."""
+
+    counters: Counters
+    inhibition: Inhibition
+    big_endian: bool = False
+    _parts: HostPageParts | None = field(default=None, init=False)
+
+    def inflate(
+        self, chain: Chain, memory: BalloonMemory, *, must_tell_host: bool
+    ) -> Generator[Effect, None, None]:
+        """Discard the pages of a message. Raises: GuestMemoryError."""
+        pfns = yield from self._read(QueueRole.INFLATE, chain, memory)
+        located = yield from self._locate(QueueRole.INFLATE, pfns, memory)
+        ranges = self._with_parts(pfns, located, memory) if must_tell_host else located.ranges
+        yield from self.inhibition.discard(ranges)
+        self.counters.inflate_messages += 1
+        self.counters.inflated_pages += located.accepted_pages
+
+    def deflate(self, chain: Chain, memory: BalloonMemory) -> Generator[Effect, None, None]:
+        """Note that the driver takes pages back. Raises: GuestMemoryError."""
+        pfns = yield from self._read(QueueRole.DEFLATE, chain, memory)
+        if self._parts is not None:
+            self._parts.take(_distinct(pfns))
+        located = yield from self._locate(QueueRole.DEFLATE, pfns, memory)
+        self.counters.deflate_messages += 1
+        self.counters.deflated_pages += located.accepted_pages
+
+    def forget_parts(self) -> None:
+        """Another driver or other memory may come next: no page is known to be in the balloon."""
+        self._parts = None
+
+    def _read(
+        self, role: QueueRole, chain: Chain, memory: BalloonMemory
+    ) -> Generator[Effect, None, NDArray[np.unsignedinteger]]:
+        if chain.readable_bytes > MESSAGE_BYTES_MAX:
+            self.counters.refused_chains += 1
+            yield Emit(ChainRefused(role, f"{chain.readable_bytes} bytes are too long a message"))
+            return _NO_PFNS
+        raw = read_pieces(memory, chain.readable)
+        return parse_pfns(raw, big_endian=self.big_endian)
+
+    def _locate(
+        self, role: QueueRole, pfns: NDArray[np.unsignedinteger], memory: BalloonMemory
+    ) -> Generator[Effect, None, Located]:
+        located = locate(pfns, memory.table)
+        if located.rejected_pages:
+            self.counters.rejected_pages += located.rejected_pages
+            yield Emit(PagesRejected(role, located.rejected_pages))
+        return located
+
+    def _with_parts(
+        self, pfns: NDArray[np.unsignedinteger], located: Located, memory: BalloonMemory
+    ) -> Iterator[Ranges]:
+        """The ranges of a message, with host pages that earlier messages had begun."""
+        if self._parts is None or self._parts.table is not memory.table:
+            self._parts = HostPageParts(memory.table)
+        parts = self._parts
+        yield from (ranges for ranges in located.ranges if not parts.covers(ranges.region))
+        yield from parts.give(_distinct(pfns))
+
+
+def _distinct(pfns: NDArray[np.unsignedinteger]) -> NDArray[np.int64]:
+    return np.unique(pfns).astype(np.int64)
