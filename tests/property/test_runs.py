@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ballonet.memory.regions import Region, RegionTable
-from ballonet.memory.runs import Ranges, locate, merge_pfns
+from ballonet.memory.runs import Ranges, find_pieces, locate, merge_pfns
 
 pfn = st.one_of(st.integers(0, 80), st.integers(0, 2**32 - 1))
 pfns = st.lists(pfn, max_size=200)
@@ -93,3 +93,29 @@ def test_slices_of_ranges_are_the_ranges(
         assert all(0 < len(part.offsets) <= count for part in parts)
         assert np.concatenate([part.offsets for part in parts]).tolist() == ranges.offsets.tolist()
         assert sum(part.total_bytes for part in parts) == ranges.total_bytes
+
+
+piece = st.tuples(st.integers(0, 0x60000), st.integers(1, 0x12000))
+
+
+@given(st.lists(piece, max_size=12), tables())
+def test_pieces_become_exactly_the_pages_wholly_inside_them_and_one_region(
+    pieces: list[tuple[int, int]], table: RegionTable
+) -> None:
+    runs, rejected = find_pieces(pieces, table)
+    expected: set[int] = set()
+    outside = 0
+    for gpa, length in pieces:
+        if any(r.gpa <= gpa and gpa + length <= r.gpa + r.size for r in table.regions):
+            expected |= {n for n in range(0x80) if gpa <= n << 12 and (n + 1) << 12 <= gpa + length}
+        else:
+            outside += 1
+    found = [
+        page
+        for first, count in zip(runs.first_pfns.tolist(), runs.pages.tolist(), strict=True)
+        for page in range(first, first + count)
+    ]
+    assert found == sorted(expected)
+    assert rejected == outside
+    ends = (runs.first_pfns + runs.pages).tolist()
+    assert all(end < start for end, start in zip(ends, runs.first_pfns.tolist()[1:], strict=False))

@@ -21,7 +21,6 @@ from tests.support.session import (
     DEFLATE,
     INFLATE,
     QUEUES,
-    STATS,
     WHOLE_BYTES,
     ConfigStyle,
     Session,
@@ -43,6 +42,9 @@ Where = Path | socket.socket
 
 MUST_TELL_HOST: Final = 1 << 0
 STATS_VQ: Final = 1 << 1
+FREE_PAGE_HINT: Final = 1 << 3
+PAGE_POISON: Final = 1 << 4
+PAGE_REPORTING: Final = 1 << 5
 INDIRECT_DESC: Final = 1 << 28
 EVENT_IDX: Final = 1 << 29
 PROTOCOL_FEATURES: Final = 1 << 30
@@ -50,6 +52,8 @@ VERSION_1: Final = 1 << 32
 EVERYTHING: Final = (1 << 64) - 1
 
 DRIVER_BITS: Final = MUST_TELL_HOST | STATS_VQ | INDIRECT_DESC | EVENT_IDX | VERSION_1
+#: What a driver with all five queues accepts.
+FIVE_QUEUES: Final = DRIVER_BITS | FREE_PAGE_HINT | PAGE_REPORTING
 _TRANSPORT_BITS: Final = ((1 << 41) - 1) ^ ((1 << 28) - 1) ^ PROTOCOL_FEATURES  # 28 to 40 less 30
 _UML_PROTOCOL: Final = PROTOCOL_MQ | PROTOCOL_REPLY_ACK | PROTOCOL_BACKEND_REQ | PROTOCOL_CONFIG
 _CH_PROTOCOL: Final = _UML_PROTOCOL | PROTOCOL_LOG_SHMFD | PROTOCOL_MEM_SLOTS
@@ -306,10 +310,10 @@ def _accept(session: Session, wanted: int) -> None:
     session.front_end.set_features(session.driver_features | PROTOCOL_FEATURES)
 
 
-def _live_queues(session: Session) -> tuple[int, ...]:
-    if session.driver_features & STATS_VQ:
-        return INFLATE, DEFLATE, STATS
-    return INFLATE, DEFLATE
+def _live_queues(session: Session) -> range:
+    """Queues are numbered without gaps, as Linux does."""
+    optional = (STATS_VQ, FREE_PAGE_HINT, PAGE_REPORTING)
+    return range(2 + sum(bool(session.driver_features & bit) for bit in optional))
 
 
 def _describe_new_ring(session: Session, queue: int) -> None:

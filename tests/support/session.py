@@ -21,6 +21,8 @@ from tests.support.wire import TIMEOUT_S
 INFLATE: Final = 0
 DEFLATE: Final = 1
 STATS: Final = 2  # dense and fixed numbers agree up to here, if STATS_VQ was negotiated
+HINT: Final = 3  # if STATS_VQ and FREE_PAGE_HINT were negotiated
+REPORTING: Final = 4  # if all queues were
 QUEUES: Final = 5
 
 _QUEUE_AREA_BYTES: Final = 64 << 10
@@ -41,6 +43,8 @@ class ConfigStyle:
 WHOLE_BYTES: Final = 16
 NUM_PAGES_AT: Final = 0
 ACTUAL_AT: Final = 4
+CMD_ID_AT: Final = 8
+POISON_AT: Final = 12
 
 
 @dataclass(slots=True)
@@ -162,6 +166,30 @@ class Session:
         self.ram.write(self.buffer_gpa(STATS), raw)
         return self.offer(STATS, [Buffer(self.buffer_gpa(STATS), len(raw))])
 
+    def say(self, word: int) -> Used:
+        """Send a command on the hint queue."""
+        self.ram.write(self.buffer_gpa(HINT), word.to_bytes(4, "little"))
+        return self.transact(HINT, [Buffer(self.buffer_gpa(HINT), 4)])
+
+    def hint(self, first_pfn: int, pages: int) -> Used:
+        """Name a block of free pages on the hint queue."""
+        block = Buffer(first_pfn * PAGE_BYTES, pages * PAGE_BYTES, is_writable=True)
+        return self.transact(HINT, [block])
+
+    def report(self, blocks: Sequence[tuple[int, int]]) -> Used:
+        """Report free memory, as address and bytes of each block."""
+        return self.transact(
+            REPORTING, [Buffer(gpa, length, is_writable=True) for gpa, length in blocks]
+        )
+
+    def read_cmd_id(self) -> int:
+        """What the device wants on the hint queue."""
+        return int.from_bytes(self._read_config(CMD_ID_AT), "little")
+
+    def write_poison(self, value: int) -> None:
+        """Tell what freed pages hold."""
+        self._write_config(POISON_AT, value)
+
     def read_num_pages(self) -> int:
         """The target, as the driver reads it."""
         return int.from_bytes(self._read_config(NUM_PAGES_AT), "little")
@@ -172,16 +200,19 @@ class Session:
 
     def write_actual(self, pages: int) -> None:
         """Tell the size of the balloon."""
-        raw, style = pages.to_bytes(4, "little"), self.config_style
+        self._write_config(ACTUAL_AT, pages)
+
+    def _write_config(self, offset: int, value: int) -> None:
+        raw, style = value.to_bytes(4, "little"), self.config_style
         if style.is_whole:
             space = bytearray(self.front_end.get_config(0, WHOLE_BYTES, style.read_flags))
-            space[ACTUAL_AT : ACTUAL_AT + 4] = raw
+            space[offset : offset + 4] = raw
             self.front_end.set_config(0, bytes(space), style.write_flags)
             return
         at = 0
         for size in style.pieces:
             piece = raw[at : at + size]
-            self.front_end.set_config(ACTUAL_AT + at, piece, style.write_flags)
+            self.front_end.set_config(offset + at, piece, style.write_flags)
             at += size
 
     def _read_config(self, offset: int) -> bytes:
