@@ -23,7 +23,7 @@ def test_memory_goes_unless_there_is_a_reason_and_every_reason_counts() -> None:
     for lifted in (InhibitReason.PINNED, InhibitReason.SNAPSHOT, InhibitReason.PINNED):
         assert list(gate.discard([RANGES])) == []
         gate.lift(lifted)
-    assert gate.reasons == ()
+    assert not gate.reasons
     assert counters.withheld_bytes == 3 * 3 * 4096
     assert len(list(gate.discard([RANGES]))) == 1
 
