@@ -44,8 +44,10 @@ STAT_FREE, STAT_TOTAL = 4, 5
 _start_qemu_old = partial(start_qemu, protocol=0xFFFF_FFFF ^ PROTOCOL_MEM_SLOTS)
 _start_uml_roomy = partial(start_uml, table_room=2)
 _start_uml_plain = partial(start_uml, wanted=VERSION_1 | STATS_VQ)
+_start_uml_6_1 = partial(start_uml, table_room=2, accepts_bit_30=False)
 WITH_STATS: dict[str, Start] = {
     "uml": start_uml,
+    "uml 6.1": _start_uml_6_1,
     "uml with room for two regions": _start_uml_roomy,
     "uml without ring features": _start_uml_plain,
     "qemu": start_qemu,
@@ -331,8 +333,28 @@ def test_a_uml_driver_that_is_bound_again_finds_the_device_as_new(device: Device
         assert guest.inflate([first]).length == 0
 
 
-def test_a_uml_driver_that_is_bound_again_can_use_statistics(device: Device) -> None:
-    with start_uml(device.path) as guest:
+each_uml = pytest.mark.parametrize("start", [start_uml, _start_uml_6_1], ids=["new", "6.1"])
+
+
+@each_uml
+def test_a_uml_driver_that_left_has_its_memory_to_itself(device: Device, start: Start) -> None:
+    with start(device.path) as guest:
+        guest.put_stats([(STAT_FREE, 1)])
+        wait_until(lambda: device.snapshot().sample, SECONDS, "no sample arrives")
+        scripts.unbind_uml(guest)
+        place = guest.queue_gpa(0)
+        everything = guest.ram.read(place, 5 * 0x10000)
+        device.server.request_stats()
+        device.server.set_target(77)
+        for queue in guest.rings:
+            guest.front_end.kick(queue)
+        assert not device.snapshot().running
+        assert guest.ram.read(place, 5 * 0x10000) == everything
+
+
+@each_uml
+def test_a_uml_driver_that_is_bound_again_can_use_statistics(device: Device, start: Start) -> None:
+    with start(device.path) as guest:
         guest.put_stats([(STAT_FREE, 1)])
         wait_until(lambda: device.snapshot().sample, SECONDS, "no sample arrives")
         scripts.unbind_uml(guest)

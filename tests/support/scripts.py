@@ -106,12 +106,15 @@ def start_uml(
     wanted: int = DRIVER_BITS,
     queue_size: int = 256,
     table_room: int = 1,
+    accepts_bit_30: bool = True,
 ) -> Session:
     """User-Mode Linux: probe of the transport, then bind of the driver.
 
-    `table_room` is the number of regions SET_MEM_TABLE has space for, filled or not.
+    `table_room` is the number of regions SET_MEM_TABLE has space for, filled or not.  Linux 6.1
+    does not accept bit 30 with its driver's features, so it never enables or disables a ring.
     """
     session = _session(where, ram or uml_ram(), ConfigStyle(), queue_size)
+    session.accepts_bit_30 = accepts_bit_30
     front_end = session.front_end
     with _closed_on_error(session):
         front_end.set_owner()
@@ -140,12 +143,13 @@ def bind_uml(session: Session, wanted: int = DRIVER_BITS, *, table_room: int = 1
         _describe_new_ring(session, queue)
     for queue in live:
         front_end.set_vring_kick(queue)
-        front_end.set_vring_enable(queue, 1)
+        if session.accepts_bit_30:
+            front_end.set_vring_enable(queue, 1)
 
 
 def unbind_uml(session: Session) -> None:
     """What UML sends when the driver leaves: the back-end is not told of the reset."""
-    for queue in sorted(session.rings, reverse=True):
+    for queue in sorted(session.rings, reverse=True) if session.accepts_bit_30 else ():
         session.front_end.set_vring_enable(queue, 0)
     session.front_end.get_features()
 
@@ -307,7 +311,8 @@ def _check(holds: bool, message: str) -> None:
 def _accept(session: Session, wanted: int) -> None:
     """The driver takes what it knows of the offer; vhost-user's own bit goes along."""
     session.driver_features = session.offered & wanted & ~PROTOCOL_FEATURES
-    session.front_end.set_features(session.driver_features | PROTOCOL_FEATURES)
+    bit_30 = PROTOCOL_FEATURES if session.accepts_bit_30 else 0
+    session.front_end.set_features(session.driver_features | bit_30)
 
 
 def _live_queues(session: Session) -> range:

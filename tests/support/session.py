@@ -61,6 +61,7 @@ class Session:
     offered: int = 0
     driver_features: int = 0  #: what the driver accepted, without vhost-user's own bit
     protocol: int = 0
+    accepts_bit_30: bool = True  #: without it rings cannot be disabled
     rings: dict[int, DriverRing] = field(default_factory=dict)
 
     def __enter__(self) -> Self:

@@ -128,6 +128,10 @@ class Session:
 
     def get_features(self, message: Message) -> Iterator[Effect]:
         """Every bit this device can do, vhost-user's own among them."""
+        if self.protocol and not self.features & PROTOCOL_FEATURES_BIT:
+            # User-Mode Linux up to 6.1 at least: its driver leaves, and the rings' memory with it.
+            # It can neither disable its rings nor tell of a reset; this question is its barrier.
+            self._stop_all()
         ours = int(self.balloon.settings.offered) | PROTOCOL_FEATURES_BIT | LOG_ALL
         yield _reply(message, U64.pack(ours))
 
@@ -294,9 +298,15 @@ class Session:
         return replace(region, page_bytes=self.balloon.settings.host_page_bytes)
 
     def _reset(self) -> None:
+        for vring in self.vrings:
+            vring.enabled = False
+        self._stop_all()
+
+    def _stop_all(self) -> None:
+        """Stop every ring until it is set up anew, and reset the device."""
         for queue, vring in enumerate(self.vrings):
             self._detach(queue)
-            vring.enabled = False
+            vring.has_kick = False
         self.balloon.reset()
 
     def _other_vring_fd(self, message: Message, kind: FdKind) -> SetVringFd:
