@@ -23,7 +23,9 @@ __all__ = ["main", "vhost_user_balloon"]
 VERBS: Final = {
     "demo": "A real Linux kernel gives memory back, and takes it again.",
     "device": "Serve a balloon device to a VMM over vhost-user.",
+    "features": "Observe every feature of the balloon on a real kernel.",
     "guest": "Start a guest by hand.",
+    "hints": "Ask a guest for free page hints, as a migration would.",
 }
 
 EXIT_FAILED: Final = 1

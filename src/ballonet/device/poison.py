@@ -17,7 +17,7 @@ class PagePoison:
 
     def __init__(self) -> None:
         self.value = 0
-        self._known = False
+        self.is_known = False
         self._was_non_zero = False
 
     def write(self, value: int, *, alone: bool) -> None:
@@ -28,18 +28,18 @@ class PagePoison:
         """
         self.value = value
         if value:
-            self._known = self._was_non_zero = True
+            self.is_known = self._was_non_zero = True
         elif alone or not self._was_non_zero:
-            self._known, self._was_non_zero = True, False
+            self.is_known, self._was_non_zero = True, False
 
     def allows_discard(self, *, negotiated: bool) -> bool:
         """A free page of the guest may be replaced by a zero page."""
-        return not negotiated or (self._known and self.value == 0)
+        return not negotiated or (self.is_known and self.value == 0)
 
     def reset(self) -> None:
         """Virtio reset: the value is gone, what the guest's pages hold is not."""
         self.value = 0
-        self._known = False
+        self.is_known = False
 
     def forget_guest(self) -> None:
         """Another guest comes next, with pages of its own."""

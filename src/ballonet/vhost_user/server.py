@@ -41,6 +41,7 @@ class Snapshot:
     """What is known about the device at one moment."""
 
     connected: bool
+    running: bool  #: a driver's rings are served
     negotiated: Feature
     target_pages: int
     actual_pages: int
@@ -52,7 +53,7 @@ class Snapshot:
     stats_diagnosis: StatsDiagnosis
     poll_interval_s: int
     hint_state: str
-    poison_val: int
+    poison_val: int | None  #: None: not written since the driver started
     inhibited: tuple[InhibitReason, ...]
     report_bytes_per_s: int | None  #: limit of what is discarded of reports; None: none
     broken: str | None  #: how the driver broke the device
@@ -82,7 +83,8 @@ class DeviceServer:
         self._balloon = Balloon(settings, self._clock)
         self._stats_waiters: list[Future[StatsReading]] = []
         self._loop = EventLoop()
-        self._sock, self._observe = sock, observe
+        self._sock = sock
+        self._observers: tuple[Callable[[Event], None], ...] = (observe,)
         self._connection: Connection | None = None
         self._listening = listening
         if listening:
@@ -112,6 +114,14 @@ class DeviceServer:
         if not 0 <= target_pages < 1 << 32:
             raise SettingsError("target", target_pages, "0 to 2**32 - 1 pages of 4 KiB")
         self._post(lambda: self._balloon.set_target(target_pages))
+
+    def subscribe(self, observe: Callable[[Event], None]) -> None:
+        """Call `observe` on the device's thread for everything that happens from now on."""
+        self._observers = (*self._observers, observe)
+
+    def unsubscribe(self, observe: Callable[[Event], None]) -> None:
+        """Take back `subscribe`."""
+        self._observers = tuple(one for one in self._observers if one != observe)
 
     def set_poll_interval(self, interval_s: int) -> None:
         """Ask for statistics every so many seconds, at once the first time; 0: no more.
@@ -190,8 +200,10 @@ class DeviceServer:
     def _look(self) -> Snapshot:
         memory = self._connection.memory if self._connection else None
         balloon, reading = self._balloon, self._balloon.statistics.reading
+        poison = balloon.config.poison
         return Snapshot(
             connected=self._connection is not None,
+            running=not balloon.suspended,
             negotiated=balloon.negotiated,
             target_pages=balloon.target_pages,
             actual_pages=balloon.actual_pages,
@@ -203,7 +215,7 @@ class DeviceServer:
             stats_diagnosis=balloon.stats_diagnosis,
             poll_interval_s=balloon.statistics.poll_interval_s,
             hint_state=balloon.hint_round.state.name,
-            poison_val=balloon.config.poison.value,
+            poison_val=poison.value if poison.is_known else None,
             inhibited=balloon.inhibition.reasons,
             report_bytes_per_s=balloon.reporting.throttle.bytes_per_s,
             broken=balloon.broken,
@@ -219,7 +231,8 @@ class DeviceServer:
             waiters, self._stats_waiters = self._stats_waiters, []
             for waiter in waiters:
                 waiter.set_result(reading)
-        self._observe(event)
+        for observe in self._observers:
+            observe(event)
 
     def _work(self) -> bool:
         deadline_ns = self._balloon.deadline_ns
