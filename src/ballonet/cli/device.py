@@ -10,10 +10,10 @@ import json
 import logging
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, TypeVar
 
 import click
 
@@ -27,8 +27,27 @@ from ballonet.virtio.queues import QueueLayout
 
 __all__ = ["device"]
 
+FC = TypeVar("FC", bound=Callable[..., Any])
+
 #: num_pages is a 32-bit count of 4 KiB pages.
 _TARGET_BYTES_MAX: Final = (2**32 - 1) << 12
+
+
+#: Option -> feature it offers; the names of those that QEMU's device has too are QEMU's.
+_FEATURES: Final = {
+    "must_tell_host": Feature.MUST_TELL_HOST,
+    "deflate_on_oom": Feature.DEFLATE_ON_OOM,
+    "free_page_hint": Feature.FREE_PAGE_HINT,
+    "page_poison": Feature.PAGE_POISON,
+    "free_page_reporting": Feature.PAGE_REPORTING,
+    "packed": Feature.RING_PACKED,
+    "in_order": Feature.IN_ORDER,
+}
+
+
+def _feature(name: str, text: str, *, default: bool) -> Callable[[FC], FC]:
+    """A switch that offers a feature."""
+    return click.option(f"--{name}/--no-{name}", default=default, show_default=True, help=text)
 
 
 def _print_capabilities(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:  # noqa: FBT001 - click's signature
@@ -65,12 +84,25 @@ class _CapabilitiesFirst(click.Command):
     show_default=True,
     help="Memory to ask of the guest, in the balloon.",
 )
-@click.option("--deflate-on-oom", is_flag=True, help="Let the guest take memory back when short.")
+@_feature("must-tell-host", "The guest asks before it uses a page again.", default=True)
+@_feature("deflate-on-oom", "The guest may take memory back when it runs out of it.", default=False)
+@_feature("free-page-hint", "The guest names free pages to a migration.", default=True)
+@_feature("page-poison", "The guest says what its free pages hold.", default=True)
+@_feature("free-page-reporting", "The guest gives free memory back by itself.", default=False)
+@_feature("packed", "Rings may be packed.", default=False)
+@_feature("in-order", "Buffers are used in order, which the guest may count on.", default=False)
 @click.option(
-    "--must-tell-host/--no-must-tell-host",
-    default=True,
-    show_default=True,
-    help="Offer that the guest asks before it uses a page again.",
+    "--report-limit",
+    "report_bytes_per_s",
+    type=SizeType(0, 1 << 50),
+    help="Discard at most so much of what the guest reports, per second; 0 keeps it all.",
+)
+@click.option(
+    "--host-page-size",
+    "host_page_bytes",
+    type=SizeType(4096, 1 << 30),
+    default=4096,
+    help="Free memory in pages of at least this size, a power of two.",
 )
 @click.option(
     "--queue-layout",
@@ -85,6 +117,8 @@ def device(
     fd: int | None,
     target_bytes: int,
     queue_layout: str,
+    report_bytes_per_s: int | None,
+    host_page_bytes: int,
     **switches: bool,
 ) -> None:
     """Serve a balloon device to a VMM over vhost-user.
@@ -93,23 +127,29 @@ def device(
     """
     if (socket_path is None) == (fd is None):
         raise click.UsageError("give one of --socket-path and --fd")
-    settings = _settings(queue_layout, switches)
+    if host_page_bytes & (host_page_bytes - 1):
+        raise click.UsageError(f"--host-page-size: {host_page_bytes} bytes are no power of two")
+    settings = _settings(QueueLayout(queue_layout), host_page_bytes, switches)
     with _socket(socket_path, fd) as (sock, listening):
         server = DeviceServer(settings, sock, listening=listening)
         server.set_target(bytes_to_pages(target_bytes))
+        server.set_report_rate(report_bytes_per_s)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: server.stop())
         logging.getLogger(__name__).info("serving; end with Ctrl-C")
         server.run()
 
 
-def _settings(queue_layout: str, switches: dict[str, bool]) -> BalloonSettings:
+def _settings(
+    layout: QueueLayout, host_page_bytes: int, switches: dict[str, bool]
+) -> BalloonSettings:
     offered = RING_FEATURES | Feature.STATS_VQ
-    if switches["must_tell_host"]:
-        offered |= Feature.MUST_TELL_HOST
-    if switches["deflate_on_oom"]:
-        offered |= Feature.DEFLATE_ON_OOM
-    return BalloonSettings(offered, QueueLayout(queue_layout), discards=not switches["no_discard"])
+    for name, bit in _FEATURES.items():
+        if switches[name]:
+            offered |= bit
+    return BalloonSettings(
+        offered, layout, discards=not switches["no_discard"], host_page_bytes=host_page_bytes
+    )
 
 
 @contextmanager
