@@ -55,8 +55,8 @@ from ballonet.vhost_user.messages import (
 from ballonet.vhost_user.vring import SessionMemory, Vring, make_ring, used_ring_to_log
 from ballonet.virtio.features import Feature
 from ballonet.virtio.queues import QUEUE_COUNT
+from ballonet.virtio.ring.descriptors import QUEUE_SIZE_MAX
 from ballonet.virtio.ring.notify import Fence
-from ballonet.virtio.ring.split import QUEUE_SIZE_MAX
 
 __all__ = ["Session"]
 
