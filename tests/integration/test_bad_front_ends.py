@@ -620,11 +620,11 @@ def indirect_that_loops(guest: Session) -> None:
 
 
 def head_outside(guest: Session) -> None:
-    guest.rings[INFLATE].set_avail_entry(0, guest.queue_size)
+    guest.split_ring(INFLATE).set_avail_entry(0, guest.queue_size)
 
 
 def index_that_jumps(guest: Session) -> None:
-    guest.rings[INFLATE].set_avail_idx(guest.queue_size + 1)
+    guest.split_ring(INFLATE).set_avail_idx(guest.queue_size + 1)
 
 
 BREAKS: list[Callable[[Session], None]] = [
@@ -647,10 +647,10 @@ def test_a_driver_that_breaks_a_ring_is_reported_and_stops_only_its_own_device(
     device: DeviceProcess, breaks: Callable[[Session], None]
 ) -> None:
     with start_qemu(device.path) as guest:
-        guest.rings[INFLATE].set_avail_entry(0, 0)
+        guest.split_ring(INFLATE).set_avail_entry(0, 0)
         breaks(guest)
         if guest.rings[INFLATE].avail_idx == 0 and breaks is not index_that_jumps:
-            guest.rings[INFLATE].set_avail_idx(1)
+            guest.split_ring(INFLATE).set_avail_idx(1)
         guest.front_end.kick(INFLATE)
         assert guest.front_end.wait_err(INFLATE)
         assert guest.rings[INFLATE].used_idx == 0
@@ -663,8 +663,8 @@ def test_a_broken_device_works_again_after_it_was_stopped_and_set_up_anew(
 ) -> None:
     with start_uml(device.path) as guest:
         loop_to_itself(guest)
-        guest.rings[INFLATE].set_avail_entry(0, 0)
-        guest.rings[INFLATE].set_avail_idx(1)
+        guest.split_ring(INFLATE).set_avail_entry(0, 0)
+        guest.split_ring(INFLATE).set_avail_idx(1)
         guest.front_end.kick(INFLATE)
         for queue in (STATS, DEFLATE, INFLATE):
             guest.front_end.set_vring_enable(queue, 0)

@@ -49,7 +49,12 @@ INDIRECT_DESC: Final = 1 << 28
 EVENT_IDX: Final = 1 << 29
 PROTOCOL_FEATURES: Final = 1 << 30
 VERSION_1: Final = 1 << 32
+RING_PACKED: Final = 1 << 34
+IN_ORDER: Final = 1 << 35
 EVERYTHING: Final = (1 << 64) - 1
+
+#: Where QEMU lets a packed ring begin: both places at slot 0, both wrap counters 1.
+PACKED_START: Final = 0x8000_8000
 
 DRIVER_BITS: Final = MUST_TELL_HOST | STATS_VQ | INDIRECT_DESC | EVENT_IDX | VERSION_1
 #: What a driver with all five queues accepts.
@@ -140,7 +145,7 @@ def bind_uml(session: Session, wanted: int = DRIVER_BITS, *, table_room: int = 1
     live = _live_queues(session)
     for queue in live:
         front_end.set_vring_call(queue, is_socket=True)
-        _describe_new_ring(session, queue)
+        _describe_new_ring(session, queue, base=0)  # even if packed rings begin elsewhere
     for queue in live:
         front_end.set_vring_kick(queue)
         if session.accepts_bit_30:
@@ -195,7 +200,8 @@ def run_qemu(
     _share_like_qemu(session)
     for queue in _live_queues(session):
         if bases is None:
-            _describe_new_ring(session, queue)
+            is_packed = session.driver_features & RING_PACKED
+            _describe_new_ring(session, queue, base=PACKED_START if is_packed else 0)
         else:
             front_end.set_vring_num(queue, session.queue_size)
             front_end.set_vring_base(queue, bases[queue])
@@ -321,17 +327,25 @@ def _live_queues(session: Session) -> range:
     return range(2 + sum(bool(session.driver_features & bit) for bit in optional))
 
 
-def _describe_new_ring(session: Session, queue: int) -> None:
+def _make_ring(session: Session, queue: int) -> None:
+    """A fresh ring of the format and kind the driver accepted."""
+    accepted = session.driver_features
+    session.make_ring(
+        queue, event_idx=bool(accepted & EVENT_IDX), packed=bool(accepted & RING_PACKED)
+    )
+
+
+def _describe_new_ring(session: Session, queue: int, *, base: int) -> None:
     """A fresh ring, in the order of UML and QEMU: size, base, addresses."""
-    session.make_ring(queue, event_idx=bool(session.driver_features & EVENT_IDX))
+    _make_ring(session, queue)
     session.front_end.set_vring_num(queue, session.queue_size)
-    session.front_end.set_vring_base(queue, 0)
+    session.front_end.set_vring_base(queue, base)
     session.front_end.set_vring_addr(queue, session.ring_uvas(queue))
 
 
 def _describe_like_rust_vmm(session: Session, queue: int) -> None:
     """A fresh ring whose size was sent already: addresses, base, descriptors."""
-    session.make_ring(queue, event_idx=bool(session.driver_features & EVENT_IDX))
+    _make_ring(session, queue)
     session.front_end.set_vring_addr(queue, session.ring_uvas(queue))
     session.front_end.set_vring_base(queue, 0)
     session.front_end.set_vring_call(queue)

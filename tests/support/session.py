@@ -16,6 +16,7 @@ import numpy as np
 from tests.support.driver_ring import Buffer, DriverRing, Used
 from tests.support.front_end import FrontEnd, TableRegion
 from tests.support.guest_memory import PAGE_BYTES, GuestRam, RamRegion
+from tests.support.packed_driver_ring import PackedDriverRing
 from tests.support.wire import TIMEOUT_S
 
 INFLATE: Final = 0
@@ -62,7 +63,7 @@ class Session:
     driver_features: int = 0  #: what the driver accepted, without vhost-user's own bit
     protocol: int = 0
     accepts_bit_30: bool = True  #: without it rings cannot be disabled
-    rings: dict[int, DriverRing] = field(default_factory=dict)
+    rings: dict[int, DriverRing | PackedDriverRing] = field(default_factory=dict)
 
     def __enter__(self) -> Self:
         return self
@@ -99,14 +100,24 @@ class Session:
             first = self.queue_gpa(QUEUES) // PAGE_BYTES
         return first, chosen.end_gpa // PAGE_BYTES - first
 
-    def make_ring(self, queue: int, *, event_idx: bool) -> DriverRing:
+    def make_ring(
+        self, queue: int, *, event_idx: bool, packed: bool = False
+    ) -> DriverRing | PackedDriverRing:
         """A fresh ring for a queue; its messages' pages are touched, so they count as held."""
         if queue in self.rings:
             self.rings.pop(queue).close()
         gpa = self.queue_gpa(queue)
         self.ram.write(gpa, bytes(_QUEUE_AREA_BYTES))
-        self.rings[queue] = DriverRing(self.ram, gpa, self.queue_size, event_idx=event_idx)
+        made = PackedDriverRing if packed else DriverRing
+        self.rings[queue] = made(self.ram, gpa, self.queue_size, event_idx=event_idx)
         return self.rings[queue]
+
+    def split_ring(self, queue: int) -> DriverRing:
+        """The ring of a queue whose driver did not accept packed ones."""
+        ring = self.rings[queue]
+        if not isinstance(ring, DriverRing):
+            raise TypeError(f"the ring of queue {queue} is packed")
+        return ring
 
     def ring_uvas(self, queue: int) -> tuple[int, int, int]:
         """User addresses of a ring's three parts, in the order of `set_vring_addr`."""

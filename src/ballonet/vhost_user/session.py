@@ -52,11 +52,18 @@ from ballonet.vhost_user.messages import (
     parse_mem_table,
     parse_single_region,
 )
-from ballonet.vhost_user.vring import SessionMemory, Vring, make_ring, used_ring_to_log
+from ballonet.vhost_user.vring import (
+    SessionMemory,
+    Vring,
+    areas_to_log,
+    check_addresses,
+    check_base,
+    check_num,
+    make_ring,
+)
 from ballonet.virtio.features import Feature
 from ballonet.virtio.queues import QUEUE_COUNT
 from ballonet.virtio.ring.notify import Fence
-from ballonet.virtio.ring.split import QUEUE_SIZE_MAX
 
 __all__ = ["Session"]
 
@@ -116,8 +123,7 @@ class Session:
         To be called after work on the ring and before anything else is done.
         """
         if self.features & LOG_ALL and self.balloon.is_attached(queue):
-            area = used_ring_to_log(self.vrings[queue])
-            if area is not None:
+            for area in areas_to_log(self.vrings[queue], self.memory, self.balloon.negotiated):
                 self.mark_dirty(*area)
 
     def close(self) -> None:
@@ -193,8 +199,7 @@ class Session:
         """How many entries a ring has."""
         queue, num = VringState.parse(message.payload)
         vring = self._vring(message, queue)
-        if not 0 < num <= QUEUE_SIZE_MAX or num & (num - 1):
-            raise SessionError(message.name, f"queue size {num} is no power of two up to 32768")
+        check_num(message.name, num, packed=self._may_be_packed)
         with self._paused(queue):
             vring.num = num
         yield from ()
@@ -203,8 +208,7 @@ class Session:
         """Where a ring lies; may be repeated while it runs."""
         addresses = VringAddresses.parse(message.payload)
         vring = self._vring(message, addresses.queue)
-        if addresses.desc % 16 or addresses.avail % 2 or addresses.used % 4:
-            raise SessionError(message.name, f"ring {addresses.queue} is not aligned")
+        check_addresses(message.name, addresses, packed=self._is_packed)
         with self._paused(addresses.queue):
             vring.addresses = addresses
         yield from ()
@@ -213,8 +217,7 @@ class Session:
         """Where in a ring to begin."""
         queue, base = VringState.parse(message.payload)
         vring = self._vring(message, queue)
-        if base > 0xFFFF:
-            raise SessionError(message.name, f"base {base} is no 16-bit queue")
+        check_base(message.name, base, packed=self._may_be_packed)
         with self._paused(queue):
             vring.base = base
         yield from ()
@@ -318,6 +321,17 @@ class Session:
         if queue >= QUEUE_COUNT:
             raise SessionError(message.name, f"queue {queue} of {QUEUE_COUNT}")
         return self.vrings[queue]
+
+    @property
+    def _is_packed(self) -> bool:
+        return Feature.RING_PACKED in self.balloon.negotiated
+
+    @property
+    def _may_be_packed(self) -> bool:
+        """Packed rings were negotiated, or still can be."""
+        return self._is_packed or (
+            not self.balloon.negotiated and Feature.RING_PACKED in self.balloon.settings.offered
+        )
 
     def _attach(self, queue: int) -> None:
         """Start a ring, if everything it needs is there. Raises: SessionError."""

@@ -38,7 +38,8 @@ BALLOON_FEATURES: Final = (
     | Feature.PAGE_POISON
     | Feature.PAGE_REPORTING
 )
-#: Bits that our split ring serves.
+#: Bits of the ring that are offered unless somebody asks for others; RING_PACKED and IN_ORDER are
+#: served too.
 RING_FEATURES: Final = Feature.INDIRECT_DESC | Feature.EVENT_IDX | Feature.VERSION_1
 
 

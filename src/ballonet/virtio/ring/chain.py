@@ -1,7 +1,7 @@
 """What a ring hands to a device, and what a device asks of a ring.
 
-`DeviceRing` is the border behind which ring formats differ: the split ring stands behind it
-today, and nothing above it knows that.
+`DeviceRing` is the border behind which ring formats differ: the split and the packed ring stand
+behind it, and nothing above it knows which.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class GuestView(Protocol):
 class Chain:
     """One request of the driver, read once from the ring."""
 
-    head: int
+    head: int  #: how the driver knows it: first descriptor (split) or buffer id (packed)
     readable: tuple[Piece, ...]
     writable: tuple[Piece, ...]
 

@@ -6,7 +6,8 @@
 
 Every descriptor is read once into a value; indexes are read and written as aligned 16-bit words,
 so neither side sees half of one.  The host must be little-endian, as rings are.
-Not here: where the areas lie (vhost_user), what a chain means (device).
+Not here: where the areas lie (vhost_user), what a chain means (device), checks that are the same
+in both formats (descriptors.py).
 Source: VIRTIO 1.4 2.7.
 """
 
@@ -17,19 +18,22 @@ from dataclasses import dataclass
 from struct import Struct
 from typing import Final
 
-from ballonet.errors import GuestMemoryError, RingError
-from ballonet.virtio.ring.chain import Chain, GuestView, Piece
+from ballonet.errors import RingError
+from ballonet.virtio.ring.chain import Chain, GuestView
+from ballonet.virtio.ring.descriptors import (
+    CHAIN_MAX,
+    F_INDIRECT,
+    F_NEXT,
+    Descriptor,
+    IndirectTables,
+    make_chain,
+)
 from ballonet.virtio.ring.notify import Fence, wants_event
 
-__all__ = ["QUEUE_SIZE_MAX", "SplitAreas", "SplitRing", "split_area_bytes"]
-
-QUEUE_SIZE_MAX: Final = 32768
-#: Descriptors in one chain, unless the queue is longer [2.7.5]; QEMU's limit too.
-CHAIN_MAX: Final = 1024
+__all__ = ["SplitAreas", "SplitRing", "split_area_bytes"]
 
 _DESCRIPTOR: Final = Struct("<QIHH")
 _USED_ENTRY: Final = Struct("<II")
-_NEXT, _WRITE, _INDIRECT = 1, 2, 4
 _NO_INTERRUPT = 1
 _NO_NOTIFY = 1
 #: Index of a 16-bit word in the available or used ring.
@@ -67,8 +71,8 @@ class SplitRing:
         self.outstanding = 0
         self._areas, self._desc, self._used = areas, areas.desc, areas.used
         self._avail16, self._used16 = areas.avail.cast("H"), areas.used.cast("H")
-        self._memory, self._fence = memory, fence
-        self._event_idx, self._indirect = event_idx, indirect
+        self._fence, self._event_idx = fence, event_idx
+        self._tables = IndirectTables(memory, indirect, self.size)
         self._next_avail = self._seen_avail = base & 0xFFFF
         self._next_used = self._used16[_IDX]
         self._called: int | None = (
@@ -89,7 +93,7 @@ class SplitRing:
         head = self._avail16[_RING + self._next_avail % self.size]
         if head >= self.size:
             raise RingError(f"head {head} in a queue of {self.size}")
-        chain = self._read_chain(head)
+        chain = make_chain(head, self._descriptors(head))
         self._next_avail = (self._next_avail + 1) & 0xFFFF
         self.outstanding += 1
         return chain
@@ -150,47 +154,22 @@ class SplitRing:
         self._seen_avail = avail_idx
         return waiting > 0
 
-    def _read_chain(self, head: int) -> Chain:
-        readable: list[Piece] = []
-        writable: list[Piece] = []
-        for addr, length, flags in self._descriptors(head):
-            if length == 0:
-                raise RingError(f"chain {head} has a descriptor of length 0")
-            if flags & _WRITE:
-                writable.append((addr, length))
-            elif writable:
-                raise RingError(f"chain {head} has a readable descriptor after a writable one")
-            else:
-                readable.append((addr, length))
-        return Chain(head, tuple(readable), tuple(writable))
-
-    def _descriptors(self, head: int) -> Iterator[tuple[int, int, int]]:
+    def _descriptors(self, head: int) -> Iterator[Descriptor]:
         """Address, length and flags of each buffer of a chain, indirect ones too, in order."""
         table: memoryview | bytes = self._desc
         size, index, in_table = self.size, head, False
         for _ in range(self.size + CHAIN_MAX):
             addr, length, flags, next_index = _DESCRIPTOR.unpack_from(table, 16 * index)
-            if flags & _INDIRECT:
-                if in_table or flags & _NEXT:
+            if flags & F_INDIRECT:
+                if in_table or flags & F_NEXT:
                     raise RingError(f"chain {head} has an indirect descriptor where none may be")
-                table = self._indirect_table(head, addr, length)
+                table = self._tables.read(head, addr, length)
                 size, index, in_table = length // 16, 0, True
                 continue
             yield addr, length, flags
-            if not flags & _NEXT:
+            if not flags & F_NEXT:
                 return
             if next_index >= size:
                 raise RingError(f"chain {head} goes on at {next_index} in a table of {size}")
             index = next_index
         raise RingError(f"chain {head} loops or is too long")
-
-    def _indirect_table(self, head: int, addr: int, length: int) -> bytes:
-        """A copy of an indirect table, so that the driver cannot change it under us."""
-        if not self._indirect:
-            raise RingError(f"chain {head} is indirect, which was not negotiated")
-        if length == 0 or length % 16 or length > 16 * max(self.size, CHAIN_MAX):
-            raise RingError(f"chain {head} has an indirect table of {length} bytes")
-        try:
-            return bytes(self._memory.view(addr, length))
-        except GuestMemoryError as error:
-            raise RingError(f"chain {head} has its indirect table outside memory") from error
