@@ -53,15 +53,33 @@ def huge_pages(count: int) -> Iterator[None]:
         raise UnavailableError(f"huge pages cannot be reserved: {error.strerror}") from error
     with pool:
         fcntl.flock(pool, fcntl.LOCK_EX)
-        before = int(pool.read())
-        free = huge_bytes_free()
-        try:
+        before, free = int(pool.read()), huge_bytes_free()
+        with _pool_restored(before, lock=pool.fileno()):
             _POOL.write_text(str(before + count), encoding="ascii")
             if huge_bytes_free() < free + count * HUGE_BYTES:
                 raise UnavailableError(f"the machine has no {count} huge pages to reserve")
             yield
-        finally:
-            _POOL.write_text(str(before), encoding="ascii")
+
+
+@contextmanager
+def _pool_restored(before: int, *, lock: int) -> Iterator[None]:
+    """Leave so many huge pages after the block, even if this process is killed inside it.
+
+    A shell does it as soon as its input ends, and keeps the lock until then.
+    """
+    script = 'cat > /dev/null; echo "$1" > "$2"'
+    shell = subprocess.Popen(
+        ["sh", "-c", script, "sh", str(before), _POOL],
+        stdin=subprocess.PIPE,
+        pass_fds=[lock],
+        start_new_session=True,
+    )
+    try:
+        yield
+    finally:
+        shell.communicate()
+        if shell.returncode:
+            raise AssertionError(f"the pool of huge pages was not set back to {before}")
 
 
 @contextmanager
