@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -49,6 +50,17 @@ def running_device(path: Path, settings: BalloonSettings | None = None) -> Itera
         )
         with serving(server):
             yield Device(path, server, events)
+
+
+@contextmanager
+def soft_file_limit(limit: int) -> Iterator[None]:
+    """Programs started in the block may have so many descriptors open, unless they ask for more."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 class DeviceProcess:

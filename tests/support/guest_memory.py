@@ -57,15 +57,15 @@ def pattern(pfns: Iterable[int]) -> NDArray[np.uint64]:
 
 
 class GuestRam:
-    """All regions of one guest; a context manager."""
+    """All regions of one guest; a context manager.  With `huge`, made of huge pages."""
 
-    def __init__(self, regions: Sequence[RamRegion]) -> None:
+    def __init__(self, regions: Sequence[RamRegion], *, huge: bool = False) -> None:
         self.regions: Final = tuple(sorted(regions, key=lambda region: region.gpa))
         self._files: dict[int, _File] = {}
         for number in sorted({region.file for region in regions}):
             ours = [region for region in regions if region.file == number]
             size = max(region.file_offset + region.size for region in ours)
-            fd = os.memfd_create(f"{FILE_NAME}-{number}")
+            fd = os.memfd_create(f"{FILE_NAME}-{number}", os.MFD_HUGETLB if huge else 0)
             os.ftruncate(fd, size)
             self._files[number] = _File(fd, mmap.mmap(fd, size))
 

@@ -15,6 +15,7 @@ from typing import Final
 import click
 
 import ballonet
+from ballonet.cli.file_limit import raise_file_limit
 from ballonet.errors import BallonetError, SettingsError
 
 __all__ = ["main", "vhost_user_balloon"]
@@ -73,6 +74,7 @@ def vhost_user_balloon() -> None:
 
 def _run(command: click.Command) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    raise_file_limit()
     try:
         command.main(standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:

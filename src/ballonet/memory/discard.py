@@ -5,6 +5,8 @@
     private anonymous             MADV_DONTNEED on our mapping
 
 MADV_DONTNEED on a shared mapping only forgets our own page tables: it frees nothing.
+A private mapping of a file is no kind of memory here: nothing ever makes one, because punching a
+hole under it would change the file for everyone else.
 Source: fallocate(2), madvise(2); QEMU ram_block_discard_range.
 """
 
@@ -17,14 +19,12 @@ import os
 from enum import Enum, auto
 from typing import Final
 
-__all__ = ["MemoryKind", "file_page_bytes", "madvise_range", "punch_hole"]
+__all__ = ["MemoryKind", "madvise_range", "punch_hole"]
 
 _KEEP_SIZE, _PUNCH_HOLE = 1, 2
-_HUGETLBFS_MAGIC = 0x958458F6
 
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 _libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
-_libc.fstatfs.argtypes = (ctypes.c_int, ctypes.c_void_p)
 
 
 class MemoryKind(Enum):
@@ -47,22 +47,9 @@ def punch_hole(fd: int, offset: int, length: int) -> None:
 
 
 def madvise_range(mapping: mmap.mmap, kind: MemoryKind, offset: int, length: int) -> None:
-    """Free a range of an anonymous mapping, given in bytes.
+    """Free a range of a mapping, given in bytes; a shared one is freed for everyone who maps it.
 
     Raises: OSError.
     """
     advice = mmap.MADV_DONTNEED if kind is MemoryKind.PRIVATE_ANONYMOUS else mmap.MADV_REMOVE
     mapping.madvise(advice, offset, length)
-
-
-def file_page_bytes(fd: int) -> int:
-    """Size of the pages a file's memory comes in: the huge page of a hugetlb file, else the host's.
-
-    Raises: OSError.
-    """
-    result = (ctypes.c_int64 * 32)()  # struct statfs is 120 bytes; type and block size come first
-    if _libc.fstatfs(fd, ctypes.byref(result)):
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code))
-    kind, block_bytes = result[0], result[1]
-    return block_bytes if kind == _HUGETLBFS_MAGIC else mmap.PAGESIZE

@@ -2,23 +2,34 @@
 
 `GuestMemory` is one memory table of a front-end; a changed table is a new object.  Not here: what
 may be discarded (device), or in which order (vhost_user).
+
+Files are always mapped shared, never private: a private mapping would hide the guest's writes, and
+discards would change the file behind it.  A file that we may not write (ROM) is mapped read-only;
+nothing in it is ever discarded.
 """
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Final, Self
 
 from ballonet.errors import GuestMemoryError, MapError, SessionError
-from ballonet.memory.discard import MemoryKind, file_page_bytes, madvise_range, punch_hole
+from ballonet.memory.backing import file_page_bytes, write_obstacle
+from ballonet.memory.discard import MemoryKind, madvise_range, punch_hole
 from ballonet.memory.regions import Region, RegionTable
 from ballonet.memory.runs import Ranges
 
 __all__ = ["DiscardResult", "GuestMemory", "MappedRegion"]
+
+_NORESERVE: Final = 0x4000  # MAP_NORESERVE of x86 and Arm; Python 3.11 has no name for it
+# Without it the kernel would set huge pages aside again for every hole in the file, each time it
+# is mapped: they would be free for nobody.  Other memory is not affected.
+_SHARED: Final = mmap.MAP_SHARED | _NORESERVE
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,41 +43,56 @@ class DiscardResult:
 
 
 class MappedRegion:
-    """One region, mapped shared into this process; owns a duplicate of its descriptor."""
+    """One region, mapped into this process; owns a duplicate of its descriptor.
+
+    `lead` is how many bytes are mapped before the region, so that the mapping starts at a page.
+    """
 
     def __init__(
-        self, region: Region, mapping: mmap.mmap, fd: int | None, kind: MemoryKind
+        self,
+        region: Region,
+        mapping: mmap.mmap,
+        kind: MemoryKind,
+        *,
+        fd: int | None = None,
+        lead: int = 0,
+        write_obstacle: str | None = None,
     ) -> None:
         self.region = region
         self.kind = kind
-        self._mapping, self._fd = mapping, fd
-        self._lead = len(mapping) - region.size  # bytes mapped before the region, for alignment
-        self.view = memoryview(mapping)[self._lead :]
+        self.write_obstacle = write_obstacle  #: why it is mapped read-only; None if it is not
+        self._mapping, self._fd, self._lead = mapping, fd, lead
+        self.view = memoryview(mapping)[lead : lead + region.size]
 
     @classmethod
     def from_fd(cls, region: Region, fd: int) -> Self:
         """Map a region of a file; the host page size is read from the file.
 
-        Raises: MapError, if the file is too short for it or cannot be mapped for writing.
+        Raises: MapError, if the file is too short for it or cannot be mapped.
         """
         try:
-            page_bytes = max(file_page_bytes(fd), region.page_bytes)
+            page_bytes = file_page_bytes(fd)
+            obstacle = write_obstacle(fd)
             _check_file_size(region, fd)
             lead = region.file_offset % max(page_bytes, mmap.ALLOCATIONGRANULARITY)
-            mapping = mmap.mmap(fd, lead + region.size, offset=region.file_offset - lead)
+            length = _mapped_bytes(lead + region.size, page_bytes)
+            prot = mmap.PROT_READ | (mmap.PROT_WRITE if obstacle is None else 0)
+            mapping = mmap.mmap(fd, length, _SHARED, prot, offset=region.file_offset - lead)
             own_fd = os.dup(fd)
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or str(error)
             raise MapError("mapping", f"guest memory {region.gpa:#x}", reason) from error
-        sized = replace(region, page_bytes=page_bytes)
-        return cls(sized, mapping, own_fd, MemoryKind.SHARED_FILE)
+        sized = replace(region, page_bytes=max(page_bytes, region.page_bytes))
+        kind = MemoryKind.SHARED_FILE
+        return cls(sized, mapping, kind, fd=own_fd, lead=lead, write_obstacle=obstacle)
 
     @classmethod
     def anonymous(cls, region: Region, *, shared: bool) -> Self:
         """Fresh memory of this process alone, for devices that live in it."""
         flags = mmap.MAP_ANONYMOUS | (mmap.MAP_SHARED if shared else mmap.MAP_PRIVATE)
         kind = MemoryKind.SHARED_ANONYMOUS if shared else MemoryKind.PRIVATE_ANONYMOUS
-        return cls(region, mmap.mmap(-1, region.size, flags=flags), None, kind)
+        sized = replace(region, page_bytes=max(mmap.PAGESIZE, region.page_bytes))
+        return cls(sized, mmap.mmap(-1, region.size, flags), kind)
 
     def file_shrank(self) -> bool:
         """True if the file no longer covers the region, so that touching it would raise SIGBUS."""
@@ -77,9 +103,14 @@ class MappedRegion:
     def discard(self, offset: int, length: int) -> None:
         """Free a range of whole host pages, in bytes from the region's start. Raises: OSError."""
         if self._fd is not None:
-            punch_hole(self._fd, self.region.file_offset + offset, length)
-        else:
-            madvise_range(self._mapping, self.kind, self._lead + offset, length)
+            try:
+                punch_hole(self._fd, self.region.file_offset + offset, length)
+            except OSError as error:
+                if error.errno != errno.EOPNOTSUPP:
+                    raise
+            else:
+                return
+        madvise_range(self._mapping, self.kind, self._lead + offset, length)
 
     def held_blocks(self) -> dict[tuple[int, int], int]:
         """Bytes of host memory behind the whole file, by (device, inode); empty without a file."""
@@ -143,24 +174,36 @@ class GuestMemory:
         self._mapped = mapped
 
     def view(self, gpa: int, length: int) -> memoryview:
-        """A window on guest-physical memory. Raises: GuestMemoryError."""
+        """A window on guest-physical memory, to read from. Raises: GuestMemoryError."""
         index, offset = self.table.find(gpa, length)
         return self._mapped[index].view[offset : offset + length]
 
     def view_uva(self, uva: int, length: int) -> memoryview:
-        """A window by the front-end's own address, on memory that is still there.
+        """A window by the front-end's own address, to write to, on memory that is still there.
 
-        Raises: GuestMemoryError.
+        Raises: GuestMemoryError; SessionError, if the region is read-only.
         """
         index, offset = self.table.find_uva(uva, length)
-        if self._mapped[index].file_shrank():
+        mapped = self._mapped[index]
+        if mapped.file_shrank():
             raise GuestMemoryError(uva, length)
-        return self._mapped[index].view[offset : offset + length]
+        if mapped.write_obstacle is not None:
+            raise SessionError(
+                f"ring at {uva:#x}", _read_only(mapped.region, mapped.write_obstacle)
+            )
+        return mapped.view[offset : offset + length]
 
     def discard(self, ranges: Ranges) -> DiscardResult:
-        """Free ranges of one region; an error of the kernel is reported, never raised."""
-        region = self._mapped[ranges.region]
-        return _discard_each(region.discard, ranges)
+        """Free ranges of one region; an error of the kernel is reported, never raised.
+
+        Of a read-only region nothing is freed, and the kernel is not asked.
+        """
+        mapped = self._mapped[ranges.region]
+        if mapped.write_obstacle is not None:
+            reason = _read_only(mapped.region, mapped.write_obstacle)
+            error = OSError(errno.EPERM, reason)
+            return DiscardResult(failed_bytes=ranges.total_bytes, error=error)
+        return _discard_each(mapped.discard, ranges)
 
     def shrunken_regions(self) -> list[Region]:
         """Regions whose file was cut short; touching one would kill this process."""
@@ -191,6 +234,20 @@ def _check_file_size(region: Region, fd: int) -> None:
         raise ValueError(
             f"the file has {size} bytes, the region ends at {region.file_offset + region.size}"
         )
+
+
+def _mapped_bytes(length: int, page_bytes: int) -> int:
+    """How much to map for so many bytes: whole huge pages, as the kernel does in any case.
+
+    A mapping that Python believes to be shorter could not be unmapped.
+    """
+    if page_bytes == mmap.PAGESIZE:
+        return length
+    return -(-length // page_bytes) * page_bytes
+
+
+def _read_only(region: Region, obstacle: str) -> str:
+    return f"guest memory {region.gpa:#x} is read-only: {obstacle}"
 
 
 def _discard_each(discard: Callable[[int, int], None], ranges: Ranges) -> DiscardResult:

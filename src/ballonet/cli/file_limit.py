@@ -1,0 +1,22 @@
+"""How many descriptors the program may have open."""
+
+from __future__ import annotations
+
+import resource
+from typing import Final
+
+__all__ = ["raise_file_limit"]
+
+#: Two for each of the 509 regions a front-end may share, and room for everything else.
+FILES_WANTED: Final = 4096
+
+
+def raise_file_limit() -> None:
+    """Raise the soft limit, which is often 1024, as far as the hard one lets us.
+
+    Programs we start inherit it.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = FILES_WANTED if hard == resource.RLIM_INFINITY else min(FILES_WANTED, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
