@@ -76,9 +76,8 @@ def test_a_huge_page_given_whole_is_freed(device: Device, huge_guest: Session) -
         [pfns_of(5)[:256]],
         [pfns_of(5)[1:]],
         [range(5 * HUGE_PFNS + 256, 6 * HUGE_PFNS + 256)],
-        [pfns_of(5)[:256], pfns_of(5)[256:]],
     ],
-    ids=["half", "all but one page", "two halves", "whole in two messages"],
+    ids=["half", "all but one page", "two halves"],
 )
 def test_a_huge_page_given_in_part_is_kept(
     device: Device, huge_guest: Session, messages: list[range]
@@ -89,6 +88,23 @@ def test_a_huge_page_given_in_part_is_kept(
     assert (huge_guest.ram.blocks(), huge_bytes_free()) == (held, free)
     assert lost(huge_guest) == set()
     assert device.snapshot().counters.discard_calls == 0
+
+
+def test_a_huge_page_comes_back_in_messages_of_the_size_that_linux_sends(
+    huge_guest: Session,
+) -> None:
+    held, free = huge_guest.ram.blocks(), huge_bytes_free()
+    for pfns in (pfns_of(5)[256:], pfns_of(6)[:256], pfns_of(5)[:256], pfns_of(6)[256:]):
+        huge_guest.inflate(pfns)
+    assert held - huge_guest.ram.blocks() == huge_bytes_free() - free == 2 * HUGE_BYTES
+    assert lost(huge_guest) == {*pfns_of(5), *pfns_of(6)}
+
+
+def test_a_huge_page_half_taken_back_is_kept(huge_guest: Session) -> None:
+    huge_guest.inflate(pfns_of(5)[:256])
+    huge_guest.deflate(pfns_of(5)[:256])
+    huge_guest.inflate(pfns_of(5)[256:])
+    assert lost(huge_guest) == set()
 
 
 def test_a_huge_page_with_the_drivers_rings_outlives_the_freeing_of_all_others(

@@ -12,7 +12,7 @@ T = TypeVar("T")
 _POLL_S: Final = 0.002
 
 
-def wait_until(predicate: Callable[[], T], timeout_s: float, message: str) -> T:
+def wait_until(predicate: Callable[[], T | None], timeout_s: float, message: str) -> T:
     """The first true value of `predicate`. Raises: AssertionError with `message`, if none comes."""
     end_s = time.monotonic() + timeout_s
     never = Event()
