@@ -13,7 +13,10 @@ settings.load_profile("default")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Name the kernel behind the evidence."""
+    """Name the kernel behind the evidence, and print what tests have measured."""
+    for report in terminalreporter.getreports("passed"):
+        for name, value in report.user_properties if report.when == "call" else ():
+            terminalreporter.write_line(f"{name}: {value}")
     try:
         release = find_kernel_package().release
     except GuestError as error:

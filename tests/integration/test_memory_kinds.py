@@ -50,6 +50,7 @@ GIVEN: Final = np.r_[3:40, 100, 102, 512:1536, 2000:2600, SIZE // PAGE - 1]
 DISK_METADATA: Final = 64 << 10
 
 Open = Callable[[Path, ExitStack], int]
+Say = Callable[[str, int, int], None]
 
 
 def memfd(_: Path, stack: ExitStack, *, flags: int = 0, bytes_: int = FILE_BYTES) -> int:
@@ -199,13 +200,19 @@ def whole_pages(given: NDArray[np.int64], page_bytes: int, start: int) -> NDArra
     )
 
 
-def say(kind: str, freed: int, calls: int) -> None:
-    print(f"\n{kind}: {freed / 2**20:.2f} MiB freed in {calls} calls")  # noqa: T201 - to be read
+@pytest.fixture
+def say(record_property: Callable[[str, object], None]) -> Say:
+    """Has a line printed at the end of the run."""
+
+    def printed(kind: str, freed: int, calls: int) -> None:
+        record_property(kind, f"{freed / 2**20:.2f} MiB freed in {calls} calls")
+
+    return printed
 
 
 @pytest.mark.parametrize("name", list(FREED))
 def test_a_file_is_freed_for_everyone_and_only_where_pages_were_given(
-    name: str, tmp_path: Path, stack: ExitStack
+    name: str, tmp_path: Path, stack: ExitStack, say: Say
 ) -> None:
     kind = FREED[name]
     fd = open_kind(kind.open, tmp_path, stack)
@@ -239,7 +246,7 @@ def test_a_file_is_freed_for_everyone_and_only_where_pages_were_given(
 
 @pytest.mark.parametrize("shared", [True, False], ids=["shared anonymous", "private anonymous"])
 def test_anonymous_memory_is_freed_only_where_pages_were_given(
-    request: pytest.FixtureRequest, *, shared: bool, stack: ExitStack
+    request: pytest.FixtureRequest, *, shared: bool, stack: ExitStack, say: Say
 ) -> None:
     region = MappedRegion.anonymous(Region(GPA, SIZE, UVA, 0), shared=shared)
     memory = GuestMemory([region])
@@ -261,7 +268,7 @@ def test_anonymous_memory_is_freed_only_where_pages_were_given(
 
 @pytest.mark.parametrize("name", list(KEPT))
 def test_what_cannot_be_freed_keeps_every_byte_and_counts_as_failed(
-    name: str, tmp_path: Path, stack: ExitStack
+    name: str, tmp_path: Path, stack: ExitStack, say: Say
 ) -> None:
     open_, reason = KEPT[name]
     fd = open_kind(open_, tmp_path, stack)
