@@ -171,9 +171,11 @@ def test_reports_are_answered_while_their_discarding_is_off(able: BalloonedGuest
 def test_compaction_moves_balloon_pages_and_the_books_stay_right() -> None:
     with start() as machine:
         guest, device = machine.guest, machine.device
-        free_pages = guest.meminfo()["MemFree"] >> 12
-        assert machine.resize(free_pages - 6_000, stalled_after_s=20).reached
-        assert machine.resize(12_000, stalled_after_s=20).reached  # what is left lies scattered
+        # The balloon at both ends of memory, a file between: without it, there is room to move to.
+        assert machine.resize(60_000, stalled_after_s=20).reached
+        guest.check("dd if=/dev/zero of=/tmp/between bs=1M count=400")
+        assert machine.resize(130_000, stalled_after_s=20).reached
+        guest.check("rm /tmp/between")
         before, vmstat_before = device.snapshot(), guest.vmstat()
         checksum = guest.check(PATTERN)
 
@@ -186,7 +188,7 @@ def test_compaction_moves_balloon_pages_and_the_books_stay_right() -> None:
         assert after.counters.deflated_pages - before.counters.deflated_pages == moved
         assert after.counters.inflate_messages - before.counters.inflate_messages == moved
         assert after.counters.config_writes == before.counters.config_writes  # `actual` untouched
-        assert after.actual_pages == 12_000
+        assert after.actual_pages == 130_000
         assert guest.check("md5sum < /tmp/pattern") == checksum
         assert machine.resize(0, stalled_after_s=20).reached
 
