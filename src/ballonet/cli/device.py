@@ -11,14 +11,16 @@ import logging
 import signal
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import click
 
+from ballonet.cli.monitor_address import MonitorAddress
 from ballonet.cli.size import SizeType
 from ballonet.device.balloon import BalloonSettings
+from ballonet.monitor.serving import monitoring
 from ballonet.units import bytes_to_pages
 from ballonet.vhost_user.listener import adopt_socket, listening_socket
 from ballonet.vhost_user.server import DeviceServer
@@ -111,6 +113,21 @@ class _CapabilitiesFirst(click.Command):
     show_default=True,
     help="How queues are numbered: as Linux does, or as the specification says.",
 )
+@click.option(
+    "--qmp",
+    "monitors",
+    multiple=True,
+    type=MonitorAddress(),
+    metavar="unix:PATH,server=on,wait=off",
+    help="Serve QEMU's monitor protocol at this socket; may be repeated.",
+)
+@click.option("--id", "balloon_id", default="balloon0", help="Name of the balloon in the monitor.")
+@click.option(
+    "--memory",
+    "memory_bytes",
+    type=SizeType(1 << 20, _TARGET_BYTES_MAX),
+    help="Memory of the guest for the monitor; what the VMM shares, if not given.",
+)
 @click.option("--no-discard", is_flag=True, help="Answer the guest, but keep its memory.")
 def device(
     socket_path: Path | None,
@@ -119,6 +136,9 @@ def device(
     queue_layout: str,
     report_bytes_per_s: int | None,
     host_page_bytes: int,
+    monitors: tuple[Path, ...],
+    balloon_id: str,
+    memory_bytes: int | None,
     **switches: bool,
 ) -> None:
     """Serve a balloon device to a VMM over vhost-user.
@@ -130,12 +150,17 @@ def device(
     if host_page_bytes & (host_page_bytes - 1):
         raise click.UsageError(f"--host-page-size: {host_page_bytes} bytes are no power of two")
     settings = _settings(QueueLayout(queue_layout), host_page_bytes, switches)
-    with _socket(socket_path, fd) as (sock, listening):
+    with _socket(socket_path, fd) as (sock, listening), ExitStack() as stack:
+        sockets = [stack.enter_context(listening_socket(path)) for path in monitors]
         server = DeviceServer(settings, sock, listening=listening)
         server.set_target(bytes_to_pages(target_bytes))
         server.set_report_rate(report_bytes_per_s)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: server.stop())
+        if sockets:
+            stack.enter_context(
+                monitoring(server, sockets, balloon_id=balloon_id, memory_bytes=memory_bytes)
+            )
         logging.getLogger(__name__).info("serving; end with Ctrl-C")
         server.run()
 

@@ -35,8 +35,10 @@ from ballonet.device.hint_round import HINT_LEASE_S, HintRound
 from ballonet.device.inflation import BalloonMemory, Inflation
 from ballonet.device.inhibition import Inhibition, InhibitReason
 from ballonet.device.reporting import Reporting
+from ballonet.device.request import Stage, TargetRequest
 from ballonet.device.statistics import Statistics, StatsDiagnosis
 from ballonet.errors import GuestMemoryError, RingError
+from ballonet.virtio.config import NUM_PAGES
 from ballonet.virtio.features import BALLOON_FEATURES, RING_FEATURES, Feature
 from ballonet.virtio.queues import QueueLayout, QueueRole, queue_roles
 from ballonet.virtio.ring.chain import Chain, DeviceRing, read_pieces
@@ -75,6 +77,8 @@ class Balloon:
         self._inflation = Inflation(self.counters, self.inhibition)
         self._hint_queue = HintQueue(self.counters, self.hint_round)
         self.reporting: Final = Reporting(self.counters, self.inhibition, clock)
+        self.request: Final = TargetRequest(clock)
+        self.paused = False  #: by the operator: time stands still for statistics
         self.broken: str | None = None  #: why the device stands still, until it is set up anew
         self._rings: dict[int, DeviceRing] = {}
         self._config_change_waits = False
@@ -106,7 +110,14 @@ class Balloon:
     @property
     def stats_diagnosis(self) -> StatsDiagnosis:
         """Why there are statistics, or none."""
+        if self.suspended:
+            return StatsDiagnosis.NO_DRIVER
         return self.statistics.diagnosis(negotiated=self._has(Feature.STATS_VQ))
+
+    @property
+    def stage(self) -> Stage:
+        """What the newest change of the target waits for."""
+        return self.request.stage(self.actual_pages, running=not self.suspended)
 
     @property
     def allows_free_page_discard(self) -> bool:
@@ -124,11 +135,14 @@ class Balloon:
     def set_target(self, target_pages: int) -> Iterator[Effect]:
         """Ask the driver for a balloon of this many pages; told later while suspended."""
         self.config.num_pages = target_pages
+        self.request.ask(target_pages, self.actual_pages)
         yield from self._tell(iter((ConfigChanged(),)))
 
     def read_config(self, offset: int, length: int) -> bytes:
         """Configuration bytes for the driver; never fails."""
         self.counters.config_reads += 1
+        if offset < NUM_PAGES.stop and offset + length >= NUM_PAGES.stop:
+            self.request.read()
         return self.config.read(offset, length, cmd_id=self.hint_round.shown_cmd_id)
 
     def write_config(self, offset: int, data: bytes) -> Iterator[Effect]:
@@ -136,6 +150,7 @@ class Balloon:
         self.counters.config_writes += 1
         poison = bool(self.settings.offered & Feature.PAGE_POISON)
         if self.config.write(offset, data, poison=poison):
+            self.request.moved(self.config.actual_pages)
             yield Emit(ActualChanged(self.config.actual_pages))
 
     def is_attached(self, queue: int) -> bool:
@@ -144,9 +159,10 @@ class Balloon:
 
     def attach(self, queue: int, ring: DeviceRing) -> None:
         """Let a ring be processed from now on."""
-        if self.suspended:
-            self.statistics.resume()
+        was_suspended = self.suspended
         self._rings[queue] = ring
+        if was_suspended and not self.paused:
+            self.statistics.resume()
 
     def detach(self, queue: int) -> int | None:
         """Stop a ring: a held buffer becomes available again; returns the ring's base."""
@@ -160,6 +176,7 @@ class Balloon:
         if self.suspended:
             self.broken = None  # whoever sets the rings up again starts afresh
             self.statistics.suspend()
+            self.statistics.expect_first()
             self._inflation.forget_parts()
         return base
 
@@ -204,6 +221,17 @@ class Balloon:
         """The migration is over, however it went: the driver may take its pages back."""
         yield from self._tell(self.hint_round.done())
 
+    def pause(self) -> None:
+        """Let time stand still for the statistics, as it does for a stopped VM."""
+        self.paused = True
+        self.statistics.suspend()
+
+    def unpause(self) -> None:
+        """Let time go on."""
+        self.paused = False
+        if not self.suspended:
+            self.statistics.resume()
+
     def tick(self) -> Iterator[Effect]:
         """Serve the timers that have run out."""
         if self.hint_round.expired():
@@ -215,6 +243,7 @@ class Balloon:
         """Work off a ring until it is empty or broken."""
         if self._config_change_waits:
             self._config_change_waits = False
+            self.request.sent()
             yield ConfigChanged()
         ring = self._rings[queue]
         try:
@@ -298,9 +327,12 @@ class Balloon:
     def _tell(self, effects: Iterator[Effect]) -> Iterator[Effect]:
         """Pass effects on; a config change waits until the device is no longer suspended."""
         for effect in effects:
-            if self.suspended and isinstance(effect, ConfigChanged):
+            if not isinstance(effect, ConfigChanged):
+                yield effect
+            elif self.suspended:
                 self._config_change_waits = True
             else:
+                self.request.sent()
                 yield effect
 
     def _queue_of(self, role: QueueRole) -> int | None:

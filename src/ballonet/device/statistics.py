@@ -91,14 +91,25 @@ class Statistics:
         self._arm(wait_ns if interval_s else None)
 
     def suspend(self) -> None:
-        """Time stands still from now on."""
+        """Time stands still from now on; safe to call again."""
+        if self._suspended:
+            return
         now_ns = self._clock.now_ns()
         self._left_ns = None if self.deadline_ns is None else max(0, self.deadline_ns - now_ns)
         self.deadline_ns = None
-        self._suspended = self._is_first = True
+        self._suspended = True
+
+    def expect_first(self) -> None:
+        """The rings stopped: the next buffer is the first of whoever starts them."""
+        self._is_first = True
 
     def resume(self) -> None:
-        """Time goes on; a question asked before may be lost, so its interval starts anew."""
+        """Time goes on; a question asked before may be lost, so its interval starts anew.
+
+        Safe to call again.
+        """
+        if not self._suspended:
+            return
         self._suspended = False
         if self.poll_interval_s:
             interval_ns = self.poll_interval_s * NS_PER_S
@@ -163,8 +174,6 @@ class Statistics:
 
     def diagnosis(self, *, negotiated: bool) -> StatsDiagnosis:
         """Why there are statistics, or none."""
-        if self._suspended:
-            return StatsDiagnosis.NO_DRIVER
         if not negotiated:
             return StatsDiagnosis.NOT_NEGOTIATED
         if self.asked_ns is not None:

@@ -20,6 +20,7 @@ from ballonet.device.counters import Counters
 from ballonet.device.effects import Effect, Emit, Event, StatsReceived
 from ballonet.device.hint_round import HINT_LEASE_S
 from ballonet.device.inhibition import InhibitReason
+from ballonet.device.request import RequestTimes, Stage
 from ballonet.device.statistics import StatsDiagnosis, StatsReading, check_poll_interval
 from ballonet.errors import GuestError, SettingsError
 from ballonet.vhost_user.connection import Connection
@@ -28,7 +29,7 @@ from ballonet.vhost_user.system_clock import SystemClock
 from ballonet.virtio.features import Feature
 from ballonet.virtio.stats import StatsSample
 
-__all__ = ["DeviceServer", "Snapshot", "serving"]
+__all__ = ["DeviceServer", "Glance", "Snapshot", "serving"]
 
 T = TypeVar("T")
 
@@ -57,11 +58,28 @@ class Snapshot:
     inhibited: tuple[InhibitReason, ...]
     report_bytes_per_s: int | None  #: limit of what is discarded of reports; None: none
     broken: str | None  #: how the driver broke the device
+    paused: bool
+    stage: Stage
+    request: RequestTimes
+    now_ns: int  #: by the clock of the request's times
 
     @property
     def sample(self) -> StatsSample | None:
         """What the driver said last."""
         return None if self.stats is None else self.stats.sample
+
+
+@dataclass(frozen=True, slots=True)
+class Glance:
+    """What a monitor shows again and again."""
+
+    guest_bytes: int
+    target_pages: int
+    actual_pages: int
+    stats: StatsReading | None
+    poll_interval_s: int
+    paused: bool
+    stage: Stage
 
 
 def _ignore(_: Event) -> None:
@@ -81,6 +99,7 @@ class DeviceServer:
     ) -> None:
         self._clock = SystemClock()
         self._balloon = Balloon(settings, self._clock)
+        self._next_target: int | None = None
         self._stats_waiters: list[Future[StatsReading]] = []
         self._loop = EventLoop()
         self._sock = sock
@@ -113,7 +132,10 @@ class DeviceServer:
         """
         if not 0 <= target_pages < 1 << 32:
             raise SettingsError("target", target_pages, "0 to 2**32 - 1 pages of 4 KiB")
-        self._post(lambda: self._balloon.set_target(target_pages))
+        is_posted = self._next_target is not None
+        self._next_target = target_pages
+        if not is_posted:  # of many requests at once the last counts
+            self._post(self._take_target)
 
     def subscribe(self, observe: Callable[[Event], None]) -> None:
         """Call `observe` on the device's thread for everything that happens from now on."""
@@ -173,15 +195,42 @@ class DeviceServer:
         """Discard at most so much of what the guest reports; 0: nothing, None: everything."""
         self._loop.post(lambda: self._balloon.reporting.throttle.set_rate(bytes_per_s))
 
+    def pause(self) -> None:
+        """Ask for no statistics until `unpause`."""
+        self._loop.post(self._balloon.pause)
+
+    def unpause(self) -> None:
+        """Ask for statistics again, as often as before."""
+        self._loop.post(self._balloon.unpause)
+
     def snapshot(self) -> Snapshot:
-        """Look at the device. Raises: TimeoutError, if it does not run."""
+        """Look at the device, all at one moment. Raises: TimeoutError, if it does not run."""
         return self._ask(self._look)
+
+    def peek(self) -> Glance:
+        """Look at the device without waiting for its thread: each value is true by itself."""
+        connection, balloon = self._connection, self._balloon
+        next_target = self._next_target
+        return Glance(
+            guest_bytes=connection.memory.total_bytes if connection else 0,
+            target_pages=balloon.target_pages if next_target is None else next_target,
+            actual_pages=balloon.actual_pages,
+            stats=balloon.statistics.reading,
+            poll_interval_s=balloon.statistics.poll_interval_s,
+            paused=balloon.paused,
+            stage=balloon.stage,
+        )
 
     def _ask(self, question: Callable[[], T]) -> T:
         return self._loop.ask(question, _ASK_TIMEOUT_S)
 
     def _post(self, effects: Callable[[], Iterator[Effect]]) -> None:
         self._loop.post(lambda: self._perform(effects()))
+
+    def _take_target(self) -> Iterator[Effect]:
+        target_pages, self._next_target = self._next_target, None
+        if target_pages is not None:
+            yield from self._balloon.set_target(target_pages)
 
     def _give_up_waiting(self, answer: Future[StatsReading]) -> StatsDiagnosis:
         self._stats_waiters = [one for one in self._stats_waiters if one is not answer]
@@ -219,6 +268,10 @@ class DeviceServer:
             inhibited=balloon.inhibition.reasons,
             report_bytes_per_s=balloon.reporting.throttle.bytes_per_s,
             broken=balloon.broken,
+            paused=balloon.paused,
+            stage=balloon.stage,
+            request=balloon.request.times,
+            now_ns=self._clock.now_ns(),
         )
 
     def _age_s(self, reading: StatsReading) -> float:

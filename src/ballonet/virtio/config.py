@@ -19,9 +19,10 @@ from typing import ClassVar, Final, Self
 
 from ballonet.virtio.features import Feature
 
-__all__ = ["ACTUAL", "CONFIG_BYTES", "POISON_VAL", "BalloonConfig", "config_length"]
+__all__ = ["ACTUAL", "CONFIG_BYTES", "NUM_PAGES", "POISON_VAL", "BalloonConfig", "config_length"]
 
 CONFIG_BYTES: Final = 16
+NUM_PAGES: Final = slice(0, 4)
 ACTUAL: Final = slice(4, 8)
 POISON_VAL: Final = slice(12, 16)
 

@@ -1,0 +1,43 @@
+"""Where a monitor is served, written as for QEMU's -qmp: ``unix:PATH,server=on,wait=off``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+import click
+
+__all__ = ["MonitorAddress"]
+
+_ALLOWED: Final = {"server": ("", "on"), "wait": ("off",), "nowait": ("",)}
+
+
+class MonitorAddress(click.ParamType[Path]):
+    """A Unix socket to listen at; the device never waits for a client."""
+
+    name = "address"
+
+    def convert(
+        self,
+        value: object,
+        param: click.Parameter | None,  # noqa: ARG002 - click's signature
+        ctx: click.Context | None,
+    ) -> Path:
+        """The socket's path; wrong use if it is another kind of address."""
+        if isinstance(value, Path):
+            return value
+        kind, _, rest = str(value).partition(":")
+        path, *options = rest.split(",")
+        if kind != "unix" or not path:
+            raise click.UsageError(
+                f"--qmp: got {value!r}, expected unix:PATH,server=on,wait=off", ctx
+            )
+        for option in options:
+            name, _, setting = option.partition("=")
+            if setting not in _ALLOWED.get(name, ()):
+                raise click.UsageError(
+                    f"--qmp: got {option!r}, expected server=on and wait=off: the device listens,"
+                    " and does not wait",
+                    ctx,
+                )
+        return Path(path)

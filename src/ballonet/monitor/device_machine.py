@@ -1,0 +1,140 @@
+"""A device as the machine behind a monitor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict
+from typing import Final
+
+from ballonet.errors import UsageError
+from ballonet.units import bytes_to_pages, pages_to_bytes
+from ballonet.vhost_user.server import DeviceServer, Snapshot
+from ballonet.virtio.features import feature_names
+
+__all__ = ["DeviceMachine"]
+
+_NS_PER_MS: Final = 1_000_000
+
+
+class DeviceMachine:
+    """A `Machine`; its memory is what the front-end shares, unless said otherwise."""
+
+    def __init__(
+        self,
+        device: DeviceServer,
+        *,
+        balloon_id: str = "balloon0",
+        memory_bytes: int | None = None,
+        changed: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self.balloon_id = balloon_id
+        self._device, self._memory_bytes = device, memory_bytes
+        self._changed = changed  # is told STOP and RESUME
+        self._interval_s = 0
+        self.has_quit = False  #: a client asked for the end
+
+    @property
+    def ram_bytes(self) -> int | None:
+        """Memory of the guest; None while there is none."""
+        shared = self._device.peek().guest_bytes
+        return (self._memory_bytes or shared) if shared else None
+
+    @property
+    def logical_bytes(self) -> int:
+        """Memory less the balloon."""
+        return self.without_balloon(self._device.peek().actual_pages)
+
+    def without_balloon(self, balloon_pages: int) -> int:
+        """Memory less a balloon of this size; never less than none, whatever the driver says."""
+        return max(0, (self.ram_bytes or 0) - pages_to_bytes(balloon_pages))
+
+    @property
+    def running(self) -> bool:
+        """Not stopped by `stop`."""
+        return not self._device.peek().paused
+
+    @property
+    def stats(self) -> dict[str, int]:
+        """The newest statistics."""
+        reading = self._device.peek().stats
+        return {} if reading is None else reading.sample.values
+
+    @property
+    def stats_last_update_s(self) -> int:
+        """Time of day of the newest statistics."""
+        reading = self._device.peek().stats
+        return 0 if reading is None else reading.received_wall_s
+
+    @property
+    def poll_interval_s(self) -> int:
+        """Seconds between questions."""
+        return self._interval_s
+
+    def set_logical_bytes(self, size: int) -> None:
+        """Ask for a balloon that leaves the guest this much."""
+        ram = self.ram_bytes or 0
+        self._device.set_target(bytes_to_pages(ram - min(size, ram)))
+
+    def set_poll_interval(self, seconds: int) -> None:
+        """Ask for statistics so often."""
+        self._interval_s = seconds
+        self._device.set_poll_interval(seconds)
+
+    def stop(self) -> None:
+        """Let time stand still."""
+        if self.running:
+            self._device.pause()
+            self._changed("STOP")
+
+    def cont(self) -> None:
+        """Let time go on."""
+        if not self.running:
+            self._device.unpause()
+            self._changed("RESUME")
+
+    def quit(self) -> None:
+        """End the device."""
+        self.has_quit = True
+        self._device.stop()
+
+    def info(self) -> dict[str, object]:
+        """Everything else that is known."""
+        with suppress(TimeoutError, UsageError):
+            return _info(self._device.snapshot())
+        return {}
+
+
+def _info(now: Snapshot) -> dict[str, object]:
+    return {
+        "connected": now.connected,
+        "running": now.running,
+        "features": feature_names(now.negotiated),
+        "guest-memory": now.guest_bytes,
+        "host-memory": now.held_bytes,
+        "target-pages": now.target_pages,
+        "actual-pages": now.actual_pages,
+        "stage": now.stage.name.lower().replace("_", "-"),
+        "why": now.stage.value,
+        "request": _request(now),
+        "stats": now.stats_diagnosis.value,
+        "stats-age": now.stats_age_s,
+        "poison-val": now.poison_val,
+        "hint-round": now.hint_state.lower(),
+        "inhibited": [reason.value for reason in now.inhibited],
+        "broken": now.broken,
+        "counters": {name.replace("_", "-"): value for name, value in asdict(now.counters).items()},
+    }
+
+
+def _request(now: Snapshot) -> dict[str, object]:
+    """Milliseconds from each step of the newest request to now; its number first."""
+    times = asdict(now.request)
+    number = times.pop("number")
+    ages = {
+        name.removesuffix("_ns") + "-ms-ago": None
+        if at is None
+        else round((now.now_ns - at) / _NS_PER_MS, 3)
+        for name, at in times.items()
+    }
+    return {"number": number, **ages}

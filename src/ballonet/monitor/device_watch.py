@@ -1,0 +1,65 @@
+"""What clients should hear of without asking, from what the device does and fails to do."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from ballonet.device.effects import ActualChanged, PagesReported, RingBroken
+from ballonet.device.effects import Event as DeviceEvent
+from ballonet.device.request import Stage
+from ballonet.monitor.outbox import EventData
+from ballonet.qmp.limiter import Event
+from ballonet.units import pages_to_bytes
+from ballonet.vhost_user.server import DeviceServer
+
+__all__ = ["DeviceWatch"]
+
+_STAGES: Final = {
+    Stage.SENT: "x-ballonet-guest-unresponsive",
+    Stage.STALLED: "x-ballonet-out-of-puff",
+}
+#: How long a request may stay in one of these stages before clients are told.
+_PATIENCE_S: Final = 2.0
+
+
+class DeviceWatch:
+    """Turns device events into monitor events, and notices requests that get stuck."""
+
+    def __init__(
+        self,
+        device: DeviceServer,
+        post: Callable[[str, EventData], None],
+        logical_bytes: Callable[[int], int],
+    ) -> None:
+        self._device, self._post, self._logical_bytes = device, post, logical_bytes
+        self._stage, self._since_s, self._told = Stage.NONE, 0.0, True
+
+    def observe(self, event: DeviceEvent) -> None:
+        """Pass on what the device says; on its thread."""
+        match event:
+            case ActualChanged(pages):
+                self._post("BALLOON_CHANGE", lambda: {"actual": self._logical_bytes(pages)})
+            case RingBroken(queue, reason):
+                name = "x-ballonet-device-broken"
+                self._post(name, lambda: {"queue": queue, "reason": reason})
+            case PagesReported(size, is_kept):
+                name = "x-ballonet-reporting"
+                self._post(name, lambda: {"reported": size, "kept": is_kept})
+
+    def look(self) -> Sequence[Event]:
+        """A request that has been stuck for a while, once."""
+        glance, now_s = self._device.peek(), time.monotonic()
+        if glance.stage is not self._stage:
+            self._stage, self._since_s, self._told = glance.stage, now_s, False
+        name = _STAGES.get(self._stage)
+        if self._told or name is None or now_s - self._since_s < _PATIENCE_S:
+            return ()
+        self._told = True
+        data: dict[str, object] = {
+            "target": pages_to_bytes(glance.target_pages),
+            "actual": pages_to_bytes(glance.actual_pages),
+            "reason": glance.stage.value,
+        }
+        return (Event(name, data, time.time_ns()),)

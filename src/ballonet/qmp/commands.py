@@ -1,0 +1,185 @@
+"""The commands a monitor knows, one row each: arguments, what it returns, what it does.
+
+Source: QEMU qapi/*.json; qapi/qapi-visit-core.c for the words about arguments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from ballonet.qmp import hmp
+from ballonet.qmp.errors import CommandError, NoBalloonError
+from ballonet.qmp.machine import Machine
+from ballonet.qmp.qom import get_property, list_properties, set_property
+
+__all__ = ["COMMANDS", "EVENTS", "VERSION", "Command", "Parameter", "run_command"]
+
+#: The release of QEMU whose monitor this is.
+VERSION: Final[dict[str, object]] = {
+    "qemu": {"micro": 0, "minor": 2, "major": 7},
+    "package": "ballonet",
+}
+EVENTS: Final = (
+    "BALLOON_CHANGE",
+    "SHUTDOWN",
+    "STOP",
+    "RESUME",
+    "x-ballonet-device-broken",
+    "x-ballonet-guest-unresponsive",
+    "x-ballonet-out-of-puff",
+    "x-ballonet-reporting",
+)
+_INT_MAX: Final = 2**63 - 1
+
+Arguments = Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """One argument of a command; `type` is a type of the schema: int, str or any."""
+
+    name: str
+    type: str
+    required: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One row."""
+
+    run: Callable[[Machine, Arguments], object]
+    parameters: tuple[Parameter, ...] = ()
+    returns: str = "empty"
+
+
+def run_command(machine: Machine, name: str, arguments: Arguments) -> object:
+    """Check the arguments of a command in COMMANDS, and obey. Raises: CommandError."""
+    command = COMMANDS[name]
+    _check(command.parameters, arguments)
+    return command.run(machine, arguments)
+
+
+def _check(parameters: tuple[Parameter, ...], arguments: Arguments) -> None:
+    for parameter in parameters:
+        if parameter.name not in arguments:
+            if parameter.required:
+                raise CommandError(f"Parameter '{parameter.name}' is missing")
+            continue
+        _check_type(parameter, arguments[parameter.name])
+    known = {parameter.name for parameter in parameters}
+    for name in arguments:
+        if name not in known:
+            raise CommandError(f"Parameter '{name}' is unexpected")
+
+
+def _check_type(parameter: Parameter, value: object) -> None:
+    if parameter.type == "int":
+        is_int = isinstance(value, int) and not isinstance(value, bool)
+        if not is_int or not -_INT_MAX - 1 <= int(str(value)) <= _INT_MAX:
+            raise CommandError(f"Invalid parameter type for '{parameter.name}', expected: integer")
+    elif parameter.type == "str" and not isinstance(value, str):
+        raise CommandError(f"Invalid parameter type for '{parameter.name}', expected: string")
+
+
+def _balloon(machine: Machine, arguments: Arguments) -> object:
+    if machine.ram_bytes is None:
+        raise NoBalloonError
+    value = _integer(arguments, "value")
+    if value <= 0:
+        raise CommandError("Parameter 'value' expects a size")
+    machine.set_logical_bytes(value)
+    return {}
+
+
+def _query_balloon(machine: Machine, _: Arguments) -> object:
+    if machine.ram_bytes is None:
+        raise NoBalloonError
+    return {"actual": machine.logical_bytes}
+
+
+def _query_status(machine: Machine, _: Arguments) -> object:
+    status = "running" if machine.running else "paused"
+    return {"status": status, "singlestep": False, "running": machine.running}
+
+
+def _stop(machine: Machine, _: Arguments) -> object:
+    machine.stop()
+    return {}
+
+
+def _cont(machine: Machine, _: Arguments) -> object:
+    machine.cont()
+    return {}
+
+
+def _quit(machine: Machine, _: Arguments) -> object:
+    machine.quit()
+    return {}
+
+
+def _qom_list(machine: Machine, arguments: Arguments) -> object:
+    return list_properties(machine, _text(arguments, "path"))
+
+
+def _qom_get(machine: Machine, arguments: Arguments) -> object:
+    return get_property(machine, _text(arguments, "path"), _text(arguments, "property"))
+
+
+def _qom_set(machine: Machine, arguments: Arguments) -> object:
+    path, name = _text(arguments, "path"), _text(arguments, "property")
+    set_property(machine, path, name, arguments["value"])
+    return {}
+
+
+def _human(machine: Machine, arguments: Arguments) -> object:
+    return hmp.run_line(machine, _text(arguments, "command-line"))
+
+
+def _query_commands(_: Machine, __: Arguments) -> object:
+    return [{"name": name} for name in (*COMMANDS, "qmp_capabilities")]
+
+
+def _query_events(_: Machine, __: Arguments) -> object:
+    return [{"name": name} for name in EVENTS]
+
+
+def _query_schema(_: Machine, __: Arguments) -> object:
+    from ballonet.qmp.schema import schema  # noqa: PLC0415 - it is made from this table
+
+    return schema()
+
+
+def _text(arguments: Arguments, name: str) -> str:
+    return str(arguments[name])
+
+
+def _integer(arguments: Arguments, name: str) -> int:
+    value = arguments[name]
+    assert isinstance(value, int)  # noqa: S101 - checked against the parameter's type
+    return value
+
+
+_PATH, _PROPERTY = Parameter("path", "str"), Parameter("property", "str")
+COMMANDS: Final[Mapping[str, Command]] = {
+    "balloon": Command(_balloon, (Parameter("value", "int"),)),
+    "query-balloon": Command(_query_balloon, returns="BalloonInfo"),
+    "qom-list": Command(_qom_list, (_PATH,), "[ObjectPropertyInfo]"),
+    "qom-get": Command(_qom_get, (_PATH, _PROPERTY), "any"),
+    "qom-set": Command(_qom_set, (_PATH, _PROPERTY, Parameter("value", "any"))),
+    "query-version": Command(lambda _, __: VERSION, returns="VersionInfo"),
+    "query-commands": Command(_query_commands, returns="[NamedInfo]"),
+    "query-events": Command(_query_events, returns="[NamedInfo]"),
+    "query-qmp-schema": Command(_query_schema, returns="[SchemaInfo]"),
+    "query-status": Command(_query_status, returns="StatusInfo"),
+    "stop": Command(_stop),
+    "cont": Command(_cont),
+    "quit": Command(_quit),
+    "human-monitor-command": Command(
+        _human,
+        (Parameter("command-line", "str"), Parameter("cpu-index", "int", required=False)),
+        "str",
+    ),
+    "x-ballonet-info": Command(lambda machine, _: machine.info(), returns="any"),
+}

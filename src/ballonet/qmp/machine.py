@@ -1,0 +1,72 @@
+"""What a monitor shows and changes: one machine with one balloon.
+
+Every method returns at once and never waits for the guest: a monitor's client must not be able to
+hold anyone up.
+Units: bytes; `logical_bytes` is memory less the balloon, which is what QMP speaks of.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+__all__ = ["Machine"]
+
+
+class Machine(Protocol):
+    """The machine behind a monitor."""
+
+    balloon_id: str  #: the last part of its path in the object tree
+
+    @property
+    def ram_bytes(self) -> int | None:
+        """Memory of the guest; None while there is no guest with a balloon."""
+        ...
+
+    @property
+    def logical_bytes(self) -> int:
+        """Memory less what the driver says is in the balloon."""
+        ...
+
+    @property
+    def running(self) -> bool:
+        """Not stopped by `stop`."""
+        ...
+
+    @property
+    def stats(self) -> dict[str, int]:
+        """The newest statistics by our names; only what the driver sent."""
+        ...
+
+    @property
+    def stats_last_update_s(self) -> int:
+        """Time of day of the newest statistics, in seconds since 1970; 0 if there are none."""
+        ...
+
+    @property
+    def poll_interval_s(self) -> int:
+        """Seconds between questions for statistics; 0: none are asked."""
+        ...
+
+    def set_logical_bytes(self, size: int) -> None:
+        """Ask for a balloon that leaves the guest this much, at most all of it."""
+        ...
+
+    def set_poll_interval(self, seconds: int) -> None:
+        """Ask for statistics so often; the value was checked."""
+        ...
+
+    def stop(self) -> None:
+        """Let the time of the statistics stand still."""
+        ...
+
+    def cont(self) -> None:
+        """Let it go on."""
+        ...
+
+    def quit(self) -> None:
+        """End the device."""
+        ...
+
+    def info(self) -> dict[str, object]:
+        """Everything else that is known, for `x-ballonet-info`."""
+        ...

@@ -1,0 +1,108 @@
+"""The object tree as far as a balloon needs it: where `guest-stats` is found.
+
+    /machine/peripheral/<id>              the balloon, under the name it was given
+    /machine/peripheral-anon/device[0]    the same balloon, as tools look for one without a name
+
+Source: QEMU qom/qom-qmp-cmds.c, hw/virtio/virtio-balloon.c.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+from ballonet.qmp.errors import CommandError, DeviceNotFoundError
+from ballonet.qmp.machine import Machine
+from ballonet.virtio.stats import STATS, UNSET
+
+__all__ = ["balloon_paths", "get_property", "list_properties", "set_property"]
+
+TYPE_NAME: Final = "virtio-balloon-pci"
+_INTERVAL: Final = "guest-stats-polling-interval"
+
+
+class _Property(NamedTuple):
+    """One property of the balloon."""
+
+    type: str
+    read: Callable[[Machine], object]
+    write: Callable[[Machine, object], None] | None = None
+
+
+def balloon_paths(machine: Machine) -> tuple[str, str]:
+    """Both paths of the balloon."""
+    return f"/machine/peripheral/{machine.balloon_id}", "/machine/peripheral-anon/device[0]"
+
+
+def list_properties(machine: Machine, path: str) -> list[dict[str, object]]:
+    """What `qom-list` shows. Raises: CommandError."""
+    path = _normal(path)
+    if path in balloon_paths(machine):
+        return [{"name": name, "type": prop.type} for name, prop in _PROPERTIES.items()]
+    children = _tree(machine).get(path)
+    if children is None:
+        raise DeviceNotFoundError(f"Device '{path}' not found")
+    return [{"name": "type", "type": "string"}, *children]
+
+
+def get_property(machine: Machine, path: str, name: str) -> object:
+    """What `qom-get` shows. Raises: CommandError."""
+    return _find(machine, path, name).read(machine)
+
+
+def set_property(machine: Machine, path: str, name: str, value: object) -> None:
+    """What `qom-set` does. Raises: CommandError."""
+    prop = _find(machine, path, name)
+    if prop.write is None:
+        raise CommandError(f"Property '{TYPE_NAME}.{name}' is not writable")
+    prop.write(machine, value)
+
+
+def _find(machine: Machine, path: str, name: str) -> _Property:
+    normal = _normal(path)
+    if normal not in balloon_paths(machine) and normal not in _tree(machine):
+        raise DeviceNotFoundError(f"Device '{path}' not found")
+    if normal not in balloon_paths(machine) or name not in _PROPERTIES:
+        owner = TYPE_NAME if normal in balloon_paths(machine) else "container"
+        raise CommandError(f"Property '{owner}.{name}' not found")
+    return _PROPERTIES[name]
+
+
+def _tree(machine: Machine) -> dict[str, list[dict[str, object]]]:
+    """Children of every object above the balloon."""
+    return {
+        "/": [{"name": "machine", "type": "child<machine>"}],
+        "/machine": [
+            {"name": "peripheral", "type": "child<container>"},
+            {"name": "peripheral-anon", "type": "child<container>"},
+        ],
+        "/machine/peripheral": [{"name": machine.balloon_id, "type": f"child<{TYPE_NAME}>"}],
+        "/machine/peripheral-anon": [{"name": "device[0]", "type": f"child<{TYPE_NAME}>"}],
+    }
+
+
+def _normal(path: str) -> str:
+    return path.rstrip("/") or "/"
+
+
+def _guest_stats(machine: Machine) -> dict[str, object]:
+    values = machine.stats
+    stats = {row.qemu_key: values.get(row.name, UNSET) for row in STATS}
+    return {"stats": stats, "last-update": machine.stats_last_update_s}
+
+
+def _set_interval(machine: Machine, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise CommandError(f"Invalid parameter type for '{_INTERVAL}', expected: integer")
+    if value < 0:
+        raise CommandError("timer value must be greater than zero")
+    if value > 0xFFFF_FFFF:
+        raise CommandError("timer value is too big")
+    machine.set_poll_interval(value)
+
+
+_PROPERTIES: Final = {
+    "type": _Property("string", lambda _: TYPE_NAME),
+    "guest-stats": _Property("guest statistics", _guest_stats),
+    _INTERVAL: _Property("int", lambda machine: machine.poll_interval_s, _set_interval),
+}

@@ -1,0 +1,116 @@
+"""One client of the monitor: bytes in, bytes out.
+
+Theory of operation.  The server greets; the client must send qmp_capabilities before any other
+command, and hears no event until then.  Every command is answered in order, with its `id` if it
+had one; what is no command is answered with an error and changes nothing.
+Not here: sockets (server.py), what commands do (commands.py).
+Source: QEMU docs/interop/qmp-spec.rst, monitor/qmp.c, qapi/qmp-dispatch.c.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Final
+
+from ballonet.qmp.commands import COMMANDS, VERSION, run_command
+from ballonet.qmp.errors import CommandError, CommandNotFoundError
+from ballonet.qmp.json_stream import JsonError, JsonStream
+from ballonet.qmp.limiter import Event
+from ballonet.qmp.machine import Machine
+
+__all__ = ["ServerSession", "encode", "encode_event"]
+
+_MEMBERS: Final = frozenset({"execute", "arguments", "id"})
+
+
+class ServerSession:
+    """The protocol's state for one client."""
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+        self._stream = JsonStream()
+        self.negotiated = False
+
+    def greeting(self) -> bytes:
+        """What the client reads first."""
+        return encode({"QMP": {"version": VERSION, "capabilities": []}})
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """Obey every command that is complete now; one answer each."""
+        return [encode(self._answer(value)) for value in self._stream.feed(data)]
+
+    def event(self, event: Event) -> bytes | None:
+        """What this client is told of an event; None before negotiation."""
+        return encode_event(event) if self.negotiated else None
+
+    def _answer(self, value: object | JsonError) -> dict[str, object]:
+        reply: dict[str, object]
+        try:
+            reply = {"return": self._execute(_command_of(value))}
+        except CommandError as error:
+            reply = {"error": {"class": error.qmp_class, "desc": error.desc}}
+        if isinstance(value, dict) and "id" in value:
+            reply["id"] = value["id"]
+        return reply
+
+    def _execute(self, command: dict[str, object]) -> object:
+        name, arguments = str(command["execute"]), command.get("arguments", {})
+        assert isinstance(arguments, dict)  # noqa: S101 - `_command_of` has seen to it
+        if name == "qmp_capabilities":
+            return self._negotiate(arguments)
+        if not self.negotiated:
+            raise CommandNotFoundError("Expecting capabilities negotiation with 'qmp_capabilities'")
+        if name not in COMMANDS:
+            raise CommandNotFoundError(f"The command {name} has not been found")
+        return run_command(self._machine, name, arguments)
+
+    def _negotiate(self, arguments: dict[str, object]) -> object:
+        if self.negotiated:
+            raise CommandNotFoundError(
+                "Capabilities negotiation is already complete, command ignored"
+            )
+        for name in arguments:
+            if name != "enable":
+                raise CommandError(f"Parameter '{name}' is unexpected")
+        enable = arguments.get("enable", [])
+        if not isinstance(enable, list):
+            raise CommandError("Invalid parameter type for 'enable', expected: array")
+        for capability in enable:
+            if capability == "oob":
+                raise CommandError("Capability oob not available")
+            raise CommandError(f"Parameter 'enable' does not accept value '{capability}'")
+        self.negotiated = True
+        return {}
+
+
+def encode(message: dict[str, object]) -> bytes:
+    """One message as it goes over the wire."""
+    return json.dumps(message).encode() + b"\r\n"
+
+
+def encode_event(event: Event) -> bytes:
+    """One event as it goes over the wire."""
+    seconds, rest_ns = divmod(event.wall_ns, 1_000_000_000)
+    stamp = {"seconds": seconds, "microseconds": rest_ns // 1000}
+    message: dict[str, object] = {"timestamp": stamp, "event": event.name}
+    if event.data:
+        message["data"] = event.data
+    return encode(message)
+
+
+def _command_of(value: object | JsonError) -> dict[str, object]:
+    """The command in a value. Raises: CommandError."""
+    if isinstance(value, JsonError):
+        raise CommandError(str(value))
+    if not isinstance(value, dict):
+        raise CommandError("QMP input must be a JSON object")
+    for name, member in value.items():
+        if name == "execute" and not isinstance(member, str):
+            raise CommandError("QMP input member 'execute' must be a string")
+        if name == "arguments" and not isinstance(member, dict):
+            raise CommandError("QMP input member 'arguments' must be an object")
+        if name not in _MEMBERS:
+            raise CommandError(f"QMP input member '{name}' is unexpected")
+    if "execute" not in value:
+        raise CommandError("QMP input lacks member 'execute'")
+    return value
