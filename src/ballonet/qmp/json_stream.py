@@ -21,7 +21,7 @@ MESSAGE_BYTES_MAX: Final = 64 << 10
 DEPTH_MAX: Final = 64
 
 _STRUCTURE: Final = re.compile(rb'["\[\]{}\n]')
-_STRING_END: Final = re.compile(rb'["\\]')
+_STRING_END: Final = re.compile(rb'["\\\n]')
 _SPACE: Final = b" \t\r\n"
 _OPENING: Final = b"[{"
 
@@ -70,7 +70,7 @@ class JsonStream:
         end = self._scan()
         if isinstance(end, JsonError):
             self._skipping = True
-            self._forget(0)
+            self._forget(max(0, self._at - 1))  # not the line end that may be there
             return (end,)
         if end is None:
             return None
@@ -107,6 +107,8 @@ class JsonStream:
                 return self._too_long()
             self._at = match.end()
             if self._in_string:
+                if match.group() == b"\n":  # no string goes on over a line end: begin afresh
+                    return JsonError("JSON parse error, invalid string")
                 if not self._end_of_string(match.group()):
                     return self._too_long()
                 continue
