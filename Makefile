@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help run test test-unit test-kernel check fix bench clean system
+.PHONY: help run test test-unit test-kernel check fix fuzz bench clean system
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -30,6 +30,9 @@ check: system .venv/.dev ## format, lint, types, import contract, spelling
 fix: .venv/.dev ## repair what can be repaired
 	$(BIN)/ruff check --fix src tests bench
 	$(BIN)/ruff format src tests bench
+
+fuzz: system .venv/.dev ## a million random guests against the device, on all processors
+	$(BIN)/python -m tests.fuzz --inputs 1000000
 
 bench: system .venv/.dev ## measurements, each a ratio; figures go to build/bench.json
 	$(BIN)/python -m bench

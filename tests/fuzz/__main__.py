@@ -1,0 +1,117 @@
+"""Fuzz the device at length: ``python -m tests.fuzz --inputs 1000000 --jobs 2``.
+
+Ends with exit code 1 at the first finding; its input stands in build/fuzz, and
+``python -m tests.fuzz --replay FILE`` runs it again.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+import time
+import zlib
+from multiprocessing.sharedctypes import Synchronized
+from pathlib import Path
+
+import click
+from tests.fuzz.machine import run_input, world
+from tests.fuzz.worker import Tally, fuzz, load_corpus
+from tests.property.ring_under_test import RingFormat
+
+CORPUS = Path(__file__).with_name("corpus")
+FINDINGS = Path("build/fuzz")
+#: Growth of memory between the first and the last tenth of a run that counts as a leak.
+LEAK_BYTES = 32 << 20
+
+Job = tuple[int, int, RingFormat, bool]
+
+
+@click.command()
+@click.option("--inputs", default=1_000_000, show_default=True)
+@click.option("--jobs", default=os.cpu_count() or 1, show_default=True)
+@click.option("--seed", default=1, show_default=True)
+@click.option("--replay", type=click.Path(exists=True, path_type=Path))
+@click.option("--record", is_flag=True, help="Write inputs with new signatures to the corpus.")
+def main(inputs: int, jobs: int, seed: int, replay: Path | None, *, record: bool) -> None:
+    """Run random guests against the device."""
+    if replay is not None:
+        _replay(replay)
+        return
+    begun = time.monotonic()
+    formats = list(RingFormat)
+    share = -(-inputs // (jobs * len(formats)))
+    work = [
+        (share, seed * 1000 + job, formats[job % len(formats)], record)
+        for job in range(jobs * len(formats))
+    ]
+    done = multiprocessing.Value("q", 0)
+    with multiprocessing.Pool(jobs, _start, (done,)) as pool:
+        result = pool.map_async(_run, work, chunksize=1)
+        while not result.ready():
+            result.wait(5)
+            rate = done.value / max(0.001, time.monotonic() - begun)
+            click.echo(f"{done.value:,} of {inputs:,} inputs, {rate:,.0f}/s", err=True)
+        tallies = result.get()
+    sys.exit(_summary(tallies, time.monotonic() - begun))
+
+
+_done: Synchronized[int]
+
+
+def _start(done: Synchronized[int]) -> None:
+    global _done  # noqa: PLW0603 - how a pool hands a shared value to its processes
+    _done = done
+
+
+def _run(job: Job) -> tuple[Tally, int, int]:
+    """One share; its tally, and how much memory and how many descriptors it gained."""
+    share, seed, ring_format, record = job
+    early: list[Tally] = []
+    counted = 0
+
+    def report(tally: Tally) -> None:
+        nonlocal counted
+        with _done.get_lock():
+            _done.value += tally.inputs - counted
+        counted = tally.inputs
+        if not early and tally.inputs >= share // 10:
+            early.append(Tally(rss_bytes=tally.rss_bytes, fds=tally.fds))
+
+    tally, kept = fuzz(load_corpus(CORPUS), share, seed, ring_format, report)
+    if record:
+        for raw in kept:
+            name = f"{ring_format.value}-{seed}-{zlib.crc32(raw):08x}.bin"
+            (CORPUS / name).write_bytes(raw)
+    if tally.finding:
+        FINDINGS.mkdir(parents=True, exist_ok=True)
+        (FINDINGS / f"{ring_format.value}-{seed}.bin").write_bytes(tally.failing)
+    first = early[0] if early else tally
+    return tally, tally.rss_bytes - first.rss_bytes, tally.fds - first.fds
+
+
+def _summary(results: list[tuple[Tally, int, int]], seconds: float) -> int:
+    inputs = sum(tally.inputs for tally, _, _ in results)
+    signatures = set().union(*(tally.signatures for tally, _, _ in results))
+    slowest_ms = max(tally.slowest_s for tally, _, _ in results) * 1000
+    grown = max(growth for _, growth, _ in results)
+    click.echo(
+        f"{inputs:,} inputs in {seconds:.0f} s, {len(signatures)} signatures, slowest"
+        f" {slowest_ms:.0f} ms, memory grew by {grown / 2**20:.1f} MiB at most"
+    )
+    findings = [tally.finding for tally, _, _ in results if tally.finding]
+    if grown > LEAK_BYTES or any(fds for _, _, fds in results):
+        findings.append("memory or descriptors leak")
+    for finding in findings:
+        click.echo(f"FINDING: {finding}; inputs are in {FINDINGS}")
+    return 1 if findings else 0
+
+
+def _replay(path: Path) -> None:
+    for ring_format in RingFormat:
+        with world(ring_format) as place:
+            click.echo(f"{ring_format.value}: {sorted(run_input(place, path.read_bytes()))}")
+
+
+if __name__ == "__main__":
+    main()
