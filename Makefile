@@ -47,7 +47,7 @@ system:
 	$(PYTHON) -m venv .venv
 
 .venv/.installed: pyproject.toml | system .venv/bin/python
-	$(BIN)/pip install --quiet --editable .
+	$(BIN)/pip install --quiet --editable '.[monitor]'
 	@touch $@
 
 .venv/.dev: pyproject.toml | system .venv/bin/python

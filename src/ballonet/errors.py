@@ -10,6 +10,7 @@
     │  ├─ ListenError            a socket that cannot be had
     │  └─ MapError               a memory region that cannot be mapped
     ├─ GuestError                a guest that did not start, answer or stop
+    ├─ MonitorError              a monitor that cannot be reached, or refuses
     ├─ UsageError(RuntimeError)  our own caller, out of order
     └─ SettingsError(ValueError) what the user asked for               key, got, allowed
 
@@ -24,6 +25,7 @@ __all__ = [
     "GuestMemoryError",
     "ListenError",
     "MapError",
+    "MonitorError",
     "PeerError",
     "RingError",
     "SessionError",
@@ -88,6 +90,10 @@ class MapError(SystemCallError):
 
 class GuestError(BallonetError):
     """A guest that did not start, did not answer, or did not do what it was told."""
+
+
+class MonitorError(BallonetError):
+    """A monitor that cannot be reached, or refuses what it is asked."""
 
 
 class UsageError(BallonetError, RuntimeError):

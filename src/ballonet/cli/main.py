@@ -27,6 +27,10 @@ VERBS: Final = {
     "features": "Observe every feature of the balloon on a real kernel.",
     "guest": "Start a guest by hand.",
     "hints": "Ask a guest for free page hints, as a migration would.",
+    "info": "Show a guest's balloon, ours or QEMU's.",
+    "monitor": "Type a monitor's commands.",
+    "set": "Set how much memory a guest keeps.",
+    "stats": "Show a guest's memory statistics.",
 }
 
 EXIT_FAILED: Final = 1

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import Final
 
 from ballonet.errors import UsageError
+from ballonet.monitor.outbox import EventData
 from ballonet.units import bytes_to_pages, pages_to_bytes
 from ballonet.vhost_user.server import DeviceServer, Snapshot
 from ballonet.virtio.features import feature_names
@@ -26,13 +27,13 @@ class DeviceMachine:
         *,
         balloon_id: str = "balloon0",
         memory_bytes: int | None = None,
-        changed: Callable[[str], None] = lambda _: None,
+        post: Callable[[str, EventData], None],
     ) -> None:
         self.balloon_id = balloon_id
         self._device, self._memory_bytes = device, memory_bytes
-        self._changed = changed  # is told STOP and RESUME
+        self._post = post
         self._interval_s = 0
-        self.has_quit = False  #: a client asked for the end
+        self._has_ended = False
 
     @property
     def ram_bytes(self) -> int | None:
@@ -85,23 +86,29 @@ class DeviceMachine:
         """Let time stand still."""
         if self.running:
             self._device.pause()
-            self._changed("STOP")
+            self._post("STOP", dict)
 
     def cont(self) -> None:
         """Let time go on."""
         if not self.running:
             self._device.unpause()
-            self._changed("RESUME")
+            self._post("RESUME", dict)
 
     def quit(self) -> None:
         """End the device."""
-        self.has_quit = True
+        self.end("host-qmp-quit")
         self._device.stop()
+
+    def end(self, reason: str) -> None:
+        """Tell clients of the end, once."""
+        if not self._has_ended:
+            self._has_ended = True
+            self._post("SHUTDOWN", lambda: {"guest": False, "reason": reason})
 
     def info(self) -> dict[str, object]:
         """Everything else that is known."""
         with suppress(TimeoutError, UsageError):
-            return _info(self._device.snapshot())
+            return {"ram": self.ram_bytes, **_info(self._device.snapshot())}
         return {}
 
 

@@ -26,7 +26,7 @@ def monitoring(
     """Serve the device's monitor on sockets that listen; clients are told of the end."""
     outbox = Outbox()
     machine = DeviceMachine(
-        device, balloon_id=balloon_id, memory_bytes=memory_bytes, changed=outbox.post
+        device, balloon_id=balloon_id, memory_bytes=memory_bytes, post=outbox.post
     )
     watch = DeviceWatch(device, outbox.post, machine.without_balloon)
     monitor = MonitorServer(machine, sockets, outbox, watch.look)
@@ -36,6 +36,5 @@ def monitoring(
         yield
     finally:
         device.unsubscribe(watch.observe)
-        reason = "host-qmp-quit" if machine.has_quit else "host-signal"
-        outbox.post("SHUTDOWN", lambda: {"guest": False, "reason": reason})
+        machine.end("host-signal")
         monitor.stop()

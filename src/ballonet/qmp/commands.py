@@ -88,7 +88,7 @@ def _balloon(machine: Machine, arguments: Arguments) -> object:
         raise NoBalloonError
     value = _integer(arguments, "value")
     if value <= 0:
-        raise CommandError("Parameter 'value' expects a size")
+        raise CommandError("Parameter 'target' expects a size")
     machine.set_logical_bytes(value)
     return {}
 

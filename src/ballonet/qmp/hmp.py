@@ -5,19 +5,20 @@ Source: QEMU hmp-commands.hx, hw/core/machine-hmp-cmds.c.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple
 
-from ballonet.errors import SettingsError
 from ballonet.qmp.errors import CommandError, NoBalloonError
 from ballonet.qmp.machine import Machine
-from ballonet.units import format_bytes, parse_bytes
+from ballonet.units import format_bytes
 from ballonet.virtio.stats import STATS, StatUnit
 
 __all__ = ["HMP_COMMANDS", "INFO_COMMANDS", "run_line"]
 
 _MIB: Final = 1 << 20
 _SIZE_MAX: Final = 2**63 - 1
+_NUMBER: Final = re.compile(r"-?\d+", re.ASCII)
 
 
 class HmpCommand(NamedTuple):
@@ -51,40 +52,51 @@ def _find(name: str) -> HmpCommand | None:
 
 
 def _balloon(machine: Machine, rest: str) -> str:
-    if not rest:
-        return 'balloon: invalid size\r\nTry "help balloon" for more information\r\n'
-    try:
-        size = parse_bytes(
-            rest if not rest.isdigit() else f"{rest}M", key="size", limits=(0, _SIZE_MAX)
+    found = _NUMBER.match(rest)
+    if not rest or found is None:
+        wrong = (
+            f"invalid char '{rest[0]}' in expression" if rest else "unexpected end of expression"
         )
-    except SettingsError:
-        return 'invalid size\r\nTry "help balloon" for more information\r\n'
+        return _complaint(wrong, "balloon")
+    if rest[found.end() :].strip():
+        return _complaint("balloon: extraneous characters at the end of line", "balloon")
+    if found[0].startswith("-"):
+        return _complaint("enter a positive value", "balloon")
     if machine.ram_bytes is None:
         raise NoBalloonError
-    if size <= 0:
-        raise CommandError("Parameter 'value' expects a size")
+    size = int(found[0]) * _MIB
+    if not 0 < size <= _SIZE_MAX:
+        raise CommandError("Parameter 'target' expects a size")
     machine.set_logical_bytes(size)
     return ""
 
 
+def _complaint(wrong: str, command: str) -> str:
+    return f'{wrong}\r\nTry "help {command}" for more information\r\n'
+
+
 def _info(machine: Machine, rest: str) -> str:
-    name = rest.split(maxsplit=1)[0] if rest else "help"
-    if name == "help":
+    name, _, more = rest.partition(" ")
+    if not name:
         return "".join(f"info {key}  -- {row.help}\r\n" for key, row in INFO_COMMANDS.items())
     command = INFO_COMMANDS.get(name)
     if command is None:
         return f"unknown command: 'info {name}'\r\n"
+    if more.strip():
+        wrong = f"{name}: extraneous characters at the end of line"
+        return _complaint(wrong, f"info {name}")
     return command.run(machine, "")
 
 
 def _help(_: Machine, rest: str) -> str:
     if rest.split(maxsplit=1)[:1] == ["info"]:
         return "".join(f"info {key}  -- {row.help}\r\n" for key, row in INFO_COMMANDS.items())
-    return "".join(
+    lines = [
         f"{_usage(name, row)} -- {row.help}\r\n"
         for name, row in HMP_COMMANDS.items()
         if not rest or rest in (name, row.alias)
-    )
+    ]
+    return "".join(lines) or f"unknown command: '{rest}'\r\n"
 
 
 def _usage(name: str, row: HmpCommand) -> str:
@@ -118,7 +130,7 @@ def _info_status(machine: Machine, _: str) -> str:
 
 
 def _info_version(_: Machine, __: str) -> str:
-    return "7.2.0 (ballonet)\r\n"
+    return "7.2.0ballonet\r\n"
 
 
 def _info_stats(machine: Machine, _: str) -> str:

@@ -3,6 +3,7 @@
 Each value is cut out of the stream by its brackets and parsed whole.  Limits keep a client from
 using up memory or time: after a value that is too long or too deep everything up to the next line
 end is thrown away.
+Strings may be in single quotes too, as QEMU's parser allows.
 Not here: what a value means (session.py).
 Source: QEMU docs/interop/qmp-spec.rst; qobject/json-streamer.c for the texts.
 """
@@ -20,8 +21,9 @@ MESSAGE_BYTES_MAX: Final = 64 << 10
 #: QEMU allows 1024; its commands nest three deep.
 DEPTH_MAX: Final = 64
 
-_STRUCTURE: Final = re.compile(rb'["\[\]{}\n]')
-_STRING_END: Final = re.compile(rb'["\\\n]')
+_STRUCTURE: Final = re.compile(rb"[\"'\[\]{}\n]")
+_STRING_END: Final = {b'"': re.compile(rb'["\\\n]'), b"'": re.compile(rb"['\\\n]")}
+_STRINGS: Final = re.compile(r"""\"(?:[^"\\]|\\.)*\"|'((?:[^'\\]|\\.)*)'""")
 _SPACE: Final = b" \t\r\n"
 _OPENING: Final = b"[{"
 
@@ -37,7 +39,7 @@ class JsonStream:
         self._buffer = bytearray()
         self._at = 0  # how far the buffer was looked at
         self._depth = 0
-        self._in_string = False
+        self._quote = b""  # of the string we are in
         self._skipping = False
 
     def feed(self, data: bytes) -> list[object | JsonError]:
@@ -100,13 +102,13 @@ class JsonStream:
     def _scan(self) -> int | JsonError | None:
         """Where the value at the start ends; None if that is not there yet."""
         while True:
-            pattern = _STRING_END if self._in_string else _STRUCTURE
+            pattern = _STRING_END[self._quote] if self._quote else _STRUCTURE
             match = pattern.search(self._buffer, self._at)
             if match is None:
                 self._at = len(self._buffer)
                 return self._too_long()
             self._at = match.end()
-            if self._in_string:
+            if self._quote:
                 if match.group() == b"\n":  # no string goes on over a line end: begin afresh
                     return JsonError("JSON parse error, invalid string")
                 if not self._end_of_string(match.group()):
@@ -121,8 +123,8 @@ class JsonStream:
 
     def _end_of_string(self, char: bytes) -> bool:
         """Go past a quote or an escape; False if the escaped character is not there yet."""
-        if char == b'"':
-            self._in_string = False
+        if char == self._quote:
+            self._quote = b""
         elif self._at == len(self._buffer):
             self._at -= 1
             return False
@@ -132,8 +134,8 @@ class JsonStream:
 
     def _step(self, char: bytes) -> bool:
         """Count a bracket; True if it closes the value."""
-        if char == b'"':
-            self._in_string = True
+        if char in _STRING_END:
+            self._quote = char
         elif char in b"[{":
             self._depth += 1
         elif char in b"]}":
@@ -149,16 +151,31 @@ class JsonStream:
     def _forget(self, count: int) -> None:
         del self._buffer[:count]
         self._at = self._depth = 0
-        self._in_string = False
+        self._quote = b""
 
 
 def _parse(raw: bytes) -> object | JsonError:
     try:
-        value: object = json.loads(raw.decode())
+        text = raw.decode()
+        value: object = json.loads(_STRINGS.sub(_double_quoted, text) if "'" in text else text)
     except UnicodeDecodeError:
         return JsonError("JSON parse error, invalid UTF-8 sequence in string")
     except ValueError as error:
-        return JsonError(
-            f"JSON parse error, {getattr(error, 'msg', error)}".lower().replace("json", "JSON")
-        )
+        return JsonError(f"JSON parse error, {_words(str(error), raw)}")
     return value
+
+
+def _double_quoted(string: re.Match[str]) -> str:
+    """A string as JSON has it, whatever its quotes."""
+    content = string[1]
+    if content is None:
+        return string[0]
+    return '"' + content.replace("\\'", "'").replace('"', '\\"') + '"'
+
+
+def _words(complaint: str, raw: bytes) -> str:
+    """What QEMU would say of it, as far as it says anything that helps."""
+    if "':' delimiter" in complaint:
+        return "missing : in object pair"
+    word = re.match(rb"[A-Za-z_]+", raw)
+    return f"invalid keyword '{word[0].decode()}'" if word else "expecting value"

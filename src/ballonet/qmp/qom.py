@@ -36,13 +36,10 @@ def balloon_paths(machine: Machine) -> tuple[str, str]:
 
 def list_properties(machine: Machine, path: str) -> list[dict[str, object]]:
     """What `qom-list` shows. Raises: CommandError."""
-    path = _normal(path)
-    if path in balloon_paths(machine):
+    normal = _resolve(machine, path)
+    if normal in balloon_paths(machine):
         return [{"name": name, "type": prop.type} for name, prop in _PROPERTIES.items()]
-    children = _tree(machine).get(path)
-    if children is None:
-        raise DeviceNotFoundError(f"Device '{path}' not found")
-    return [{"name": "type", "type": "string"}, *children]
+    return [{"name": "type", "type": "string"}, *_tree(machine)[normal]]
 
 
 def get_property(machine: Machine, path: str, name: str) -> object:
@@ -54,18 +51,17 @@ def set_property(machine: Machine, path: str, name: str, value: object) -> None:
     """What `qom-set` does. Raises: CommandError."""
     prop = _find(machine, path, name)
     if prop.write is None:
-        raise CommandError(f"Property '{TYPE_NAME}.{name}' is not writable")
+        owner = "virtio-balloon-device" if name == "guest-stats" else TYPE_NAME
+        raise CommandError(f"Property '{owner}.{name}' is not writable")
     prop.write(machine, value)
 
 
 def _find(machine: Machine, path: str, name: str) -> _Property:
-    normal = _normal(path)
-    if normal not in balloon_paths(machine) and normal not in _tree(machine):
-        raise DeviceNotFoundError(f"Device '{path}' not found")
-    if normal not in balloon_paths(machine) or name not in _PROPERTIES:
-        owner = TYPE_NAME if normal in balloon_paths(machine) else "container"
+    is_balloon = _resolve(machine, path) in balloon_paths(machine)
+    owner, known = (TYPE_NAME, _PROPERTIES) if is_balloon else ("container", _OF_CONTAINERS)
+    if name not in known:
         raise CommandError(f"Property '{owner}.{name}' not found")
-    return _PROPERTIES[name]
+    return known[name]
 
 
 def _tree(machine: Machine) -> dict[str, list[dict[str, object]]]:
@@ -81,8 +77,16 @@ def _tree(machine: Machine) -> dict[str, list[dict[str, object]]]:
     }
 
 
-def _normal(path: str) -> str:
-    return path.rstrip("/") or "/"
+def _resolve(machine: Machine, path: str) -> str:
+    """The whole path of an object, of which the last part may be enough. Raises: CommandError."""
+    known = {*balloon_paths(machine), *_tree(machine)}
+    normal = path.rstrip("/") or "/"
+    if not path:
+        raise CommandError("Path '' is ambiguous")
+    found = [one for one in known if one == normal or one.endswith(f"/{normal}")]
+    if len(found) != 1:
+        raise DeviceNotFoundError(f"Device '{path}' not found")
+    return found[0]
 
 
 def _guest_stats(machine: Machine) -> dict[str, object]:
@@ -92,7 +96,7 @@ def _guest_stats(machine: Machine) -> dict[str, object]:
 
 
 def _set_interval(machine: Machine, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
+    if isinstance(value, bool) or not isinstance(value, int) or abs(value) >= 1 << 63:
         raise CommandError(f"Invalid parameter type for '{_INTERVAL}', expected: integer")
     if value < 0:
         raise CommandError("timer value must be greater than zero")
@@ -101,6 +105,7 @@ def _set_interval(machine: Machine, value: object) -> None:
     machine.set_poll_interval(value)
 
 
+_OF_CONTAINERS: Final = {"type": _Property("string", lambda _: "container")}
 _PROPERTIES: Final = {
     "type": _Property("string", lambda _: TYPE_NAME),
     "guest-stats": _Property("guest statistics", _guest_stats),

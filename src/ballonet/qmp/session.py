@@ -49,9 +49,10 @@ class ServerSession:
             reply = {"return": self._execute(_command_of(value))}
         except CommandError as error:
             reply = {"error": {"class": error.qmp_class, "desc": error.desc}}
-        if isinstance(value, dict) and "id" in value:
-            reply["id"] = value["id"]
-        return reply
+        if not isinstance(value, dict) or "id" not in value:
+            return reply
+        given = {"id": value["id"]}
+        return given | reply if "error" in reply else reply | given
 
     def _execute(self, command: dict[str, object]) -> object:
         name, arguments = str(command["execute"]), command.get("arguments", {})
@@ -78,7 +79,7 @@ class ServerSession:
         for capability in enable:
             if capability == "oob":
                 raise CommandError("Capability oob not available")
-            raise CommandError(f"Parameter 'enable' does not accept value '{capability}'")
+            raise CommandError(f"Parameter 'null' does not accept value '{capability}'")
         self.negotiated = True
         return {}
 

@@ -1,0 +1,168 @@
+"""A real QEMU as a guest: emulated (TCG), with Debian's kernel and QEMU's own balloon.
+
+For comparing with other people's device and monitor; our own device has nothing to do with it.
+"""
+
+from __future__ import annotations
+
+import shutil
+import stat
+import subprocess
+import tempfile
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from ballonet.errors import GuestError
+from ballonet.guests.initramfs import Entry, pack_cpio
+from ballonet.guests.kernel_package import find_kernel_package
+
+__all__ = ["QemuGuest", "QemuKernel", "find_qemu_kernel"]
+
+#: In the order they depend on each other.
+_MODULES: Final = (
+    "virtio_ring",
+    "virtio",
+    "virtio_pci_modern_dev",
+    "virtio_pci_legacy_dev",
+    "virtio_pci",
+    "virtio_balloon",
+)
+_INSTALL: Final = "run: sh scripts/system-packages qemu"
+_READY: Final = "balloon guest ready"
+_INIT: Final = f"""#!/bin/busybox sh
+/bin/busybox mount -t devtmpfs devtmpfs /dev
+for module in {" ".join(_MODULES)}; do
+    /bin/busybox insmod /$module.ko
+done
+echo {_READY} $(/bin/busybox uname -r)
+while :; do
+    /bin/busybox sleep 1000
+done
+"""
+_BOOT_S: Final = 60.0
+_POLL_S: Final = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class QemuKernel:
+    """A kernel for QEMU and the modules its balloon needs."""
+
+    image: Path
+    modules: tuple[Path, ...]
+
+
+def find_qemu_kernel() -> QemuKernel:
+    """Debian's kernel for clouds, unpacked under build/ or installed. Raises: GuestError."""
+    if shutil.which("qemu-system-x86_64") is None:
+        raise GuestError(f"qemu-system-x86_64 is not installed; {_INSTALL}")
+    for root in (Path("build/kernel"), Path("/")):
+        for image in sorted(root.glob("boot/vmlinuz-*-cloud-amd64"), reverse=True):
+            release = image.name.removeprefix("vmlinuz-")
+            tree = root / "lib/modules" / release / "kernel/drivers/virtio"
+            modules = tuple(tree / f"{name}.ko" for name in _MODULES)
+            if all(module.exists() for module in modules):
+                return QemuKernel(image, modules)
+    raise GuestError(f"no kernel for QEMU is there; {_INSTALL}")
+
+
+class QemuGuest:
+    """One QEMU, from `start` to `stop`; a context manager that does both."""
+
+    balloon_path: Final = "/machine/peripheral/balloon0"
+
+    def __init__(self, memory_bytes: int, *balloon_options: str) -> None:
+        self.memory_bytes = memory_bytes
+        self._options = ",".join(("virtio-balloon-pci", "id=balloon0", *balloon_options))
+        self._directory: Path | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        where: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    @property
+    def qmp_path(self) -> Path:
+        """Its monitor. Raises: GuestError."""
+        if self._directory is None:
+            raise GuestError("the guest does not run")
+        return self._directory / "qmp"
+
+    def start(self) -> None:
+        """Boot; returns when the balloon's driver is there. Raises: GuestError."""
+        kernel, busybox = find_qemu_kernel(), find_kernel_package().busybox
+        self._directory = Path(tempfile.mkdtemp(prefix="ballonet-qemu-"))
+        try:
+            files = _guest_files(busybox, kernel.modules)
+            (self._directory / "initramfs").write_bytes(pack_cpio(files))
+            self._launch(kernel.image, self._directory)
+            self._wait_until_ready()
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """End it, whatever state it is in; nothing of it remains. Safe to call again."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+        if self._directory is not None:
+            shutil.rmtree(self._directory, ignore_errors=True)
+            self._directory = None
+
+    def console(self) -> str:
+        """Everything the kernel has said."""
+        if self._directory is None:
+            return ""
+        with suppress(FileNotFoundError):
+            return (self._directory / "console").read_text(errors="replace")
+        return ""
+
+    def _launch(self, image: Path, directory: Path) -> None:
+        with (directory / "errors").open("wb") as errors:
+            self._process = subprocess.Popen(
+                [
+                    *("qemu-system-x86_64", "-machine", "q35,accel=tcg", "-cpu", "max"),
+                    *("-m", f"{self.memory_bytes >> 20}", "-nodefaults", "-no-user-config"),
+                    *("-display", "none", "-serial", f"file:{directory / 'console'}"),
+                    *("-kernel", image, "-initrd", directory / "initramfs"),
+                    *("-append", "console=ttyS0 quiet panic=-1", "-device", self._options),
+                    *("-qmp", f"unix:{directory / 'qmp'},server=on,wait=off"),
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=errors,
+            )
+
+    def _wait_until_ready(self) -> None:
+        end_s = time.monotonic() + _BOOT_S
+        while _READY not in self.console():
+            if self._process is None or self._process.poll() is not None:
+                errors = (self.qmp_path.parent / "errors").read_text(errors="replace")
+                raise GuestError(f"QEMU ended: {errors.strip()}")
+            if time.monotonic() > end_s:
+                raise GuestError(f"QEMU's guest does not boot:\n{self.console()[-1000:]}")
+            time.sleep(_POLL_S)
+
+
+def _guest_files(busybox: bytes, modules: tuple[Path, ...]) -> list[Entry]:
+    program = stat.S_IFREG | 0o755
+    return [
+        *(Entry(name, stat.S_IFDIR | 0o755) for name in ("bin", "dev")),
+        Entry("dev/console", stat.S_IFCHR | 0o600, device=(5, 1)),
+        Entry("bin/busybox", program, busybox),
+        Entry("init", program, _INIT.encode()),
+        *(Entry(module.name, stat.S_IFREG | 0o644, module.read_bytes()) for module in modules),
+    ]

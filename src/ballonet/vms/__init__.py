@@ -1,0 +1,1 @@
+"""Virtual machines by their monitors: ours, and any QEMU's."""
