@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help run test test-unit test-kernel check fix fuzz bench clean system
+.PHONY: help run test test-unit test-kernel test-qemu check fix fuzz bench clean system system-qemu
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -11,14 +11,17 @@ help: ## show this list
 run: system .venv/.installed ## the main job: a real Linux kernel gives memory back
 	$(BIN)/ballonet demo
 
-test: system .venv/.dev ## every test, on a real kernel too
-	BALLONET_REQUIRE=kernel $(BIN)/pytest
+test: system system-qemu .venv/.dev ## every test, on a real kernel and against a real QEMU too
+	BALLONET_REQUIRE=kernel,qemu $(BIN)/pytest
 
 test-unit: system .venv/.dev ## the tests that start no kernel
-	$(BIN)/pytest -m 'not kernel'
+	$(BIN)/pytest -m 'not kernel and not qemu'
 
 test-kernel: system .venv/.dev ## only the tests on a real kernel
 	BALLONET_REQUIRE=kernel $(BIN)/pytest -m kernel
+
+test-qemu: system system-qemu .venv/.dev ## only the tests against a real QEMU
+	BALLONET_REQUIRE=kernel,qemu $(BIN)/pytest -m qemu
 
 check: system .venv/.dev ## format, lint, types, import contract, spelling
 	$(BIN)/ruff format --check src tests bench
@@ -42,6 +45,9 @@ clean: ## remove everything that was built
 
 system:
 	@sh scripts/system-packages
+
+system-qemu:
+	@sh scripts/system-packages qemu
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

@@ -33,7 +33,7 @@ class DeviceMachine:
         self._device, self._memory_bytes = device, memory_bytes
         self._post = post
         self._interval_s = 0
-        self._has_ended = False
+        self._running, self._has_ended = True, False
 
     @property
     def ram_bytes(self) -> int | None:
@@ -52,8 +52,8 @@ class DeviceMachine:
 
     @property
     def running(self) -> bool:
-        """Not stopped by `stop`."""
-        return not self._device.peek().paused
+        """Not stopped by `stop`; true at once, whenever the device's thread gets to it."""
+        return self._running
 
     @property
     def stats(self) -> dict[str, int]:
@@ -84,13 +84,15 @@ class DeviceMachine:
 
     def stop(self) -> None:
         """Let time stand still."""
-        if self.running:
+        if self._running:
+            self._running = False
             self._device.pause()
             self._post("STOP", dict)
 
     def cont(self) -> None:
         """Let time go on."""
-        if not self.running:
+        if not self._running:
+            self._running = True
             self._device.unpause()
             self._post("RESUME", dict)
 

@@ -77,8 +77,6 @@ class Glance:
     target_pages: int
     actual_pages: int
     stats: StatsReading | None
-    poll_interval_s: int
-    paused: bool
     stage: Stage
 
 
@@ -216,8 +214,6 @@ class DeviceServer:
             target_pages=balloon.target_pages if next_target is None else next_target,
             actual_pages=balloon.actual_pages,
             stats=balloon.statistics.reading,
-            poll_interval_s=balloon.statistics.poll_interval_s,
-            paused=balloon.paused,
             stage=balloon.stage,
         )
 
