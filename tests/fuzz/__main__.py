@@ -92,7 +92,7 @@ def _run(job: Job) -> tuple[Tally, int, int]:
 
 def _summary(results: list[tuple[Tally, int, int]], seconds: float) -> int:
     inputs = sum(tally.inputs for tally, _, _ in results)
-    signatures = set().union(*(tally.signatures for tally, _, _ in results))
+    signatures: set[int] = set().union(*(tally.signatures for tally, _, _ in results))
     slowest_ms = max(tally.slowest_s for tally, _, _ in results) * 1000
     grown = max(growth for _, growth, _ in results)
     click.echo(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 import resource
 import time
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,7 @@ from tests.property.ring_under_test import RingFormat
 SLOW_S = 1.0
 _FRESH_SHARE = 0.05
 _REPORT_EVERY = 500
+_KEPT_MAX = 2000
 
 
 @dataclass
@@ -30,7 +32,7 @@ class Tally:
     slowest_s: float = 0.0
     rss_bytes: int = 0
     fds: int = 0
-    signatures: set[frozenset[str]] = field(default_factory=set)
+    signatures: set[int] = field(default_factory=set)  #: as checksums, to stay small
     finding: str = ""
     failing: bytes = b""
 
@@ -55,7 +57,7 @@ def fuzz(
             raw = _choose(number, corpus, kept, rng)
             begun = time.perf_counter()
             try:
-                signature = run_input(place, raw)
+                signature = _checksum(run_input(place, raw))
             except FindingError as error:
                 tally.finding, tally.failing = str(error), raw
                 break
@@ -67,13 +69,25 @@ def fuzz(
                 break
             if signature not in tally.signatures:
                 tally.signatures.add(signature)
-                kept.append(raw)
+                _keep(kept, raw, rng)
             if number % _REPORT_EVERY == 0:
                 _measure(tally)
                 report(tally)
     _measure(tally)
     report(tally)
     return tally, kept[len(corpus) :]
+
+
+def _checksum(signature: frozenset[str]) -> int:
+    return zlib.crc32("|".join(sorted(signature)).encode())
+
+
+def _keep(kept: list[bytes], raw: bytes, rng: random.Random) -> None:
+    """Remember an input; of too many one is forgotten, or this program would seem to leak."""
+    if len(kept) < _KEPT_MAX:
+        kept.append(raw)
+    else:
+        kept[rng.randrange(len(kept))] = raw
 
 
 def _choose(

@@ -1,0 +1,249 @@
+"""The monitor's sockets, with clients that behave and clients that do not."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Self
+
+import pytest
+from tests.integration.device_under_test import SECONDS, Device, running_device
+from tests.support.driver_ring import DriverRing
+from tests.support.guest_memory import PAGE_BYTES
+from tests.support.scripts import start_qemu, start_uml
+from tests.support.session import STATS, Session
+from tests.support.wait import wait_until
+
+from ballonet.monitor.clients import CLIENTS_MAX
+from ballonet.monitor.serving import monitoring
+from ballonet.vhost_user.listener import listening_socket
+
+
+class Client:
+    """A plain QMP client; a context manager."""
+
+    def __init__(self, path: Path) -> None:
+        self.socket = socket.socket(socket.AF_UNIX)
+        self.socket.settimeout(SECONDS)
+        self.socket.connect(str(path))
+        self._file = self.socket.makefile("rb")
+        self.events: list[dict[str, Any]] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+        self.socket.close()
+
+    def line(self) -> Any:  # noqa: ANN401 - JSON
+        """The next message, or None at the end."""
+        raw = self._file.readline()
+        return json.loads(raw) if raw else None
+
+    def ask(self, command: str, **arguments: object) -> Any:  # noqa: ANN401 - JSON
+        """A command's reply; events on the way are kept."""
+        self.socket.sendall(json.dumps({"execute": command, "arguments": arguments}).encode())
+        while True:
+            message = self.line()
+            if message is None or "event" not in message:
+                return message
+            self.events.append(message)
+
+    def negotiate(self) -> Client:
+        """Get into command mode."""
+        assert "QMP" in self.line()
+        assert self.ask("qmp_capabilities") == {"return": {}}
+        return self
+
+    def wait_for(self, event: str) -> dict[str, Any]:
+        """The next event of a kind."""
+        while True:
+            message = self.line()
+            assert message is not None, f"no {event} came"
+            if message.get("event") == event:
+                return dict(message)
+
+
+@pytest.fixture
+def device(tmp_path: Path) -> Iterator[Device]:
+    with running_device(tmp_path / "b.sock") as made:
+        yield made
+
+
+@pytest.fixture
+def qmp(device: Device, tmp_path: Path) -> Iterator[Path]:
+    path = tmp_path / "qmp"
+    with listening_socket(path) as sock, monitoring(device.server, [sock]):
+        yield path
+
+
+@pytest.fixture
+def guest(device: Device) -> Iterator[Session]:
+    with start_uml(device.path) as made:
+        yield made
+
+
+def test_without_a_guest_there_is_no_balloon(qmp: Path) -> None:
+    with Client(qmp).negotiate() as client:
+        wanted = {"class": "DeviceNotActive", "desc": "No balloon device has been activated"}
+        assert client.ask("query-balloon") == {"error": wanted}
+        assert client.ask("balloon", value=1 << 20) == {"error": wanted}
+        line = {"command-line": "info balloon"}
+        shown = client.ask("human-monitor-command", **line)
+        assert shown == {"return": "Error: No balloon device has been activated\r\n"}
+
+
+def test_a_target_reaches_the_guest_and_its_answer_every_client(qmp: Path, guest: Session) -> None:
+    total = guest.ram.regions[0].size
+    with Client(qmp).negotiate() as one, Client(qmp).negotiate() as other:
+        assert one.ask("balloon", value=total - 100 * PAGE_BYTES) == {"return": {}}
+        guest.front_end.read_backend_message()
+        assert guest.read_num_pages() == 100
+        guest.write_actual(100)
+        for client in (one, other):
+            event = client.wait_for("BALLOON_CHANGE")
+            assert event["data"] == {"actual": total - 100 * PAGE_BYTES}
+        assert other.ask("query-balloon") == {"return": {"actual": total - 100 * PAGE_BYTES}}
+
+
+def test_an_actual_beyond_memory_is_shown_as_no_memory(qmp: Path, guest: Session) -> None:
+    with Client(qmp).negotiate() as client:
+        guest.write_actual(0xFFFF_FFFF)
+        wait_until(
+            lambda: client.ask("query-balloon") == {"return": {"actual": 0}}, SECONDS, "not clamped"
+        )
+
+
+def test_a_guest_that_floods_actual_is_told_of_once_a_second(qmp: Path, guest: Session) -> None:
+    with Client(qmp).negotiate() as client:
+        begin = time.monotonic()
+        for pages in range(1, 2000):
+            guest.write_actual(pages)
+        total = guest.ram.regions[0].size
+        while client.wait_for("BALLOON_CHANGE")["data"]["actual"] != total - 1999 * PAGE_BYTES:
+            pass
+        seconds = time.monotonic() - begin
+        assert client.ask("query-status")
+        assert len(client.events) <= seconds + 2
+
+
+def test_what_a_request_waits_for_is_told(qmp: Path, device: Device, guest: Session) -> None:
+    with Client(qmp).negotiate() as client:
+
+        def stage() -> str:
+            return str(client.ask("x-ballonet-info")["return"]["stage"])
+
+        assert stage() == "none"
+        client.ask("balloon", value=guest.ram.regions[0].size - 50 * PAGE_BYTES)
+        guest.front_end.read_backend_message()
+        assert stage() == "sent"
+        guest.read_num_pages()
+        assert stage() == "read"
+        guest.write_actual(20)
+        assert stage() == "moving"
+        wait_until(lambda: stage() == "stalled", SECONDS, "not stalled")
+        assert client.wait_for("x-ballonet-out-of-puff")["data"]["target"] == 50 * PAGE_BYTES
+        guest.write_actual(50)
+        assert stage() == "reached"
+        request = client.ask("x-ballonet-info")["return"]["request"]
+        assert request["asked-ms-ago"] >= request["sent-ms-ago"] >= request["read-ms-ago"]
+    assert device.snapshot().connected
+
+
+def test_a_guest_that_does_not_look_is_called_unresponsive(qmp: Path, guest: Session) -> None:
+    with Client(qmp).negotiate() as client:
+        client.ask("balloon", value=guest.ram.regions[0].size - 50 * PAGE_BYTES)
+        assert client.wait_for("x-ballonet-guest-unresponsive")
+
+
+def test_a_broken_ring_is_told_of(qmp: Path, guest: Session) -> None:
+    with Client(qmp).negotiate() as client:
+        ring = guest.rings[0]
+        assert isinstance(ring, DriverRing)
+        ring.set_avail_idx(1000)
+        guest.front_end.kick(0)
+        assert "jumped" in client.wait_for("x-ballonet-device-broken")["data"]["reason"]
+
+
+def test_polling_by_the_monitor_asks_the_guest(qmp: Path, device: Device) -> None:
+    path = "/machine/peripheral-anon/device[0]"
+    prop = "guest-stats-polling-interval"
+    with start_qemu(device.path) as guest, Client(qmp).negotiate() as client:
+        guest.put_stats([(4, 1 << 20)])
+        assert client.ask("qom-set", path=path, property=prop, value=1) == {"return": {}}
+        assert guest.wait_used(STATS)
+        guest.put_stats([(4, 2 << 20)])
+        reply = {}
+        wait_until(
+            lambda: (
+                reply.update(client.ask("qom-get", path=path, property="guest-stats"))
+                or reply["return"]["stats"]["stat-free-memory"] == 2 << 20
+            ),
+            SECONDS,
+            "no statistics",
+        )
+        assert reply["return"]["last-update"] >= time.time() - 10
+        assert client.ask("stop") == {"return": {}}
+        assert not guest.front_end.wait_call(STATS, 1.5)
+        assert client.ask("cont") == {"return": {}}
+        assert guest.wait_used(STATS)
+
+
+def test_clients_that_misbehave_are_no_hindrance_to_one_that_does_not(
+    qmp: Path, guest: Session
+) -> None:
+    with ExitStack() as stack:
+        for number in range(12):
+            rude = stack.enter_context(Client(qmp))
+            rude.socket.setblocking(False)
+            for _ in range(50):
+                try:
+                    rude.socket.sendall(_RUDE[number % len(_RUDE)])
+                except OSError:
+                    break
+        with Client(qmp).negotiate() as client:
+            assert client.ask("query-balloon")["return"]["actual"]
+        first, _ = guest.free_range()
+        for page in range(50):
+            assert guest.inflate([first + page]).length == 0
+
+
+_RUDE = (
+    b"[" * 100_000,
+    b'{"execute": "query-version"}\n' * 2000,
+    b"\xff\x00garbage\n" * 5000,
+    b'{"execute": "qmp_capa',
+    b'{"execute":"qmp_capabilities"}' + b'{"execute": "query-qmp-schema"}' * 3000,
+    b'"' + b"x" * 100_000,
+)
+
+
+def test_a_client_that_never_reads_is_cut_off(qmp: Path) -> None:
+    with Client(qmp).negotiate() as client:
+        client.socket.settimeout(30)
+        with pytest.raises(OSError):  # noqa: PT011, PT012 - reset or broken pipe, sooner or later
+            while True:
+                client.socket.sendall(b'{"execute": "query-qmp-schema"}' * 30)
+
+
+def test_one_client_too_many_is_turned_away(qmp: Path) -> None:
+    with ExitStack() as stack:
+        clients = [stack.enter_context(Client(qmp)) for _ in range(CLIENTS_MAX)]
+        assert all("QMP" in client.line() for client in clients)
+        with Client(qmp) as late:
+            assert late.line() is None
+        clients[0].socket.close()
+
+
+def test_the_end_is_told(device: Device, tmp_path: Path) -> None:
+    path = tmp_path / "qmp"
+    with ExitStack() as stack:
+        with listening_socket(path) as sock, monitoring(device.server, [sock]):
+            client = stack.enter_context(Client(path)).negotiate()
+        assert client.wait_for("SHUTDOWN")["data"] == {"guest": False, "reason": "host-signal"}
+        assert client.line() is None
