@@ -21,6 +21,8 @@ from ballonet.cli.monitor_address import MonitorAddress
 from ballonet.cli.size import SizeType
 from ballonet.device.balloon import BalloonSettings
 from ballonet.monitor.serving import monitoring
+from ballonet.trace.recording import RecordingServer
+from ballonet.trace.writer import TraceWriter
 from ballonet.units import bytes_to_pages
 from ballonet.vhost_user.listener import adopt_socket, listening_socket
 from ballonet.vhost_user.server import DeviceServer
@@ -128,6 +130,20 @@ class _CapabilitiesFirst(click.Command):
     type=SizeType(1 << 20, _TARGET_BYTES_MAX),
     help="Memory of the guest for the monitor; what the VMM shares, if not given.",
 )
+@click.option(
+    "--trace",
+    "trace_path",
+    type=click.Path(path_type=Path),
+    help="Record the conversation in this file; see `ballonet trace`.",
+)
+@click.option(
+    "--trace-limit",
+    "trace_limit_bytes",
+    type=SizeType(1 << 10, 1 << 50),
+    default="1G",
+    show_default=True,
+    help="End the record at this size.",
+)
 @click.option("--no-discard", is_flag=True, help="Answer the guest, but keep its memory.")
 def device(
     socket_path: Path | None,
@@ -139,6 +155,8 @@ def device(
     monitors: tuple[Path, ...],
     balloon_id: str,
     memory_bytes: int | None,
+    trace_path: Path | None,
+    trace_limit_bytes: int,
     **switches: bool,
 ) -> None:
     """Serve a balloon device to a VMM over vhost-user.
@@ -152,8 +170,13 @@ def device(
     settings = _settings(QueueLayout(queue_layout), host_page_bytes, switches)
     with _socket(socket_path, fd) as (sock, listening), ExitStack() as stack:
         sockets = [stack.enter_context(listening_socket(path)) for path in monitors]
-        server = DeviceServer(settings, sock, listening=listening)
-        server.set_target(bytes_to_pages(target_bytes))
+        if trace_path is None:
+            server = DeviceServer(settings, sock, listening=listening)
+        else:
+            writer = TraceWriter(trace_path, trace_limit_bytes)
+            server = RecordingServer(settings, sock, listening=listening, writer=writer)
+        if target_bytes:
+            server.set_target(bytes_to_pages(target_bytes))
         server.set_report_rate(report_bytes_per_s)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: server.stop())

@@ -31,6 +31,7 @@ VERBS: Final = {
     "monitor": "Type a monitor's commands.",
     "set": "Set how much memory a guest keeps.",
     "stats": "Show a guest's memory statistics.",
+    "trace": "Print a recorded conversation of guest and device.",
 }
 
 EXIT_FAILED: Final = 1

@@ -91,7 +91,7 @@ class Connection:
         self._loop, self._sock, self._balloon = loop, sock, balloon
         self._observe, self._ended = observe, ended
         self._framer = Framer()
-        self._vring_fds = VringFds(loop, self.session.kicked)
+        self._vring_fds = VringFds(loop, self._kicked)
         self._channel: int | None = None
         self._dirty_log: DirtyLog | None = None
         self._quiet = QuietLog(_log)
@@ -128,6 +128,9 @@ class Connection:
             os.close(fd)
         self._sock.close()
         self._ended()
+
+    def _kicked(self, queue: int) -> None:
+        self.session.kicked(queue)
 
     def _advance_tasks(self) -> None:
         self._check_files()

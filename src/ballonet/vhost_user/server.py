@@ -113,7 +113,7 @@ class DeviceServer:
     def run(self) -> None:
         """Serve until stopped or, with a connected socket, until the front-end leaves."""
         try:
-            self._loop.run(self._work, lambda: self._balloon.deadline_ns)
+            self._loop.run(self._work, self._deadline_ns)
         finally:
             if self._connection is not None:
                 self._connection.close()
@@ -283,6 +283,9 @@ class DeviceServer:
         for observe in self._observers:
             observe(event)
 
+    def _deadline_ns(self) -> int | None:
+        return self._balloon.deadline_ns
+
     def _work(self) -> bool:
         deadline_ns = self._balloon.deadline_ns
         if deadline_ns is not None and deadline_ns <= self._clock.now_ns():
@@ -303,7 +306,10 @@ class DeviceServer:
 
     def _connect(self, sock: socket.socket) -> None:
         _log.info("front-end connected")
-        self._connection = Connection(
+        self._connection = self._make_connection(sock)
+
+    def _make_connection(self, sock: socket.socket) -> Connection:
+        return Connection(
             self._loop, sock, self._balloon, observe=self._observed, ended=self._disconnected
         )
 

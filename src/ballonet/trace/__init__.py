@@ -1,0 +1,1 @@
+"""A record of the conversation between host, device and driver."""

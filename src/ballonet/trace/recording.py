@@ -1,0 +1,222 @@
+"""A server and its connections that record everything they do.
+
+The ordinary ones know nothing of this, so a device without a trace pays nothing for it.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Final
+
+from ballonet.device.balloon import Balloon, BalloonSettings
+from ballonet.device.effects import (
+    ActualChanged,
+    Call,
+    ChainDone,
+    ConfigChanged,
+    Discard,
+    Emit,
+    Event,
+    HintRoundChanged,
+    Negotiated,
+    PagesHinted,
+    PagesReported,
+)
+from ballonet.device.hint_round import HINT_LEASE_S
+from ballonet.trace.tracks import Track, track_of
+from ballonet.trace.writer import TraceWriter
+from ballonet.vhost_user.connection import Connection
+from ballonet.vhost_user.effects import Effect
+from ballonet.vhost_user.event_loop import EventLoop
+from ballonet.vhost_user.messages import ConfigAccess, Message, Request, VringState
+from ballonet.vhost_user.server import DeviceServer
+from ballonet.virtio.features import feature_names
+from ballonet.virtio.queues import QueueRole
+
+__all__ = ["RecordingServer"]
+
+_FIELDS: Final = {0: "num_pages", 4: "actual", 8: "free_page_hint_cmd_id", 12: "poison_val"}
+#: Messages that begin with a queue and a number.
+_WITH_QUEUE: Final = frozenset(
+    {
+        *(Request.SET_VRING_NUM, Request.SET_VRING_BASE, Request.GET_VRING_BASE),
+        Request.SET_VRING_ENABLE,
+    }
+)
+_STATE_BYTES: Final = 8
+#: Counter of messages, of pages or bytes, and the queue, of everything a chain may be.
+_SERVED: Final = (
+    ("inflate_messages", "inflated_pages", QueueRole.INFLATE),
+    ("deflate_messages", "deflated_pages", QueueRole.DEFLATE),
+    ("stats_messages", "stats_messages", QueueRole.STATS),
+    ("report_messages", "reported_bytes", QueueRole.REPORTING),
+    ("refused_chains", "refused_chains", None),
+)
+
+
+class RecordingConnection(Connection):
+    """Records, then does what every connection does."""
+
+    def __init__(
+        self,
+        writer: TraceWriter,
+        loop: EventLoop,
+        sock: socket.socket,
+        balloon: Balloon,
+        *,
+        observe: Callable[[Event], None],
+        ended: Callable[[], None],
+    ) -> None:
+        super().__init__(loop, sock, balloon, observe=observe, ended=ended)
+        self._writer = writer
+        self._before = asdict(balloon.counters)
+
+    def _kicked(self, queue: int) -> None:
+        self._writer.instant(track_of(self._balloon.roles[queue]), "kick")
+        super()._kicked(queue)
+
+    def _handle(self, message: Message) -> None:
+        self._record_message(message)
+        super()._handle(message)
+
+    def _record_message(self, message: Message) -> None:
+        if message.code in (Request.GET_CONFIG, Request.SET_CONFIG):
+            access = ConfigAccess.parse(message.payload)
+            verb = "reads" if message.code == Request.GET_CONFIG else "writes"
+            data = access.data
+            if message.code == Request.GET_CONFIG:
+                cmd_id = self._balloon.hint_round.shown_cmd_id
+                data = self._balloon.config.read(access.offset, len(data), cmd_id=cmd_id)
+            self._writer.instant(Track.CONFIG, f"driver {verb}", **_fields(access.offset, data))
+            return
+        details: dict[str, object] = {"fds": len(message.fds)} if message.fds else {}
+        if message.code in _WITH_QUEUE and len(message.payload) == _STATE_BYTES:
+            queue, number = VringState.parse(message.payload)
+            details |= {"queue": queue, "value": number}
+        self._writer.instant(Track.SOCKET, message.name, **details)
+
+    def _perform(self, effect: Effect) -> None:
+        begun_ns = time.monotonic_ns()
+        super()._perform(effect)
+        match effect:
+            case Discard(ranges):
+                count, size = len(ranges.offsets), ranges.total_bytes
+                self._writer.span(Track.DISCARD, "discard", begun_ns, ranges=count, bytes=size)
+            case Call(queue):
+                self._writer.instant(track_of(self._balloon.roles[queue]), "call")
+            case ConfigChanged():
+                self._writer.instant(Track.CONFIG, "config change sent")
+            case ChainDone():
+                self._record_chain()
+            case Emit(event):
+                self._record_event(event)
+
+    def _record_chain(self) -> None:
+        """Say what the chain was by the counters it has moved."""
+        before, self._before = self._before, asdict(self._balloon.counters)
+        for messages, amount, role in _SERVED:
+            if self._before[messages] != before[messages]:
+                moved = self._before[amount] - before[amount]
+                details = {} if amount == messages else {amount.rsplit("_", 1)[1]: moved}
+                name = "chain refused" if role is None else f"{role.name.lower()} message"
+                self._writer.instant(track_of(role), name, **details)
+
+    def _record_event(self, event: Event) -> None:
+        match event:
+            case Negotiated(features):
+                self._writer.instant(Track.DEVICE, "features", names=feature_names(features))
+            case ActualChanged(pages):
+                self._writer.instant(Track.DEVICE, "actual changed", actual=pages)
+            case HintRoundChanged(state, cmd_id):
+                self._writer.instant(Track.HINT, f"round {state.lower()}", cmd_id=cmd_id)
+            case PagesHinted(_, runs):
+                self._writer.instant(Track.HINT, "hint", pages=runs.total_pages)
+            case PagesReported(size, is_kept):
+                self._writer.instant(Track.REPORTING, "report", bytes=size, kept=is_kept)
+            case _:
+                self._writer.instant(Track.DEVICE, type(event).__name__)
+
+
+def _fields(offset: int, data: bytes) -> dict[str, object]:
+    """Configuration bytes by the names of their fields."""
+    found = {
+        name: int.from_bytes(data[at - offset : at - offset + 4], "little")
+        for at, name in _FIELDS.items()
+        if offset <= at and at + 4 <= offset + len(data)
+    }
+    return dict(found) or {"offset": offset, "bytes": len(data)}
+
+
+class RecordingServer(DeviceServer):
+    """A server that records what is asked of it, too; the writer is its to close."""
+
+    def __init__(
+        self,
+        settings: BalloonSettings,
+        sock: socket.socket,
+        *,
+        listening: bool,
+        writer: TraceWriter,
+        observe: Callable[[Event], None] = lambda _: None,
+    ) -> None:
+        self._writer = writer
+        super().__init__(settings, sock, listening=listening, observe=observe)
+
+    def run(self) -> None:
+        """Serve, and write the rest of the trace at the end."""
+        try:
+            super().run()
+        finally:
+            self._writer.close()
+
+    def set_target(self, target_pages: int) -> None:
+        """Ask the guest for a balloon of this many balloon pages."""
+        self._note("set target", pages=target_pages)
+        super().set_target(target_pages)
+
+    def set_poll_interval(self, interval_s: int) -> None:
+        """Ask for statistics every so many seconds."""
+        self._note("set poll interval", seconds=interval_s)
+        super().set_poll_interval(interval_s)
+
+    def request_stats(self) -> None:
+        """Ask the guest for a fresh statistics sample."""
+        self._note("ask for statistics")
+        super().request_stats()
+
+    def begin_hint_round(self, lease_s: float = HINT_LEASE_S) -> None:
+        """Ask the guest for free page hints."""
+        self._note("begin hint round")
+        super().begin_hint_round(lease_s)
+
+    def finish_hints(self) -> None:
+        """Let the guest take its hinted pages back."""
+        self._note("finish hints")
+        super().finish_hints()
+
+    def _note(self, name: str, **details: object) -> None:
+        """Record a request of the host, on the thread that records."""
+        self._loop.post(lambda: self._writer.instant(Track.HOST, name, **details))
+
+    def _make_connection(self, sock: socket.socket) -> Connection:
+        return RecordingConnection(
+            self._writer,
+            self._loop,
+            sock,
+            self._balloon,
+            observe=self._observed,
+            ended=self._disconnected,
+        )
+
+    def _deadline_ns(self) -> int | None:
+        waits = (super()._deadline_ns(), self._writer.deadline_ns)
+        return min((wait for wait in waits if wait is not None), default=None)
+
+    def _work(self) -> bool:
+        deadline_ns = self._writer.deadline_ns
+        if deadline_ns is not None and deadline_ns <= time.monotonic_ns():
+            self._writer.flush()
+        return super()._work()

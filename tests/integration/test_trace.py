@@ -1,0 +1,154 @@
+"""What a device records of its conversation, and how it reads."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from tests.support.front_end import FrontEnd
+from tests.support.scripts import start_uml
+from tests.support.session import Session
+from tests.support.wait import wait_until
+
+from ballonet.device.balloon import BalloonSettings
+from ballonet.trace.reader import Line, fold, read_trace
+from ballonet.trace.recording import RecordingServer
+from ballonet.trace.tracks import Track
+from ballonet.trace.writer import TraceWriter
+from ballonet.vhost_user.listener import listening_socket
+from ballonet.vhost_user.server import serving
+
+BALLONET = str(Path(sys.executable).with_name("ballonet"))
+PAGES = 600
+
+
+@contextmanager
+def recorded(
+    tmp_path: Path, limit_bytes: int = 1 << 30
+) -> Iterator[tuple[RecordingServer, Session]]:
+    """A recording device with a guest."""
+    with listening_socket(tmp_path / "b.sock") as sock:
+        writer = TraceWriter(tmp_path / "trace", limit_bytes)
+        server = RecordingServer(BalloonSettings(), sock, listening=True, writer=writer)
+        with serving(server), start_uml(tmp_path / "b.sock") as guest:
+            yield server, guest
+
+
+def change_target(server: RecordingServer, guest: Session) -> None:
+    """What Linux does when its target rises."""
+    server.set_target(PAGES)
+    guest.front_end.read_backend_message()
+    guest.read_num_pages()
+    first, _ = guest.free_range()
+    guest.ram.fill(first, PAGES)
+    for start in range(0, PAGES, 200):
+        guest.inflate(range(first + start, first + start + 200))
+        guest.write_actual(start + 200)
+
+
+@pytest.fixture
+def trace(tmp_path: Path) -> Path:
+    """A recorded change of the target."""
+    with recorded(tmp_path) as (server, guest):
+        change_target(server, guest)
+    return tmp_path / "trace"
+
+
+def test_the_whole_path_of_a_change_stands_in_order(trace: Path) -> None:
+    lines = list(read_trace(trace))
+    start = next(i for i, line in enumerate(lines) if line.track is Track.HOST)
+    story = [(line.track, line.name) for line in fold(lines[start:])]
+    wanted = [
+        (Track.HOST, "set target"),
+        (Track.CONFIG, "config change sent"),
+        (Track.CONFIG, "driver reads"),
+        (Track.INFLATE, "kick"),
+        (Track.DISCARD, "discard"),
+        (Track.INFLATE, "call"),
+        (Track.INFLATE, "inflate message"),
+        (Track.CONFIG, "driver writes"),
+        (Track.DEVICE, "actual changed"),
+    ]
+    assert [one for one in story if one in wanted] == wanted
+
+
+def test_runs_are_told_as_one_with_their_amounts_added_up(trace: Path) -> None:
+    messages = [line for line in fold(read_trace(trace)) if line.name == "inflate message"]
+    assert [(line.count, line.details) for line in messages] == [(3, {"pages": PAGES})]
+    every = [line for line in read_trace(trace) if line.name == "inflate message"]
+    assert [line.details for line in every] == [{"pages": 200}] * 3
+
+
+def test_viewers_can_open_it(trace: Path) -> None:
+    events = json.loads(trace.read_text().rstrip().rstrip(",") + "]")
+    assert {event["ph"] for event in events} == {"M", "i", "X"}
+    assert [event["args"]["name"] for event in events if event["ph"] == "M"] == [
+        track.name.lower() for track in Track
+    ]
+    assert all(event["ts"] >= 0 for event in events if event["ph"] != "M")
+
+
+def test_a_file_cut_short_is_read_up_to_there(trace: Path) -> None:
+    whole = list(read_trace(trace))
+    raw = trace.read_bytes()
+    trace.write_bytes(raw[: len(raw) * 2 // 3])
+    part = list(read_trace(trace))
+    assert part == whole[: len(part)]
+    assert len(part) > len(whole) // 2
+
+
+def test_it_is_on_disk_within_a_second_of_quiet(tmp_path: Path) -> None:
+    with recorded(tmp_path) as (server, guest):
+        change_target(server, guest)
+
+        def last() -> Line | None:
+            return next((x for x in read_trace(tmp_path / "trace") if x.name == "discard"), None)
+
+        wait_until(last, 5, "nothing is written")
+
+
+def test_a_limit_ends_the_record_and_not_the_device(tmp_path: Path) -> None:
+    with recorded(tmp_path, limit_bytes=5000) as (_, guest):
+        first, _ = guest.free_range()
+        for page in range(200):
+            guest.inflate([first + page])
+    assert (tmp_path / "trace").stat().st_size < 400_000
+
+
+def test_the_command_prints_words_objects_and_parts(trace: Path) -> None:
+    def printed(*options: str) -> str:
+        command = [BALLONET, "trace", str(trace), *options]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    assert "set target: pages 600" in printed()
+    assert "inflate message, 3 times: pages 600" in printed()
+    assert printed("--all").count("inflate message: pages 200") == 3
+    assert {json.loads(line)["track"] for line in printed("--json").splitlines()} > {"discard"}
+    assert all("discard" in line for line in printed("--queue", "discard").splitlines())
+    assert printed("--since", "999") == ""
+
+
+def test_a_file_that_is_no_trace_is_wrong_use(tmp_path: Path) -> None:
+    (tmp_path / "other").write_text("hello\n")
+    for name in ("other", "missing"):
+        command = [BALLONET, "trace", str(tmp_path / name)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 2
+        assert done.stderr.count("\n") == 1
+
+
+def test_the_device_program_records_and_ends_well(tmp_path: Path) -> None:
+    paths = str(tmp_path / "s"), str(tmp_path / "t")
+    command = [BALLONET, "device", "--socket-path", paths[0], "--trace", paths[1]]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+        wait_until((tmp_path / "s").exists, 10, "no socket")
+        with FrontEnd.connect(tmp_path / "s") as front_end:
+            assert front_end.get_features()
+        process.terminate()
+        assert process.wait(10) == 0
+    assert "GET_FEATURES" in {line.name for line in read_trace(tmp_path / "t")}
