@@ -69,8 +69,8 @@ def test_the_whole_path_of_a_change_stands_in_order(trace: Path) -> None:
         (Track.CONFIG, "driver reads"),
         (Track.INFLATE, "kick"),
         (Track.DISCARD, "discard"),
-        (Track.INFLATE, "call"),
         (Track.INFLATE, "inflate message"),
+        (Track.INFLATE, "call"),
         (Track.CONFIG, "driver writes"),
         (Track.DEVICE, "actual changed"),
     ]

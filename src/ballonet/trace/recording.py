@@ -106,6 +106,7 @@ class RecordingConnection(Connection):
                 count, size = len(ranges.offsets), ranges.total_bytes
                 self._writer.span(Track.DISCARD, "discard", begun_ns, ranges=count, bytes=size)
             case Call(queue):
+                self._record_chain()
                 self._writer.instant(track_of(self._balloon.roles[queue]), "call")
             case ConfigChanged():
                 self._writer.instant(Track.CONFIG, "config change sent")
@@ -115,7 +116,7 @@ class RecordingConnection(Connection):
                 self._record_event(event)
 
     def _record_chain(self) -> None:
-        """Say what the chain was by the counters it has moved."""
+        """Say what the chain was by the counters it has moved since the last one."""
         before, self._before = self._before, asdict(self._balloon.counters)
         for messages, amount, role in _SERVED:
             if self._before[messages] != before[messages]:

@@ -1,0 +1,41 @@
+"""The conversation with a real kernel, as recorded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.support.wait import wait_until
+
+from ballonet.device.balloon import BalloonSettings
+from ballonet.guests.linux import LinuxGuest, LinuxGuestSettings
+from ballonet.trace.reader import fold, read_trace
+from ballonet.trace.recording import RecordingServer
+from ballonet.trace.tracks import Track
+from ballonet.trace.writer import TraceWriter
+from ballonet.vhost_user.listener import listening_socket
+from ballonet.vhost_user.server import serving
+
+PAGES = 10_000
+
+
+def test_one_change_of_the_target_shows_its_whole_path(tmp_path: Path) -> None:
+    with listening_socket(tmp_path / "b.sock") as sock:
+        writer = TraceWriter(tmp_path / "trace", 1 << 30)
+        server = RecordingServer(BalloonSettings(), sock, listening=True, writer=writer)
+        settings = LinuxGuestSettings(256 << 20, tmp_path / "b.sock")
+        with serving(server), LinuxGuest(settings):
+            server.set_target(PAGES)
+            wait_until(lambda: server.snapshot().actual_pages == PAGES, 30, "the balloon grew")
+    lines = list(read_trace(tmp_path / "trace"))
+    start = next(i for i, line in enumerate(lines) if line.track is Track.HOST)
+    story = {(line.track, line.name): line for line in fold(lines[start:])}
+    wanted = [
+        *((Track.HOST, "set target"), (Track.CONFIG, "config change sent")),
+        *((Track.CONFIG, "driver reads"), (Track.INFLATE, "kick"), (Track.DISCARD, "discard")),
+        *((Track.INFLATE, "inflate message"), (Track.INFLATE, "call")),
+        *((Track.CONFIG, "driver writes"), (Track.DEVICE, "actual changed")),
+    ]
+    assert [place for place in story if place in wanted] == wanted
+    messages = story[Track.INFLATE, "inflate message"]
+    assert (messages.count, messages.details) == (-(-PAGES // 256), {"pages": PAGES})
+    assert story[Track.DEVICE, "actual changed"].details == {"actual": PAGES}
