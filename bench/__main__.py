@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bench import inflate
+from bench import inflate, monitor
 from bench.report import machine, write_json
 
 RESULTS = Path("build/bench.json")
@@ -14,7 +14,7 @@ def main() -> None:
     """Measure everything."""
     here = machine()
     print(f"on {here['processor']}, {here['cores']} cores, Linux {here['kernel']}")
-    ratios = [inflate.measure()]
+    ratios = [inflate.measure(), monitor.measure()]
     for ratio in ratios:
         print("\n".join(ratio.lines()))
     write_json(ratios, RESULTS)

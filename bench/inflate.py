@@ -12,7 +12,7 @@ from ballonet.guests.ballooned import BalloonedGuest
 from ballonet.guests.linux import LinuxGuestSettings
 from bench.report import Ratio
 
-__all__ = ["measure"]
+__all__ = ["MEMORY_BYTES", "PAGES", "inflate_once", "measure"]
 
 PAGES = 200_000
 ROUNDS = 7
@@ -30,8 +30,8 @@ def measure() -> Ratio:
     ):
         release = ours.guest.release
         for _ in range(ROUNDS):
-            freeing.append(_inflate_once(ours))
-            keeping.append(_inflate_once(base))
+            freeing.append(inflate_once(ours))
+            keeping.append(inflate_once(base))
     return Ratio(
         name=f"inflate {PAGES} touched pages, Linux {release}",
         subject="memory given back to the host",
@@ -41,7 +41,7 @@ def measure() -> Ratio:
     )
 
 
-def _inflate_once(machine: BalloonedGuest) -> float:
+def inflate_once(machine: BalloonedGuest) -> float:
     """Seconds of one inflate; the balloon is empty again afterwards. Raises: GuestError."""
     mebibytes = machine.guest.meminfo()["MemAvailable"] * 9 // 10 >> 20
     machine.guest.check(f"dd if=/dev/zero of=/tmp/fill bs=1M count={mebibytes} && rm /tmp/fill")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import socket
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Final
 
 from ballonet.monitor.device_machine import DeviceMachine
 from ballonet.monitor.device_watch import DeviceWatch
@@ -13,6 +15,10 @@ from ballonet.monitor.server import MonitorServer
 from ballonet.vhost_user.server import DeviceServer
 
 __all__ = ["monitoring"]
+
+#: How long the monitor's thread may keep the interpreter when the device's thread wants it: the
+#: guest sleeps until its message is answered, and Python's own 5 ms are twenty messages long.
+_SWITCH_S: Final = 0.0002
 
 
 @contextmanager
@@ -32,9 +38,12 @@ def monitoring(
     monitor = MonitorServer(machine, sockets, outbox, watch.look)
     device.subscribe(watch.observe)
     monitor.start()
+    before_s = sys.getswitchinterval()
+    sys.setswitchinterval(min(before_s, _SWITCH_S))
     try:
         yield
     finally:
+        sys.setswitchinterval(before_s)
         device.unsubscribe(watch.observe)
         machine.end("host-signal")
         monitor.stop()
