@@ -110,7 +110,8 @@ def _display(console: Console) -> Iterator[Callable[[ChangeProgress], None]]:
         BarColumn(),
         TextColumn("{task.fields[speed]}"),
     )
-    with Progress(*columns, console=console, transient=True) as progress:
+    off = not console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=off) as progress:
         task = progress.add_task("", total=1.0, size="", speed="")
 
         def show(now: ChangeProgress) -> None:
