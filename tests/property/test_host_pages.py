@@ -46,7 +46,7 @@ def test_exactly_the_host_pages_whose_every_part_is_in_the_balloon_go(
     balloon: set[int] = set()
     for verb, (first, count, holes) in history:
         named = {first + i for i in range(count)} - {first + hole for hole in holes}
-        pfns = np.array(sorted(named), np.int64)
+        pfns = np.array(sorted(named), np.uint64)
         if verb == "take":
             balloon -= named
             parts.take(pfns)
@@ -69,8 +69,8 @@ def test_exactly_the_host_pages_whose_every_part_is_in_the_balloon_go(
 
 def test_the_history_that_lost_a_page_keeps_it() -> None:
     parts = HostPageParts(TABLE)
-    page_a = np.arange(0x40, 0x44)
-    page_b = np.arange(0x44, 0x48)
+    page_a = np.arange(0x40, 0x44, dtype=np.uint64)
+    page_b = np.arange(0x44, 0x48, dtype=np.uint64)
     assert parts.give(page_a) == []
     parts.take(page_a)
     assert parts.give(page_b) == []

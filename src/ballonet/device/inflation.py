@@ -64,7 +64,7 @@ class Inflation:
         """Note that the driver takes pages back. Raises: GuestMemoryError."""
         pfns = yield from self._read(QueueRole.DEFLATE, chain, memory)
         if self._parts is not None:
-            self._parts.take(_distinct(pfns))
+            self._parts.take(pfns)
         located = yield from self._locate(QueueRole.DEFLATE, pfns, memory)
         self.counters.deflate_messages += 1
         self.counters.deflated_pages += located.accepted_pages
@@ -100,8 +100,4 @@ class Inflation:
             self._parts = HostPageParts(memory.table)
         parts = self._parts
         yield from (ranges for ranges in located.ranges if not parts.covers(ranges.region))
-        yield from parts.give(_distinct(pfns))
-
-
-def _distinct(pfns: NDArray[np.unsignedinteger]) -> NDArray[np.int64]:
-    return np.unique(pfns).astype(np.int64)
+        yield from parts.give(pfns)

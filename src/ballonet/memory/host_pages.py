@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ballonet.memory.regions import Region, RegionTable
-from ballonet.memory.runs import Int64s, Ranges, merge_pfns
+from ballonet.memory.runs import Int64s, Ranges, distinct, merge_pfns
 from ballonet.units import BALLOON_PAGE_BYTES, BALLOON_PAGE_SHIFT
 
 __all__ = ["HostPageParts"]
@@ -38,10 +38,10 @@ class HostPageParts:
         """Parts of this region are put together."""
         return region in self._regions
 
-    def give(self, pfns: Int64s) -> list[Ranges]:
+    def give(self, pfns: NDArray[np.unsignedinteger]) -> list[Ranges]:
         """Note parts as given; returns every host page touched that is whole now.
 
-        `pfns` are distinct and ascending; those of other regions are ignored.
+        `pfns` may come in any order and repeat; those of other regions are ignored.
         """
         found = []
         for index, parts in self._regions.items():
@@ -50,7 +50,7 @@ class HostPageParts:
                 found.append(ranges)
         return found
 
-    def take(self, pfns: Int64s) -> None:
+    def take(self, pfns: NDArray[np.unsignedinteger]) -> None:
         """Forget parts, because the driver is about to use them again."""
         for parts in self._regions.values():
             parts.take(pfns)
@@ -70,19 +70,19 @@ class _RegionParts:
         host_pages = -(-(self._lead + self._pages) // self._parts_per_page)
         self._given: NDArray[np.bool_] = np.zeros((host_pages, self._parts_per_page), np.bool_)
 
-    def give(self, index: int, pfns: Int64s) -> Ranges:
+    def give(self, index: int, pfns: NDArray[np.unsignedinteger]) -> Ranges:
         places = self._places(pfns)
         self._given.reshape(-1)[places] = True
-        touched = np.unique(places // self._parts_per_page)
+        touched = distinct(places // self._parts_per_page)
         whole = merge_pfns(touched[self._given[touched].all(axis=1)].astype(np.uint64))
         lead_bytes = self._lead * BALLOON_PAGE_BYTES
         return Ranges(index, whole.first_pfns * self._page - lead_bytes, whole.pages * self._page)
 
-    def take(self, pfns: Int64s) -> None:
+    def take(self, pfns: NDArray[np.unsignedinteger]) -> None:
         self._given.reshape(-1)[self._places(pfns)] = False
 
-    def _places(self, pfns: Int64s) -> Int64s:
-        offsets = pfns - self._first_pfn
+    def _places(self, pfns: NDArray[np.unsignedinteger]) -> Int64s:
+        offsets = pfns.astype(np.int64) - self._first_pfn
         return offsets[(offsets >= 0) & (offsets < self._pages)] + self._lead
 
 

@@ -18,7 +18,16 @@ from ballonet.errors import GuestMemoryError
 from ballonet.memory.regions import Region, RegionTable
 from ballonet.units import BALLOON_PAGE_BYTES, BALLOON_PAGE_SHIFT
 
-__all__ = ["Located", "PageRuns", "Ranges", "find_pieces", "locate", "locate_runs", "merge_pfns"]
+__all__ = [
+    "Located",
+    "PageRuns",
+    "Ranges",
+    "distinct",
+    "find_pieces",
+    "locate",
+    "locate_runs",
+    "merge_pfns",
+]
 
 Int64s = NDArray[np.int64]
 
@@ -74,6 +83,15 @@ def merge_pfns(pfns: NDArray[np.unsignedinteger]) -> PageRuns:
     firsts = ordered[np.concatenate(([0], breaks))]
     lasts = ordered[np.concatenate((breaks, [ordered.size])) - 1]
     return PageRuns(firsts, lasts - firsts + 1)
+
+
+def distinct(numbers: Int64s) -> Int64s:
+    """The numbers, none negative, ascending and each once.
+
+    numpy.unique would load numpy.ma at its first call, 10 ms that a guest would wait for.
+    """
+    ordered = np.sort(numbers)
+    return ordered[np.flatnonzero(np.diff(ordered, prepend=-1))]
 
 
 def find_pieces(pieces: Iterable[tuple[int, int]], table: RegionTable) -> tuple[PageRuns, int]:
