@@ -5,6 +5,7 @@ The ordinary ones know nothing of this, so a device without a trace pays nothing
 
 from __future__ import annotations
 
+import re
 import socket
 import time
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from ballonet.device.effects import (
     Negotiated,
     PagesHinted,
     PagesReported,
+    StatsReceived,
 )
 from ballonet.device.hint_round import HINT_LEASE_S
 from ballonet.trace.tracks import Track, track_of
@@ -128,7 +130,7 @@ class RecordingConnection(Connection):
     def _record_event(self, event: Event) -> None:
         match event:
             case Negotiated(features):
-                self._writer.instant(Track.DEVICE, "features", names=feature_names(features))
+                self._writer.instant(Track.DEVICE, "features", names=", ".join(feature_names(features)))
             case ActualChanged(pages):
                 self._writer.instant(Track.DEVICE, "actual changed", actual=pages)
             case HintRoundChanged(state, cmd_id):
@@ -137,8 +139,15 @@ class RecordingConnection(Connection):
                 self._writer.instant(Track.HINT, "hint", pages=runs.total_pages)
             case PagesReported(size, is_kept):
                 self._writer.instant(Track.REPORTING, "report", bytes=size, kept=is_kept)
+            case StatsReceived():
+                self._writer.instant(Track.DEVICE, "statistics received")
             case _:
-                self._writer.instant(Track.DEVICE, type(event).__name__)
+                self._writer.instant(Track.DEVICE, _words(event))
+
+
+def _words(event: Event) -> str:
+    """The name of an event's class as words."""
+    return re.sub("(?<=[a-z])(?=[A-Z])", " ", type(event).__name__).lower()
 
 
 def _fields(offset: int, data: bytes) -> dict[str, object]:
