@@ -130,7 +130,9 @@ class RecordingConnection(Connection):
     def _record_event(self, event: Event) -> None:
         match event:
             case Negotiated(features):
-                self._writer.instant(Track.DEVICE, "features", names=", ".join(feature_names(features)))
+                self._writer.instant(
+                    Track.DEVICE, "features", names=", ".join(feature_names(features))
+                )
             case ActualChanged(pages):
                 self._writer.instant(Track.DEVICE, "actual changed", actual=pages)
             case HintRoundChanged(state, cmd_id):
