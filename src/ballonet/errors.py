@@ -23,6 +23,7 @@ __all__ = [
     "BallonetError",
     "GuestError",
     "GuestMemoryError",
+    "GuestPanicError",
     "ListenError",
     "MapError",
     "MonitorError",
@@ -106,3 +107,7 @@ class SettingsError(BallonetError, ValueError):
     def __init__(self, key: str, got: object, allowed: str) -> None:
         super().__init__(f"{key}: got {got!r}, expected {allowed}")
         self.key, self.got, self.allowed = key, got, allowed
+
+
+class GuestPanicError(BallonetError):
+    """The embedded guest's kernel cannot go on: no memory, or memory that changed by itself."""

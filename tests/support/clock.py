@@ -22,3 +22,7 @@ class FakeClock:
         """Move on."""
         self.ns += int(seconds * 1_000_000_000)
         self.calendar_s += int(seconds)
+
+    def advance_ns(self, ns: int) -> None:
+        """Move on by so many nanoseconds."""
+        self.ns += ns

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import click
 from rich.console import Console
@@ -17,8 +18,16 @@ from rich.table import Table
 from ballonet.cli.size import SizeType
 from ballonet.device.balloon import BalloonSettings
 from ballonet.errors import GuestError
-from ballonet.guests.ballooned import BalloonedGuest, Resized
-from ballonet.guests.linux import LinuxGuest, LinuxGuestSettings
+from ballonet.guests.ballooned import (
+    Ballooned,
+    BalloonedEmbeddedGuest,
+    BalloonedGuest,
+    Resized,
+)
+from ballonet.guests.embedded import EmbeddedGuestSettings
+from ballonet.guests.guest import Guest
+from ballonet.guests.kernel_package import find_kernel_package
+from ballonet.guests.linux import LinuxGuestSettings
 from ballonet.units import bytes_to_pages, format_bytes, pages_to_bytes
 
 __all__ = ["demo"]
@@ -37,7 +46,7 @@ class GuestView:
     available_bytes: int
 
     @classmethod
-    def of(cls, guest: LinuxGuest) -> GuestView:
+    def of(cls, guest: Guest) -> GuestView:
         """Ask the guest."""
         meminfo = guest.meminfo()
         return cls(meminfo["MemTotal"], meminfo["MemAvailable"])
@@ -48,6 +57,7 @@ class Figures:
     """What one run measured; host bytes are blocks of the guest's memory file."""
 
     guest_release: str
+    guest_name: str
     guest_memory_bytes: int
     target_bytes: int
     host_bytes_before: int
@@ -82,10 +92,18 @@ class Figures:
     type=SizeType(1 << 20, 64 << 30),
     help="Size of the balloon, memory the guest is to give; three quarters by default.",
 )
+@click.option(
+    "--guest",
+    "kind",
+    type=click.Choice(["linux", "embedded"]),
+    help="A real kernel, or our own; the real one if it is installed.",
+)
 @click.option("--hold", is_flag=True, help="Keep the guest running at the end, until Ctrl-C.")
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as one JSON object.")
-def demo(memory_bytes: int, target_bytes: int | None, *, hold: bool, as_json: bool) -> None:
-    """A real Linux kernel gives memory back, and takes it again.
+def demo(
+    memory_bytes: int, target_bytes: int | None, kind: str | None, *, hold: bool, as_json: bool
+) -> None:
+    """A guest gives memory back, and takes it again.
 
     Starts a balloon device and a guest, fills the guest's memory and frees it inside the guest,
     inflates the balloon, deflates it, and measures what the host gets back.
@@ -94,8 +112,7 @@ def demo(memory_bytes: int, target_bytes: int | None, *, hold: bool, as_json: bo
     if target_bytes >= memory_bytes:
         raise click.UsageError("--target: the balloon must be smaller than the guest's --memory")
     console = Console(stderr=as_json, highlight=False)
-    console.print(f"Starting a Linux guest of {format_bytes(memory_bytes)} with a balloon ...")
-    with BalloonedGuest(LinuxGuestSettings(memory_bytes), BalloonSettings()) as machine:
+    with _machine(kind, memory_bytes, console) as machine:
         figures = _run(machine, memory_bytes, target_bytes, console)
         if as_json:
             extra = {"given_back_bytes": figures.given_back_bytes}
@@ -106,13 +123,29 @@ def demo(memory_bytes: int, target_bytes: int | None, *, hold: bool, as_json: bo
             _hold(machine, console)
 
 
+def _machine(kind: str | None, memory_bytes: int, console: Console) -> Ballooned[Any]:
+    """The guest that was asked for, or the best there is. Raises: GuestError."""
+    if kind is None:
+        kind = "linux"
+        try:
+            find_kernel_package()
+        except GuestError as error:
+            console.print(f"No real kernel can run here ({error});")
+            console.print("so this is the embedded guest, a small kernel and driver of our own.")
+            kind = "embedded"
+    console.print(f"Starting a guest of {format_bytes(memory_bytes)} with a balloon ...")
+    if kind == "linux":
+        return BalloonedGuest(LinuxGuestSettings(memory_bytes), BalloonSettings())
+    return BalloonedEmbeddedGuest(EmbeddedGuestSettings(memory_bytes), BalloonSettings())
+
+
 def _run(
-    machine: BalloonedGuest, memory_bytes: int, target_bytes: int, console: Console
+    machine: Ballooned[Any], memory_bytes: int, target_bytes: int, console: Console
 ) -> Figures:
     """Every step of the demonstration, each told as it happens. Raises: GuestError."""
     guest, device = machine.guest, machine.device
-    console.print(f"Linux {guest.release} is up; it uses and frees most of its memory ...")
-    _use_memory(guest)
+    console.print(f"{_name(guest)} is up; it uses and frees most of its memory ...")
+    guest.use_memory(_FILL_PERCENT)
     view_before = GuestView.of(guest)
     before = device.snapshot()
     console.print(f"  the host holds {format_bytes(before.held_bytes)} for it")
@@ -126,11 +159,12 @@ def _run(
 
     deflated = _resize(machine, 0, "Deflating", console)
     console.print("The guest uses and frees its memory again ...")
-    _use_memory(guest)
+    guest.use_memory(_FILL_PERCENT)
     after = device.snapshot()
     console.print(f"  the host holds {format_bytes(after.held_bytes)} for it")
     return Figures(
         guest_release=guest.release,
+        guest_name=_name(guest),
         guest_memory_bytes=memory_bytes,
         target_bytes=target_bytes,
         host_bytes_before=before.held_bytes,
@@ -146,14 +180,11 @@ def _run(
     )
 
 
-def _use_memory(guest: LinuxGuest) -> None:
-    """Fill the guest's memory with a file and remove it: the host keeps what was touched."""
-    available = guest.meminfo()["MemAvailable"]
-    mebibytes = available * _FILL_PERCENT // 100 >> 20
-    guest.check(f"dd if=/dev/zero of=/tmp/fill bs=1M count={mebibytes} && rm /tmp/fill")
+def _name(guest: Guest) -> str:
+    return "The embedded guest" if guest.release == "embedded" else f"Linux {guest.release}"
 
 
-def _resize(machine: BalloonedGuest, target_bytes: int, verb: str, console: Console) -> Resized:
+def _resize(machine: Ballooned[Any], target_bytes: int, verb: str, console: Console) -> Resized:
     """Change the balloon under a progress display. Raises: GuestError, if the guest gets stuck."""
     pages = bytes_to_pages(target_bytes)
     start_pages = machine.device.snapshot().actual_pages
@@ -194,7 +225,7 @@ def _progress(
 
 def _table(figures: Figures) -> Table:
     """The figures for people."""
-    table = Table(title=f"Linux {figures.guest_release} and its balloon", title_justify="left")
+    table = Table(title=f"{figures.guest_name} and its balloon", title_justify="left")
     for heading in ("", "before", "inflated", "after"):
         table.add_column(heading, justify="right" if heading else "left")
     views = (figures.guest_before, figures.guest_inflated, figures.guest_after)
@@ -214,7 +245,7 @@ def _table(figures: Figures) -> Table:
     return table
 
 
-def _hold(machine: BalloonedGuest, console: Console) -> None:
-    console.print(f"Linux {machine.guest.release} keeps running; end with Ctrl-C.")
+def _hold(machine: Ballooned[Any], console: Console) -> None:
+    console.print(f"{_name(machine.guest)} keeps running; end with Ctrl-C.")
     while True:
         threading.Event().wait(_HOLD_INTERVAL_S)

@@ -13,15 +13,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Condition
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, Generic, Self, TypeVar
 
 from ballonet.device.balloon import BalloonSettings
 from ballonet.device.effects import ActualChanged, Event
+from ballonet.guests.embedded import EmbeddedGuestSettings
+from ballonet.guests.embedded_process import EmbeddedGuest
+from ballonet.guests.guest import Guest
 from ballonet.guests.linux import LinuxGuest, LinuxGuestSettings
 from ballonet.vhost_user.listener import listening_socket
 from ballonet.vhost_user.server import DeviceServer, serving
 
-__all__ = ["BalloonedGuest", "Resized"]
+__all__ = ["Ballooned", "BalloonedEmbeddedGuest", "BalloonedGuest", "Resized"]
+
+G = TypeVar("G", bound=Guest)
 
 _PROGRESS_INTERVAL_S: Final = 0.1
 
@@ -44,16 +49,16 @@ def _no_progress(_: int) -> None:
     """For callers who only want the result."""
 
 
-class BalloonedGuest:
+class Ballooned(Generic[G]):
     """Device and guest together; a context manager that starts and ends both."""
 
-    def __init__(self, guest: LinuxGuestSettings, balloon: BalloonSettings) -> None:
-        self._settings, self._balloon = guest, balloon
+    def __init__(self, make_guest: Callable[[Path], G], balloon: BalloonSettings) -> None:
+        self._make_guest, self._balloon = make_guest, balloon
         self._stack = ExitStack()
         self._moved = Condition()
         self._target_pages, self._actual_pages, self._moved_at = 0, 0, 0.0
         self.device: DeviceServer
-        self.guest: LinuxGuest
+        self.guest: G
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
@@ -62,8 +67,8 @@ class BalloonedGuest:
             sock = stack.enter_context(listening_socket(path))
             server = DeviceServer(self._balloon, sock, listening=True, observe=self._observe)
             self.device = stack.enter_context(serving(server))
-            settings = replace(self._settings, socket_path=path)
-            self.guest = stack.enter_context(LinuxGuest(settings))
+            self.guest = self._make_guest(path)
+            stack.enter_context(self.guest)
             self._stack = stack.pop_all()
         return self
 
@@ -107,3 +112,17 @@ class BalloonedGuest:
                 self._actual_pages, self._moved_at = event.actual_pages, time.monotonic()
                 if self._actual_pages == self._target_pages:
                     self._moved.notify_all()
+
+
+class BalloonedGuest(Ballooned[LinuxGuest]):
+    """A real kernel with our device."""
+
+    def __init__(self, guest: LinuxGuestSettings, balloon: BalloonSettings) -> None:
+        super().__init__(lambda path: LinuxGuest(replace(guest, socket_path=path)), balloon)
+
+
+class BalloonedEmbeddedGuest(Ballooned[EmbeddedGuest]):
+    """The embedded guest with our device, each in a process of its own."""
+
+    def __init__(self, guest: EmbeddedGuestSettings, balloon: BalloonSettings) -> None:
+        super().__init__(lambda path: EmbeddedGuest(replace(guest, socket_path=path)), balloon)

@@ -173,6 +173,11 @@ class LinuxGuest:
         rows = (line.split() for line in self.check("cat /proc/vmstat").splitlines())
         return {name: int(value) for name, value in rows}
 
+    def use_memory(self, percent: int) -> None:
+        """Fill a part of what is available with a file and remove it. Raises: GuestError."""
+        mebibytes = self.meminfo()["MemAvailable"] * percent // 100 >> 20
+        self.check(f"dd if=/dev/zero of=/tmp/fill bs=1M count={mebibytes} && rm /tmp/fill")
+
     def host_memory_bytes(self) -> int:
         """Host memory behind the guest: the blocks of its memory file, which has no name."""
         for link in Path(f"/proc/{self.pid}/fd").iterdir():

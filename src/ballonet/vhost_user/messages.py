@@ -11,7 +11,7 @@ Source: QEMU docs/interop/vhost-user.rst.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag
 from struct import Struct
@@ -39,7 +39,9 @@ __all__ = [
     "VringFd",
     "VringState",
     "check_shape",
+    "pack_mem_table",
     "pack_message",
+    "pack_request",
     "parse_header",
     "parse_mem_table",
     "parse_single_region",
@@ -227,6 +229,10 @@ class VringAddresses(NamedTuple):
         """Read 40 bytes: u32 queue, u32 flags, then u64 desc, used, avail, log."""
         return cls._make(_VRING_ADDRESSES.unpack(payload))
 
+    def pack(self) -> bytes:
+        """The same shape, as a request."""
+        return _VRING_ADDRESSES.pack(*self)
+
 
 class VringFd(NamedTuple):
     """A queue whose descriptor comes along, or is taken away."""
@@ -302,6 +308,17 @@ def check_shape(message: Message) -> Rule:
 def pack_message(code: int, payload: bytes = b"", *, reply: bool) -> bytes:
     """A message of ours; a reply repeats the request's number and clears need_reply."""
     return HEADER.pack(code, _VERSION | (_REPLY if reply else 0), len(payload)) + payload
+
+
+def pack_request(code: int, payload: bytes = b"", *, need_reply: bool = False) -> bytes:
+    """A request of a front-end."""
+    return HEADER.pack(code, _VERSION | (_NEED_REPLY if need_reply else 0), len(payload)) + payload
+
+
+def pack_mem_table(regions: Sequence[Region]) -> bytes:
+    """The payload of SET_MEM_TABLE."""
+    packed = [_REGION.pack(one.gpa, one.size, one.uva, one.file_offset) for one in regions]
+    return _VRING_STATE.pack(len(regions), 0) + b"".join(packed)
 
 
 def parse_mem_table(message: Message) -> list[Region]:

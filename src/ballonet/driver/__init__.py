@@ -1,0 +1,1 @@
+"""The guest's driver of a balloon, for any device and any way to it."""

@@ -1,0 +1,213 @@
+"""The driver: what it accepts, the order it begins in, its workers, and how it leaves.
+
+Theory of operation.  `start` settles features, lays out the rings in guest memory, and starts a
+task of the guest's kernel for each queue that has work of its own.  The device is heard through
+`config_changed` and `called`; everything else happens in tasks.
+Not here: what carries messages to the device (transports), what memory is (kernel).
+Source: VIRTIO 1.4 5.5.5, 5.5.6; Linux virtballoon_validate, virtballoon_probe.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from ballonet.driver.hint_worker import HintWorker
+from ballonet.driver.queue import DriverQueue
+from ballonet.driver.report_worker import ReportWorker
+from ballonet.driver.settings import DriverSettings
+from ballonet.driver.size_worker import MESSAGE_PFNS, SizeWorker
+from ballonet.driver.stats_worker import STATS_BUFFER_BYTES, StatsWorker
+from ballonet.driver.transport import Transport
+from ballonet.errors import GuestError
+from ballonet.kernel.kernel import Kernel
+from ballonet.kernel.tasks import Job, Task
+from ballonet.virtio.config import POISON_VAL
+from ballonet.virtio.features import Feature
+from ballonet.virtio.queues import QueueRole, queue_roles
+from ballonet.virtio.ring.driver import DriverRing
+from ballonet.virtio.ring.notify import Fence
+from ballonet.virtio.ring.packed_driver import PackedDriverRing, packed_place, packed_ring_bytes
+from ballonet.virtio.ring.split_driver import SplitDriverRing, split_place, split_ring_bytes
+
+__all__ = ["BalloonDriver", "choose_features"]
+
+#: Where in the driver's one buffer page its messages lie.
+_PFNS_AT: Final = 0
+_STATS_AT: Final = _PFNS_AT + 4 * MESSAGE_PFNS
+_COMMANDS_AT: Final = _STATS_AT + -(-STATS_BUFFER_BYTES // 16) * 16
+_BUFFER_BYTES: Final = _COMMANDS_AT + 8
+
+
+def choose_features(offered: int, accepts: Feature, *, poisons: bool) -> Feature:
+    """What a driver accepts of what a device offers; `poisons`: its kernel fills freed pages."""
+    chosen = Feature(0)
+    for bit in Feature:
+        if offered & accepts & bit:
+            chosen |= bit
+    if not poisons:
+        chosen &= ~Feature.PAGE_POISON
+    elif not chosen & Feature.PAGE_POISON:
+        chosen &= ~Feature.PAGE_REPORTING  # a reported page would come back without its poison
+    return chosen
+
+
+class BalloonDriver:
+    """One driver of one device."""
+
+    def __init__(
+        self, kernel: Kernel, transport: Transport, fence: Fence, settings: DriverSettings
+    ) -> None:
+        self.kernel: Final = kernel
+        self.settings: Final = settings
+        self.negotiated = Feature(0)
+        self.queues: dict[QueueRole, DriverQueue] = {}
+        self._transport, self._fence = transport, fence
+        self._numbers: dict[int, QueueRole] = {}
+        self._memory: list[tuple[int, int]] = []  # of rings and buffers: address and bytes
+        self._tasks: list[Task] = []
+        self.size: SizeWorker
+        self.hints: HintWorker | None = None
+        self.reports: ReportWorker | None = None
+
+    def start(self) -> None:
+        """Take the device into use. Raises: GuestError, if it does not let itself be used."""
+        self._begin()
+        self.size.wake()
+
+    def config_changed(self) -> None:
+        """The device's configuration is not what it was; what changed is not told."""
+        self.size.wake()
+        if self.hints is not None:
+            self.hints.wake()
+
+    def called(self, queue: int) -> None:
+        """The device has used chains of a queue."""
+        role = self._numbers.get(queue)
+        if role is not None:
+            self.queues[role].called.set()
+
+    def freeze(self) -> Job[None]:
+        """Empty the balloon and let go of the device, as before hibernation."""
+        yield from self._leave()
+
+    def restore(self) -> Job[None]:
+        """Take the device into use again after `freeze`; everything is told anew."""
+        self._begin()
+        self.size.write_actual()
+        self.config_changed()
+        yield None
+
+    def remove(self) -> Job[None]:
+        """Empty the balloon and forget the device."""
+        yield from self._leave()
+
+    def _begin(self) -> None:
+        """Features, queues, poison, and then DRIVER_OK: in the specification's order."""
+        self._transport.reset()
+        self._settle_features()
+        buffers = self._allocate(_BUFFER_BYTES)
+        roles = queue_roles(self.negotiated, self.settings.layout)
+        self._numbers = {number: role for number, role in enumerate(roles) if role is not None}
+        self.queues = {
+            role: DriverQueue(number, self._make_ring(number, role), self._transport)
+            for number, role in self._numbers.items()
+        }
+        for queue in self.queues.values():
+            self._transport.set_queue(queue.number, queue.ring)
+        if self.negotiated & Feature.PAGE_POISON:
+            poison = self.kernel.settings.poison or 0
+            self._transport.write_config(POISON_VAL.start, bytes([poison] * 4))
+        self._transport.driver_ok()
+        self._start_workers(buffers)
+
+    def _settle_features(self) -> None:
+        self.negotiated = choose_features(
+            self._transport.offered(),
+            self.settings.accepts,
+            poisons=self.kernel.settings.poison is not None,
+        )
+        self._transport.accept(self.negotiated)
+
+    def _start_workers(self, buffers: int) -> None:
+        kernel, queues = self.kernel, self.queues
+        is_oom = bool(self.negotiated & Feature.DEFLATE_ON_OOM)
+        self.size = SizeWorker(
+            kernel,
+            self._transport,
+            (queues[QueueRole.INFLATE], queues[QueueRole.DEFLATE]),
+            buffers + _PFNS_AT,
+            hides_pages=not is_oom,
+        )
+        self._spawn("balloon size", self.size.run())
+        kernel.compaction.move_balloon_page = self.size.move
+        if is_oom:
+            kernel.oom_notifiers.append(self.size.notify_oom)
+        if QueueRole.STATS in queues:
+            stats = StatsWorker(kernel, queues[QueueRole.STATS], buffers + _STATS_AT)
+            self._spawn("balloon stats", stats.run())
+        if QueueRole.HINT in queues:
+            self.hints = HintWorker(
+                kernel,
+                self._transport,
+                queues[QueueRole.HINT],
+                buffers + _COMMANDS_AT,
+                self.settings.hint_order,
+            )
+            kernel.shrinkers.append(self.hints.release_blocks)
+            self._spawn("balloon hints", self.hints.run())
+        if QueueRole.REPORTING in queues:
+            self.reports = ReportWorker(queues[QueueRole.REPORTING], kernel.page_bytes)
+            kernel.reporting.start(self.reports.report)
+
+    def _leave(self) -> Job[None]:
+        """The other way round: stop asking, empty the balloon, reset, free the rings."""
+        kernel = self.kernel
+        if self.reports is not None:
+            yield from kernel.reporting.stop()
+            self.reports = None
+        if self.size.notify_oom in kernel.oom_notifiers:
+            kernel.oom_notifiers.remove(self.size.notify_oom)
+        yield from self.size.stop()
+        yield from self.size.leak_all()
+        kernel.compaction.move_balloon_page = None
+        if self.hints is not None:
+            kernel.shrinkers.remove(self.hints.release_blocks)
+            self.hints.release_blocks()
+        self._transport.reset()
+        for task in self._tasks:
+            task.kill()
+        if self.hints is not None:
+            self.hints.release_blocks()
+            self.hints = None
+        self._tasks.clear()
+        self._numbers.clear()
+        for queue in self.queues.values():
+            queue.ring.release()
+        self.queues.clear()
+        for gpa, size in self._memory:
+            kernel.free_kernel(gpa, size)
+        self._memory.clear()
+
+    def _make_ring(self, number: int, role: QueueRole) -> DriverRing:
+        size = self._transport.queue_size(number)
+        if not size or (role is QueueRole.HINT and size < 2):
+            raise GuestError(f"the device has no {role.name.lower()} queue at number {number}")
+        memory, event_idx = self.kernel.memory, bool(self.negotiated & Feature.EVENT_IDX)
+        if self.negotiated & Feature.RING_PACKED:
+            gpa = self._allocate(packed_ring_bytes(size))
+            return PackedDriverRing(
+                memory, packed_place(gpa, size), size, self._fence, event_idx=event_idx
+            )
+        align = self._transport.used_align
+        gpa = self._allocate(split_ring_bytes(size, align))
+        return SplitDriverRing(
+            memory, split_place(gpa, size, align), size, self._fence, event_idx=event_idx
+        )
+
+    def _allocate(self, size: int) -> int:
+        gpa = self.kernel.allocate_kernel(size)
+        self._memory.append((gpa, size))
+        return gpa
+
+    def _spawn(self, name: str, job: Job[None]) -> None:
+        self._tasks.append(self.kernel.scheduler.spawn(name, job))

@@ -1,0 +1,1 @@
+"""A small guest kernel: buddy allocator, page cache, reclaim, swap, OOM killer, compaction."""

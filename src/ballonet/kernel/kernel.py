@@ -1,0 +1,396 @@
+"""The guest kernel put together: memory is allocated, used, reclaimed and freed.
+
+A model, small and honest: zones with watermarks, a buddy allocator, pages of files and of
+processes, swap, an OOM killer, compaction and free page reporting behave as Linux's do; drivers,
+system calls and processors are not there.  Everything random comes from the seed.
+What may have to wait is a job of the kernel's scheduler; see tasks.py.
+Units: frames, which are guest pages.  Source: Linux mm/.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Final
+
+import numpy as np
+
+from ballonet.errors import GuestPanicError
+from ballonet.kernel.areas import IN_SWAP, Area, Process, Swap
+from ballonet.kernel.buddy import MigrateType
+from ballonet.kernel.compaction import Compaction
+from ballonet.kernel.counters import VmCounters
+from ballonet.kernel.frames import Frames, FrameTable, Use
+from ballonet.kernel.page_reporting import PageReporting
+from ballonet.kernel.physical import PhysicalMemory
+from ballonet.kernel.reclaim import SWAP_CLUSTER, Reclaim
+from ballonet.kernel.tasks import Flag, Job, Scheduler
+from ballonet.kernel.zone import DMA32_END_BYTES, Zone, set_watermarks
+
+__all__ = ["Effort", "Kernel", "KernelSettings", "ProcessKilled"]
+
+#: What the kernel itself needs, and per frame for the facts about it, in bytes.
+_IMAGE_BYTES: Final = 12 << 20
+_FRAME_BYTES: Final = 64
+_RETRIES: Final = 16
+_CHUNK: Final = 1024
+_MARK_STEP: Final = np.uint64(0x9E37_79B9_7F4A_7C15)
+
+#: Asked for memory before a process is killed; returns the frames it gave.
+OomNotifier = Callable[[], Job[int]]
+
+
+class ProcessKilled(Exception):  # noqa: N818 - not an error: the end of a process
+    """The OOM killer chose the process that runs; its job ends."""
+
+
+class Effort(Enum):
+    """How hard an allocation tries."""
+
+    FREE_ONLY = auto()  #: only what is free
+    ONCE = auto()  #: one reclaim, then give up
+    ALWAYS = auto()  #: reclaim, kill a process if nothing helps, never give up
+
+
+@dataclass(frozen=True, slots=True)
+class KernelSettings:
+    """How a kernel is booted."""
+
+    seed: int = 0
+    swap_bytes: int = 0
+    marks: bool = True  #: touch the bytes of pages, and check that none is lost
+    poison: int | None = None  #: the byte freed pages are filled with: 0 or 0xAA
+    reporting_bytes: int = 4 << 20  #: the smallest block that free page reporting names
+
+
+class Kernel:
+    """One guest's kernel, in memory of its own."""
+
+    def __init__(
+        self, memory: PhysicalMemory, scheduler: Scheduler, settings: KernelSettings
+    ) -> None:
+        self.memory: Final = memory
+        self.scheduler: Final = scheduler
+        self.settings: Final = settings
+        self.page_bytes: Final = memory.page_bytes
+        self.counters: Final = VmCounters()
+        self.random: Final = np.random.Generator(np.random.PCG64(settings.seed))
+        self.table: Final = FrameTable(max(end for _, end in memory.ranges))
+        self.areas: Final[dict[int, Area]] = {}
+        self.processes: Final[list[Process]] = []
+        self.swap: Final = Swap(settings.swap_bytes // self.page_bytes)
+        self.oom_notifiers: Final[list[OomNotifier]] = []
+        self.shrinkers: Final[list[Callable[[], int]]] = []  #: give frames at once; return how many
+        self.zones: Final = self._make_zones()
+        self.hidden_frames = 0  #: in the balloon, and no longer counted as the guest's
+        self._poison = None if settings.poison is None else settings.poison * 0x0101010101010101
+        self.reclaim: Final = Reclaim(
+            self.table, memory, self.areas, self.swap, self.counters, free=self.free
+        )
+        self.compaction: Final = Compaction(
+            self.table, memory, self.areas, self.counters, free=self.free
+        )
+        self.reporting: Final = PageReporting(
+            scheduler, self.zones, (settings.reporting_bytes // self.page_bytes).bit_length() - 1
+        )
+        self._need = Flag()
+        self._next_area = self._next_mark = 1
+        self._boot()
+
+    @property
+    def managed_frames(self) -> int:
+        """What the guest counts as its memory."""
+        return sum(zone.managed_frames for zone in self.zones) - self.hidden_frames
+
+    @property
+    def free_frames(self) -> int:
+        """Frames nobody uses."""
+        return sum(zone.free_frames for zone in self.zones)
+
+    @property
+    def available_frames(self) -> int:
+        """What processes could have without swapping, as MemAvailable estimates it."""
+        reserve = sum(zone.high for zone in self.zones)
+        low = sum(zone.low for zone in self.zones)
+        cached = self.table.count(Use.CACHE)
+        return max(0, self.free_frames - reserve + cached - min(cached // 2, low))
+
+    def allocate(
+        self, count: int, effort: Effort, use: Use, process: Process | None = None
+    ) -> Job[Frames]:
+        """Up to so many frames: at least one, unless the effort has an end.
+
+        Raises: ProcessKilled, if `process` was killed for memory; GuestPanicError.
+        """
+        frames = self._take(count, [zone.low for zone in self.zones])
+        if not frames.size:
+            self._need.set()
+            if effort is not Effort.FREE_ONLY:
+                yield None  # kswapd's turn
+            frames = self._take(count, self._min_marks())
+        if not frames.size and effort is not Effort.FREE_ONLY:
+            frames = yield from self._allocate_slowly(count, effort, process)
+        self.table.use[frames] = use
+        self.counters.pgalloc += frames.size
+        self._check_poison(frames)
+        return frames
+
+    def take_block(self, order: int, use: Use, kind: MigrateType) -> int | None:
+        """First frame of a free block, above the lowest watermark; or None."""
+        for zone in reversed(self.zones):
+            if zone.free_frames - (1 << order) >= zone.min:
+                head = zone.buddy.take_block(order, kind)
+                if head is not None:
+                    frames = np.arange(head, head + (1 << order))
+                    self.table.use[frames] = use
+                    self.counters.pgalloc += frames.size
+                    self._check_poison(frames)
+                    return head
+        return None
+
+    def allocate_kernel(self, size: int) -> int:
+        """Address of so many zeroed bytes that never move. Raises: GuestPanicError."""
+        pages = -(-size // self.page_bytes)
+        order = (pages - 1).bit_length()
+        head = self.take_block(order, Use.KERNEL, MigrateType.UNMOVABLE)
+        if head is None:
+            raise GuestPanicError(f"no {size} bytes in one piece for the kernel")
+        gpa = head * self.page_bytes
+        self.memory.view(gpa, self.page_bytes << order)[:] = bytes(self.page_bytes << order)
+        return gpa
+
+    def free_kernel(self, gpa: int, size: int) -> None:
+        """Give back what `allocate_kernel` returned."""
+        head, pages = gpa // self.page_bytes, -(-size // self.page_bytes)
+        self.free(np.arange(head, head + (1 << (pages - 1).bit_length())))
+
+    def free(self, frames: Frames) -> None:
+        """Give frames back to their zones."""
+        if not frames.size:
+            return
+        if self._poison is not None:
+            self.memory.fill(frames, self._poison)
+        self.table.use[frames] = Use.NONE
+        self.counters.pgfree += frames.size
+        for zone in self.zones:
+            inside = frames[(frames >= zone.buddy.start) & (frames < zone.buddy.end)]
+            if inside.size:
+                zone.buddy.give(inside)
+        self.reporting.note_free(frames.size)
+
+    def start_process(self, name: str) -> Process:
+        """A process without memory."""
+        process = Process(len(self.processes) + 1, name)
+        self.processes.append(process)
+        return process
+
+    def add_area(self, name: str, pages: int, process: Process | None = None) -> Area:
+        """Memory of a process, or a file that nobody has read yet."""
+        area = Area(
+            self._next_area, name, pages, is_file=process is None, marks=self.settings.marks
+        )
+        self._next_area += 1
+        self.areas[area.number] = area
+        if process is not None:
+            process.areas.append(area)
+        return area
+
+    def remove_area(self, area: Area) -> None:
+        """Unmap memory, or delete a file."""
+        self.swap.used -= area.swapped_pages
+        self.areas.pop(area.number)
+        for process in self.processes:
+            if area in process.areas:
+                process.areas.remove(area)
+        self.free(area.present)
+
+    def end_process(self, process: Process) -> None:
+        """A process ends and leaves its memory."""
+        process.is_alive = False
+        for area in list(process.areas):
+            self.remove_area(area)
+
+    def touch(
+        self, area: Area, indexes: Frames, *, write: bool, process: Process | None = None
+    ) -> Job[None]:
+        """Read or write pages, each named once; those that are not there are brought in.
+
+        Raises: ProcessKilled; GuestPanicError, if a page does not hold what it must.
+        """
+        for start in range(0, indexes.size, _CHUNK):
+            chunk = indexes[start : start + _CHUNK]
+            while (missing := chunk[area.frames[chunk] < 0]).size:
+                frames = yield from self.allocate(
+                    missing.size, Effort.ALWAYS, Use.CACHE if area.is_file else Use.ANON, process
+                )
+                if area.number not in self.areas:
+                    self.free(frames)
+                    return
+                self._bring_in(area, missing, frames)
+            self._access(area, chunk, write=write)
+            yield None
+
+    def meminfo(self) -> dict[str, int]:
+        """As /proc/meminfo names it, in bytes."""
+        frames = {
+            "MemTotal": self.managed_frames,
+            "MemFree": self.free_frames,
+            "MemAvailable": self.available_frames,
+            "Cached": self.table.count(Use.CACHE),
+            "AnonPages": self.table.count(Use.ANON),
+            "SwapTotal": self.swap.total,
+            "SwapFree": self.swap.free,
+        }
+        return {name: count * self.page_bytes for name, count in frames.items()}
+
+    def compact(self) -> Job[int]:
+        """What writing to /proc/sys/vm/compact_memory does; returns the frames moved."""
+        moved = 0
+        for zone in self.zones:
+            moved += yield from self.compaction.run(zone)
+        return moved
+
+    def wake_kswapd(self) -> None:
+        """Let reclaim begin in the background."""
+        self._need.set()
+
+    def _make_zones(self) -> list[Zone]:
+        split = DMA32_END_BYTES // self.page_bytes
+        first = min(start for start, _ in self.memory.ranges)
+        end = max(end for _, end in self.memory.ranges)
+        if end <= split:
+            return [Zone("Normal", first, end)]
+        return [Zone("DMA32", first, split), Zone("Normal", split, end)]
+
+    def _boot(self) -> None:
+        """Give all memory to the zones but what the kernel itself takes."""
+        frames = sum(end - start for start, end in self.memory.ranges)
+        own = (_IMAGE_BYTES + frames * _FRAME_BYTES) // self.page_bytes
+        for start, end in self.memory.ranges:
+            taken = min(own, end - start)
+            self.table.use[start : start + taken] = Use.KERNEL
+            own -= taken
+            if self._poison is not None and start + taken < end:
+                self.memory.fill(np.arange(start + taken, end), self._poison)
+            for zone in self.zones:
+                low, high = max(start + taken, zone.buddy.start), min(end, zone.buddy.end)
+                if low < high:
+                    zone.buddy.give_range(low, high)
+                    zone.managed_frames += high - low
+        set_watermarks(self.zones, self.page_bytes)
+        self.reclaim.file_frames_min = sum(zone.high for zone in self.zones)
+        self.scheduler.spawn("kswapd", self._kswapd())
+
+    def _take(self, count: int, marks: list[int]) -> Frames:
+        """Free frames above each zone's mark, of the highest zone first."""
+        parts = []
+        for zone, mark in zip(reversed(self.zones), reversed(marks), strict=True):
+            allowed = min(count, zone.free_frames - mark)
+            if allowed > 0:
+                taken = zone.buddy.take(allowed, MigrateType.MOVABLE)
+                parts.append(taken)
+                count -= taken.size
+        return np.concatenate(parts) if parts else np.empty(0, np.int64)
+
+    def _min_marks(self) -> list[int]:
+        return [zone.min for zone in self.zones]
+
+    def _allocate_slowly(self, count: int, effort: Effort, process: Process | None) -> Job[Frames]:
+        """Reclaim, and if that does not help, kill."""
+        retries = 0
+        while True:
+            self.counters.allocstall += 1
+            freed = self._shrink() + self.reclaim.direct(SWAP_CLUSTER)
+            frames = self._take(count, self._min_marks())
+            if frames.size or effort is Effort.ONCE:
+                return frames
+            retries = 0 if freed else retries + 1
+            if retries > _RETRIES:
+                yield from self._out_of_memory(process)
+                retries = 0
+            yield None
+            if process is not None and not process.is_alive:
+                raise ProcessKilled(process.name)
+
+    def _out_of_memory(self, process: Process | None) -> Job[None]:
+        """Ask for memory to be given, else kill the process with most of it."""
+        given = 0
+        for notifier in self.oom_notifiers:
+            given += yield from notifier()
+        if given:
+            return
+        alive = [one for one in self.processes if one.is_alive and one.points]
+        if not alive:
+            raise GuestPanicError("out of memory and no killable processes")
+        victim = max(alive, key=lambda one: (one.points, -one.pid))
+        self.counters.oom_kill += 1
+        self.end_process(victim)
+        if victim is process:
+            raise ProcessKilled(victim.name)
+        if victim.task is not None:
+            victim.task.kill()
+
+    def _kswapd(self) -> Job[None]:
+        while True:
+            yield self._need
+            self._need.clear()
+            while any(zone.free_frames < zone.high for zone in self.zones):
+                if not self._shrink() + self.reclaim.background(SWAP_CLUSTER * 4):
+                    break
+                yield None
+
+    def _shrink(self) -> int:
+        return sum(shrink() for shrink in self.shrinkers)
+
+    def _bring_in(self, area: Area, indexes: Frames, frames: Frames) -> None:
+        """Put frames under pages that have none; fewer frames than pages do for the first."""
+        indexes = indexes[: frames.size]
+        swapped = area.frames[indexes] == IN_SWAP
+        count = int(np.count_nonzero(swapped))
+        self.counters.pgfault += frames.size
+        if area.is_file:
+            self.counters.pgmajfault += frames.size
+            self.counters.pgpgin += frames.size
+        else:
+            self.counters.pgmajfault += count
+            self.counters.pswpin += count
+            self.swap.used -= count
+        area.frames[indexes] = frames
+        self.table.area[frames] = area.number
+        self.table.index[frames] = indexes
+        self.table.touched[frames] = self.table.tick()
+        if area.words is not None:
+            if area.is_file:
+                fresh = indexes[area.words[indexes] == 0]
+                area.words[fresh] = self._new_marks(fresh)
+            self.memory.fill(frames, 0)
+            self.memory.mark(frames, area.words[indexes])
+
+    def _access(self, area: Area, indexes: Frames, *, write: bool) -> None:
+        """Use pages that are there; one that was reclaimed meanwhile is left out."""
+        indexes = indexes[area.frames[indexes] >= 0]
+        frames = area.frames[indexes]
+        self.table.touched[frames] = self.table.tick()
+        if area.words is not None and not self.memory.marked(frames, area.words[indexes]):
+            raise GuestPanicError(f"a page of {area.name} does not hold what was written to it")
+        if not write:
+            return
+        if area.is_file:
+            area.dirty[indexes] = True
+        if area.words is not None:
+            area.words[indexes] = self._new_marks(indexes)
+            self.memory.mark(frames, area.words[indexes])
+
+    def _new_marks(self, indexes: Frames) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
+        """Words that no other page and no other time has."""
+        self._next_mark += 1
+        with np.errstate(over="ignore"):
+            return (
+                indexes.astype(np.uint64) << np.uint64(24) | np.uint64(self._next_mark)
+            ) * _MARK_STEP
+
+    def _check_poison(self, frames: Frames) -> None:
+        """Freed pages must still hold what they were filled with, unless that is nothing but 0."""
+        if self._poison and not self.memory.filled(frames, self._poison):
+            raise GuestPanicError("a free page does not hold its poison any more")

@@ -1,0 +1,147 @@
+"""Packed ring, driver side; the layout and the meaning of its bits stand in packed.py.
+
+Source: VIRTIO 1.4 2.8.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from struct import Struct
+from typing import Final
+
+from ballonet.errors import RingError
+from ballonet.virtio.ring.chain import GuestView, Piece
+from ballonet.virtio.ring.descriptors import DESCRIPTOR_BYTES, F_NEXT, F_WRITE
+from ballonet.virtio.ring.driver import RingPlace, Used
+from ballonet.virtio.ring.notify import Fence, wants_event
+from ballonet.virtio.ring.packed import packed_area_bytes
+
+__all__ = ["PackedDriverRing", "packed_place", "packed_ring_bytes"]
+
+_BODY: Final = Struct("<QIH")
+_LENGTH_AND_ID: Final = Struct("<IH")
+_LENGTH_AT: Final = 8
+_FLAGS, _WORDS = 7, 8
+_AVAIL, _USED = 1 << 7, 1 << 15
+_ALWAYS, _NEVER, _AT_POSITION = 0, 1, 2
+_WRAP: Final = 1 << 15
+
+
+def packed_place(gpa: int, size: int) -> RingPlace:
+    """Where the areas lie if the ring begins at `gpa`."""
+    events = gpa + DESCRIPTOR_BYTES * size
+    return RingPlace(gpa, events, events + 4)
+
+
+def packed_ring_bytes(size: int) -> int:
+    """Bytes from the start of a ring to its end."""
+    return sum(packed_area_bytes(size))
+
+
+class PackedDriverRing:
+    """One packed virtqueue as the driver sees it; a `DriverRing`."""
+
+    def __init__(
+        self, memory: GuestView, place: RingPlace, size: int, fence: Fence, *, event_idx: bool
+    ) -> None:
+        self.size: Final = size
+        self.place: Final = place
+        self._desc = memory.view(place.desc, DESCRIPTOR_BYTES * size)
+        self._words = self._desc.cast("H")
+        self._driver_event = memory.view(place.avail, 4).cast("I")
+        self._device_event = memory.view(place.used, 4).cast("I")
+        self._fence, self._event_idx = fence, event_idx
+        self._ids = list(range(size - 1, -1, -1))
+        self._slots: dict[int, int] = {}  # of each chain under way, by id
+        # Positions count two laps: the wrap counter is 1 in the first.
+        self._next = self._seen = self._added = 0
+        self._unseen: tuple[int, int] | None = None
+        self._calls = True
+
+    @property
+    def free_descriptors(self) -> int:
+        """Slots that belong to no chain under way."""
+        return self.size - sum(self._slots.values())
+
+    @property
+    def base(self) -> int:
+        """Everything the device has not used is to be read again."""
+        place = self._place(self._seen)
+        return place << 16 | place
+
+    def add(self, readable: Sequence[Piece], writable: Sequence[Piece] = ()) -> int:
+        """Make a chain; returns its id. Raises: RingError."""
+        pieces = [(gpa, length, 0) for gpa, length in readable]
+        pieces += [(gpa, length, F_WRITE) for gpa, length in writable]
+        if not 0 < len(pieces) <= self.free_descriptors:
+            raise RingError(f"{len(pieces)} slots wanted, {self.free_descriptors} are free")
+        buffer_id = self._ids.pop()
+        for i, (gpa, length, writable_flag) in enumerate(pieces):
+            flags = writable_flag | (F_NEXT if i < len(pieces) - 1 else 0)
+            flags |= _AVAIL if self._next < self.size else _USED
+            slot = self._next % self.size
+            _BODY.pack_into(self._desc, DESCRIPTOR_BYTES * slot, gpa, length, buffer_id)
+            if self._unseen is None:
+                self._unseen = slot, flags  # the first of a batch shows it, so it is written last
+            else:
+                self._words[_WORDS * slot + _FLAGS] = flags
+            self._next = (self._next + 1) % (2 * self.size)
+        self._slots[buffer_id] = len(pieces)
+        self._added += len(pieces)
+        return buffer_id
+
+    def publish(self) -> bool:
+        """Show the device what was added; True if it wants a kick."""
+        if self._unseen is not None:
+            slot, flags = self._unseen
+            self._fence()  # everything else before the flags of the first
+            self._words[_WORDS * slot + _FLAGS] = flags
+            self._unseen = None
+        self._fence()  # the flags before the device's wish
+        added, self._added = self._added, 0
+        event = self._device_event[0]
+        wish = event >> 16 & 3
+        if wish != _AT_POSITION:
+            return wish != _NEVER
+        offset, wrap = event & ~_WRAP & 0xFFFF, bool(event & _WRAP)
+        now = self._next % self.size
+        if wrap != (self._next < self.size):
+            offset -= self.size
+        return wants_event(offset, now, now - added)
+
+    def collect(self) -> list[Used]:
+        """Chains that came back. Raises: RingError."""
+        found = []
+        while self._is_used():
+            self._fence()  # the flags before the rest
+            slot = self._seen % self.size
+            length, buffer_id = _LENGTH_AND_ID.unpack_from(
+                self._desc, DESCRIPTOR_BYTES * slot + _LENGTH_AT
+            )
+            slots = self._slots.pop(buffer_id, None)
+            if slots is None:
+                raise RingError(f"the device returned {buffer_id}, which it did not have")
+            self._ids.append(buffer_id)
+            self._seen = (self._seen + slots) % (2 * self.size)
+            if self._event_idx and self._calls:
+                self._driver_event[0] = _AT_POSITION << 16 | self._place(self._seen)
+                self._fence()  # the wish before the last look
+            found.append(Used(buffer_id, length))
+        return found
+
+    def disable_calls(self) -> None:
+        """Ask for no calls."""
+        self._calls = False
+        self._driver_event[0] = _NEVER << 16
+
+    def release(self) -> None:
+        """Let go of the memory."""
+        for view in (self._words, self._desc, self._driver_event, self._device_event):
+            view.release()
+
+    def _is_used(self) -> bool:
+        flags = self._words[_WORDS * (self._seen % self.size) + _FLAGS] & (_AVAIL | _USED)
+        return flags == (_AVAIL | _USED if self._seen < self.size else 0) and bool(self._slots)
+
+    def _place(self, position: int) -> int:
+        return position % self.size | (_WRAP if position < self.size else 0)
