@@ -15,9 +15,9 @@ __all__ = ["SharedFile"]
 class SharedFile:
     """A memfd, mapped; a context manager. Units: bytes."""
 
-    def __init__(self, name: str, size: int) -> None:
+    def __init__(self, name: str, size: int, *, huge: bool = False) -> None:
         self.size: Final = size
-        self.fd = os.memfd_create(name, os.MFD_CLOEXEC)
+        self.fd = os.memfd_create(name, os.MFD_CLOEXEC | (os.MFD_HUGETLB if huge else 0))
         try:
             os.ftruncate(self.fd, size)
             self._mapping = mmap.mmap(self.fd, size)
@@ -41,6 +41,10 @@ class SharedFile:
     def held_bytes(self) -> int:
         """Host memory behind it now."""
         return os.fstat(self.fd).st_blocks * 512
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Contents, holes as zeros; a look through the mapping would fill them."""
+        return os.pread(self.fd, length, offset)
 
     def close(self) -> None:
         """Give it back; what still looks at it keeps the mapping alive until it is gone."""

@@ -82,11 +82,15 @@ class EventLoop:
         """
         more = False
         while not self._stopping:
-            for fd, _ in self._epoll.poll(0 if more else _wait_s(deadline_ns())):
-                callback = self._callbacks.get(fd)
-                if callback is not None:
-                    callback()
+            self.turn(0 if more else _wait_s(deadline_ns()))
             more = work()
+
+    def turn(self, wait_s: float | None) -> None:
+        """Serve what is readable, or becomes so in time; for loops inside other loops."""
+        for fd, _ in self._epoll.poll(wait_s):
+            callback = self._callbacks.get(fd)
+            if callback is not None:
+                callback()
 
     def close(self) -> None:
         """Give up the loop's own descriptors."""

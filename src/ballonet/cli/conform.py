@@ -1,0 +1,132 @@
+"""`ballonet conform`: whether a device, or a driver, keeps to the specification."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Final, TypeVar
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from ballonet.conform.checks import Check, Result, Verdict, run_checks
+from ballonet.conform.device.bench import Bench
+from ballonet.conform.device.qemu_bench import QemuBench
+from ballonet.conform.device.suite import DEVICE_CHECKS
+from ballonet.conform.device.vhost_user_bench import OwnBench, VhostUserBench
+from ballonet.conform.reports import as_json, as_junit
+from ballonet.memory.huge_pages import reserve_huge_pages
+
+__all__ = ["conform"]
+
+S = TypeVar("S")
+
+_HUGE_PAGES: Final = 64
+_STYLES: Final = {Verdict.PASS: "green", Verdict.FAIL: "bold red", Verdict.NOT_APPLICABLE: "dim"}
+
+_ONLY = click.option("--only", multiple=True, metavar="ID", help="Run this check; may be repeated.")
+_JSON = click.option("--json", "as_json_text", is_flag=True, help="Print one JSON object.")
+_JUNIT = click.option(
+    "--junit", type=click.Path(path_type=Path), help="Write JUnit XML to this file."
+)
+
+
+@click.group()
+def conform() -> None:
+    """Check a device or a driver against the specification, and for known mistakes.
+
+    Each check is observed from outside. The exit code is 1 if one fails.
+    """
+
+
+@conform.command()
+@click.option(
+    "--vhost-user", "socket_path", type=click.Path(path_type=Path), help="A device at this socket."
+)
+@click.option("--qemu", is_flag=True, help="QEMU's own device; OPTIONS are further ones of it.")
+@click.option(
+    "--huge-pages",
+    is_flag=True,
+    help="Set 128 MiB of huge pages aside meanwhile, for the checks that need them; as root.",
+)
+@click.argument("options", nargs=-1)
+@_ONLY
+@_JSON
+@_JUNIT
+def device(
+    socket_path: Path | None,
+    options: tuple[str, ...],
+    only: tuple[str, ...],
+    junit: Path | None,
+    *,
+    qemu: bool,
+    huge_pages: bool,
+    as_json_text: bool,
+) -> None:
+    """Check a balloon device; ours, unless another is named."""
+    if socket_path is not None and qemu:
+        raise click.UsageError("give one of --vhost-user and --qemu")
+    if options and not qemu:
+        raise click.UsageError(f"unexpected argument {options[0]!r}; options are for --qemu")
+    bench: Bench = OwnBench()
+    if qemu:
+        bench = QemuBench(*options)
+    elif socket_path is not None:
+        bench = VhostUserBench(socket_path)
+    checks = _chosen(DEVICE_CHECKS, only)
+    with reserve_huge_pages(_HUGE_PAGES) if huge_pages else nullcontext():
+        results = _run(checks, bench, quiet=as_json_text)
+    _finish(bench.name, results, junit, as_json_text=as_json_text)
+
+
+def _chosen(checks: Sequence[Check[S]], only: tuple[str, ...]) -> list[Check[S]]:
+    unknown = set(only) - {check.id for check in checks}
+    if unknown:
+        raise click.UsageError(f"--only: no check {', '.join(sorted(unknown))}")
+    return [check for check in checks if not only or check.id in only]
+
+
+def _run(checks: Sequence[Check[S]], subject: S, *, quiet: bool) -> list[Result]:
+    """Run checks under a progress display."""
+    if not logging.getLogger().isEnabledFor(logging.INFO):
+        logging.getLogger("ballonet").setLevel(logging.ERROR)  # complaints are what is wanted here
+    console = Console(stderr=True, highlight=False, quiet=quiet)
+    results: list[Result] = []
+    with console.status("") as status:
+        for i, check in enumerate(checks):
+            status.update(f"{i + 1} of {len(checks)}: {check.id} {check.requirement}")
+            results += run_checks([check], subject)
+    return results
+
+
+def _finish(
+    subject: str, results: Sequence[Result], junit: Path | None, *, as_json_text: bool
+) -> None:
+    """Print and write; leaves with exit code 1 if a check failed."""
+    if junit is not None:
+        junit.write_text(as_junit(subject, results) + "\n")
+    if as_json_text:
+        click.echo(as_json(subject, results))
+    else:
+        _print(subject, results)
+    if any(one.verdict is Verdict.FAIL for one in results):
+        sys.exit(1)
+
+
+def _print(subject: str, results: Sequence[Result]) -> None:
+    table = Table(title=f"{subject}", title_justify="left")
+    for heading in ("check", "level", "requirement", "verdict", "what was seen"):
+        table.add_column(heading, overflow="fold")
+    for one in results:
+        style = _STYLES[one.verdict]
+        verdict = f"[{style}]{one.verdict.value}[/]"
+        table.add_row(one.id, one.level.value, one.requirement, verdict, one.evidence)
+    console = Console(highlight=False)
+    console.print(table)
+    counts = Counter(one.verdict for one in results)
+    console.print(", ".join(f"{counts[verdict]} {verdict.value}" for verdict in Verdict))

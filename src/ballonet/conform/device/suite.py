@@ -1,0 +1,25 @@
+"""All checks of a device, in order."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from ballonet.conform.checks import Check
+from ballonet.conform.device import (
+    configuration,
+    hints,
+    inflation,
+    legacy,
+    reporting,
+    rings,
+    statistics,
+)
+from ballonet.conform.device.bench import Bench
+
+__all__ = ["DEVICE_CHECKS"]
+
+DEVICE_CHECKS: Final[tuple[Check[Bench], ...]] = tuple(
+    check
+    for module in (configuration, inflation, statistics, hints, reporting, rings, legacy)
+    for check in module.SUITE.checks
+)

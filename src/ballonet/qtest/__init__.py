@@ -1,0 +1,1 @@
+"""QEMU's test protocol, and virtio devices of QEMU driven through it."""
