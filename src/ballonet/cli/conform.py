@@ -19,6 +19,8 @@ from ballonet.conform.device.bench import Bench
 from ballonet.conform.device.qemu_bench import QemuBench
 from ballonet.conform.device.suite import DEVICE_CHECKS
 from ballonet.conform.device.vhost_user_bench import OwnBench, VhostUserBench
+from ballonet.conform.driver.guests import EmbeddedBench, LinuxBench
+from ballonet.conform.driver.suite import DRIVER_CHECKS
 from ballonet.conform.reports import as_json, as_junit
 from ballonet.memory.huge_pages import reserve_huge_pages
 
@@ -82,6 +84,24 @@ def device(
     with reserve_huge_pages(_HUGE_PAGES) if huge_pages else nullcontext():
         results = _run(checks, bench, quiet=as_json_text)
     _finish(bench.name, results, junit, as_json_text=as_json_text)
+
+
+@conform.command()
+@click.option("--linux", "kind", flag_value="linux", help="A real kernel.")
+@click.option("--embedded", "kind", flag_value="embedded", help="Our own kernel and driver.")
+@_ONLY
+@_JSON
+@_JUNIT
+def driver(
+    kind: str | None, only: tuple[str, ...], junit: Path | None, *, as_json_text: bool
+) -> None:
+    """Check a balloon's driver with a device that can be slow, silent or odd."""
+    if kind is None:
+        raise click.UsageError("give one of --linux and --embedded")
+    bench = LinuxBench() if kind == "linux" else EmbeddedBench()
+    with bench.open():
+        results = _run(_chosen(DRIVER_CHECKS, only), bench, quiet=as_json_text)
+    _finish(f"the driver of {bench.name}", results, junit, as_json_text=as_json_text)
 
 
 def _chosen(checks: Sequence[Check[S]], only: tuple[str, ...]) -> list[Check[S]]:

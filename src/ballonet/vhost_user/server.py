@@ -96,7 +96,7 @@ class DeviceServer:
         observe: Callable[[Event], None] = _ignore,
     ) -> None:
         self._clock = SystemClock()
-        self._balloon = Balloon(settings, self._clock)
+        self._balloon = self._make_balloon(settings)
         self._next_target: int | None = None
         self._stats_waiters: list[Future[StatsReading]] = []
         self._loop = EventLoop()
@@ -307,6 +307,9 @@ class DeviceServer:
     def _connect(self, sock: socket.socket) -> None:
         _log.info("front-end connected")
         self._connection = self._make_connection(sock)
+
+    def _make_balloon(self, settings: BalloonSettings) -> Balloon:
+        return Balloon(settings, self._clock)
 
     def _make_connection(self, sock: socket.socket) -> Connection:
         return Connection(

@@ -1,0 +1,205 @@
+"""Guests whose driver is checked, and what can be done inside them."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Final, Protocol
+
+from ballonet.conform.driver.scripted_device import ScriptedServer
+from ballonet.device.balloon import BalloonSettings
+from ballonet.errors import GuestError
+from ballonet.guests.embedded import EmbeddedGuestSettings
+from ballonet.guests.embedded_process import EmbeddedGuest
+from ballonet.guests.guest import Guest
+from ballonet.guests.linux import LinuxGuest, LinuxGuestSettings
+from ballonet.kernel.kernel import KernelSettings
+from ballonet.vhost_user.listener import listening_socket
+from ballonet.vhost_user.server import serving
+from ballonet.virtio.features import Feature
+
+__all__ = ["MEMORY_BYTES", "DriverBench", "EmbeddedBench", "LinuxBench", "Machine"]
+
+MEMORY_BYTES: Final = 256 << 20
+_WAIT_S: Final = 20.0
+_LOOK_S: Final = 0.02
+
+
+class Machine:
+    """A guest, and the device it was given."""
+
+    def __init__(self, guest: Guest, device: ScriptedServer, actions: Actions) -> None:
+        self.guest: Final = guest
+        self.device: Final = device
+        self.actions: Final = actions
+
+    @property
+    def negotiated(self) -> Feature:
+        """What the driver accepted."""
+        return self.device.snapshot().negotiated
+
+    @property
+    def actual_pages(self) -> int:
+        """What the driver says is in the balloon."""
+        return self.device.snapshot().actual_pages
+
+    def resize(self, pages: int, seconds: float = _WAIT_S) -> bool:
+        """Ask for a balloon and wait for it."""
+        self.device.set_target(pages)
+        return self.until(lambda: self.actual_pages == pages, seconds)
+
+    def until(self, condition: Callable[[], bool], seconds: float = _WAIT_S) -> bool:
+        """Wait for something; False if it does not come."""
+        end_s = time.monotonic() + seconds
+        while not condition():
+            if time.monotonic() > end_s:
+                return False
+            time.sleep(_LOOK_S)
+        return True
+
+    def settle(self) -> None:
+        """Let a change of the balloon end, and what was posted be done."""
+        self.device.snapshot()
+        time.sleep(_LOOK_S)
+
+
+class Actions(Protocol):
+    """What happens inside a guest, by its kind."""
+
+    def compact(self, guest: Guest) -> None:
+        """Make every zone's free memory contiguous."""
+        ...
+
+    def overcommit(self, guest: Guest, size: int) -> bool:
+        """A process takes so many bytes; False if it does not survive that."""
+        ...
+
+    def is_alive(self, guest: Guest) -> bool:
+        """The guest answers."""
+        ...
+
+    def leave(self, guest: Guest) -> None:
+        """The driver lets go of the device."""
+        ...
+
+
+class DriverBench(Protocol):
+    """Boots guests."""
+
+    name: str
+
+    def machine(self, offered: Feature, *, poisons: bool = False) -> Machine:
+        """A running guest, the same for the same wishes."""
+        ...
+
+
+class _Benches:
+    """Keeps a guest for the next check that wants the same; a context manager."""
+
+    name = ""
+
+    def __init__(self) -> None:
+        self._stack = ExitStack()
+        self._machines: dict[tuple[Feature, bool], Machine] = {}
+
+    @contextmanager
+    def open(self) -> Iterator[None]:
+        """Guests live inside the block."""
+        with self._stack:
+            yield
+
+    def machine(self, offered: Feature, *, poisons: bool = False) -> Machine:
+        """A running guest. Raises: GuestError."""
+        key = offered, poisons
+        if key not in self._machines:
+            directory = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="ballonet-"))
+            path = Path(directory) / "device"
+            sock = self._stack.enter_context(listening_socket(path))
+            server = ScriptedServer(BalloonSettings(offered), sock, listening=True)
+            self._stack.enter_context(serving(server))
+            guest = self._guest(path, poisons=poisons)
+            self._stack.enter_context(guest)
+            self._stack.callback(server.release)
+            self._machines[key] = Machine(guest, server, self._actions())
+        return self._machines[key]
+
+    def _guest(self, path: Path, *, poisons: bool) -> Guest:
+        raise NotImplementedError
+
+    def _actions(self) -> Actions:
+        raise NotImplementedError
+
+
+class LinuxBench(_Benches):
+    """A real kernel."""
+
+    name = "Linux"
+
+    def _guest(self, path: Path, *, poisons: bool) -> Guest:
+        line = ("init_on_free=1",) if poisons else ()
+        return LinuxGuest(LinuxGuestSettings(MEMORY_BYTES, path, command_line=line))
+
+    def _actions(self) -> Actions:
+        return _LinuxActions()
+
+
+class EmbeddedBench(_Benches):
+    """Our own kernel and driver."""
+
+    name = "the embedded guest"
+
+    def _guest(self, path: Path, *, poisons: bool) -> Guest:
+        kernel = KernelSettings(poison=0 if poisons else None)
+        return EmbeddedGuest(EmbeddedGuestSettings(MEMORY_BYTES, path, kernel=kernel))
+
+    def _actions(self) -> Actions:
+        return _EmbeddedActions()
+
+
+class _LinuxActions:
+    def compact(self, guest: Guest) -> None:
+        _linux(guest).check("echo 1 > /proc/sys/vm/compact_memory")
+
+    def overcommit(self, guest: Guest, size: int) -> bool:
+        command = (
+            "echo 1 > /proc/sys/vm/overcommit_memory;"
+            f" dd if=/dev/zero of=/dev/null bs={size >> 20}M count=1; echo $?"
+        )
+        return _linux(guest).run(command).output.strip().splitlines()[-1] == "0"
+
+    def is_alive(self, guest: Guest) -> bool:
+        return _linux(guest).run("true", timeout_s=10).exit_code == 0
+
+    def leave(self, guest: Guest) -> None:
+        _linux(guest).check("rmmod virtio_balloon")
+
+
+class _EmbeddedActions:
+    def compact(self, guest: Guest) -> None:
+        _embedded(guest).ask("compact")
+
+    def overcommit(self, guest: Guest, size: int) -> bool:
+        survived = bool(_embedded(guest).ask("hog", size=size))
+        _embedded(guest).ask("release_hogs")
+        return survived
+
+    def is_alive(self, guest: Guest) -> bool:
+        return bool(guest.meminfo())
+
+    def leave(self, guest: Guest) -> None:
+        _embedded(guest).ask("remove")
+
+
+def _linux(guest: Guest) -> LinuxGuest:
+    if not isinstance(guest, LinuxGuest):
+        raise GuestError("no Linux guest")
+    return guest
+
+
+def _embedded(guest: Guest) -> EmbeddedGuest:
+    if not isinstance(guest, EmbeddedGuest):
+        raise GuestError("no embedded guest")
+    return guest
