@@ -144,6 +144,12 @@ class _CapabilitiesFirst(click.Command):
     show_default=True,
     help="End the record at this size.",
 )
+@click.option(
+    "--state-file",
+    "state_path",
+    type=click.Path(path_type=Path),
+    help="Keep the target here, so that a device started anew goes on where this one stopped.",
+)
 @click.option("--no-discard", is_flag=True, help="Answer the guest, but keep its memory.")
 def device(
     socket_path: Path | None,
@@ -157,6 +163,7 @@ def device(
     memory_bytes: int | None,
     trace_path: Path | None,
     trace_limit_bytes: int,
+    state_path: Path | None,
     **switches: bool,
 ) -> None:
     """Serve a balloon device to a VMM over vhost-user.
@@ -171,10 +178,12 @@ def device(
     with _socket(socket_path, fd) as (sock, listening), ExitStack() as stack:
         sockets = [stack.enter_context(listening_socket(path)) for path in monitors]
         if trace_path is None:
-            server = DeviceServer(settings, sock, listening=listening)
+            server = DeviceServer(settings, sock, listening=listening, state_path=state_path)
         else:
             writer = TraceWriter(trace_path, trace_limit_bytes)
-            server = RecordingServer(settings, sock, listening=listening, writer=writer)
+            server = RecordingServer(
+                settings, sock, listening=listening, writer=writer, state_path=state_path
+            )
         if target_bytes:
             server.set_target(bytes_to_pages(target_bytes))
         server.set_report_rate(report_bytes_per_s)

@@ -36,6 +36,7 @@ from ballonet.device.inflation import BalloonMemory, Inflation
 from ballonet.device.inhibition import Inhibition, InhibitReason
 from ballonet.device.reporting import Reporting
 from ballonet.device.request import Stage, TargetRequest
+from ballonet.device.state import DeviceState
 from ballonet.device.statistics import Statistics, StatsDiagnosis
 from ballonet.errors import GuestMemoryError, RingError
 from ballonet.virtio.config import NUM_PAGES
@@ -186,6 +187,25 @@ class Balloon:
         self.config.reset()
         self.statistics.reset()
         self.hint_round.reset()
+
+    def save(self) -> DeviceState:
+        """What a device in another process needs to go on with the same guest."""
+        return DeviceState(
+            self.target_pages,
+            self.actual_pages,
+            self.config.poison.value if self.config.poison.is_known else None,
+            self.hint_round.cmd_id,
+            self.statistics.poll_interval_s,
+        )
+
+    def restore(self, state: DeviceState) -> None:
+        """Go on where another device stopped; before a front-end comes."""
+        self.config.num_pages = state.target_pages
+        self.config.restore_actual(state.actual_pages)
+        if state.poison_val is not None:
+            self.config.poison.write(state.poison_val, alone=True)
+        self.hint_round.cmd_id = state.cmd_id
+        self.statistics.set_poll_interval(state.poll_interval_s)
 
     def forget_guest(self) -> None:
         """The front-end is gone and its guest with it."""

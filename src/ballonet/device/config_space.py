@@ -51,6 +51,11 @@ class ConfigSpace:
         before, self.actual_pages = self.actual_pages, int.from_bytes(raw[ACTUAL], "little")
         return before != self.actual_pages
 
+    def restore_actual(self, actual_pages: int) -> None:
+        """Believe what the guest said to another device."""
+        self.actual_pages = actual_pages
+        self._actual_raw = actual_pages.to_bytes(4, "little")
+
     def reset(self) -> None:
         """Virtio reset: the target and `actual` stay, as in QEMU."""
         self.poison.reset()

@@ -80,6 +80,12 @@ class BalloonDriver:
         if self.hints is not None:
             self.hints.wake()
 
+    def reconnected(self) -> None:
+        """Another device goes on with the same rings: tell it what only the driver knows."""
+        self._write_poison()
+        self.size.write_actual()
+        self.config_changed()
+
     def called(self, queue: int) -> None:
         """The device has used chains of a queue."""
         role = self._numbers.get(queue)
@@ -114,11 +120,14 @@ class BalloonDriver:
         }
         for queue in self.queues.values():
             self._transport.set_queue(queue.number, queue.ring)
+        self._write_poison()
+        self._transport.driver_ok()
+        self._start_workers(buffers)
+
+    def _write_poison(self) -> None:
         if self.negotiated & Feature.PAGE_POISON:
             poison = self.kernel.settings.poison or 0
             self._transport.write_config(POISON_VAL.start, bytes([poison] * 4))
-        self._transport.driver_ok()
-        self._start_workers(buffers)
 
     def _settle_features(self) -> None:
         self.negotiated = choose_features(

@@ -78,6 +78,7 @@ class EmbeddedMachine:
             [SharedRegion(region, self._memory.fd)],
             called=self._called,
             config_changed=self._config_changed,
+            reconnected=self._reconnected,
         )
         self.driver: Final = BalloonDriver(self.kernel, self.front_end, full_fence, settings.driver)
         self._control: socket.socket | None = None
@@ -170,6 +171,9 @@ class EmbeddedMachine:
 
     def _config_changed(self) -> None:
         self.driver.config_changed()
+
+    def _reconnected(self) -> None:
+        self.driver.reconnected()
 
     def _now_ns(self) -> int:
         """The guest's clock."""

@@ -10,6 +10,7 @@ import socket
 import time
 from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 from typing import Final
 
 from ballonet.device.balloon import Balloon, BalloonSettings
@@ -173,9 +174,12 @@ class RecordingServer(DeviceServer):
         listening: bool,
         writer: TraceWriter,
         observe: Callable[[Event], None] = lambda _: None,
+        state_path: Path | None = None,
     ) -> None:
         self._writer = writer
-        super().__init__(settings, sock, listening=listening, observe=observe)
+        super().__init__(
+            settings, sock, listening=listening, observe=observe, state_path=state_path
+        )
 
     def run(self) -> None:
         """Serve, and write the rest of the trace at the end."""

@@ -85,9 +85,11 @@ class FrontEnd:
         *,
         called: Callable[[int], None],
         config_changed: Callable[[], None],
+        reconnected: Callable[[], None] = lambda: None,
     ) -> None:
         self._loop, self._path, self._memory = loop, path, tuple(memory)
         self._called, self._config_changed = called, config_changed
+        self._reconnected = reconnected
         self._sock: socket.socket | None = None
         self._channel: socket.socket | None = None
         self._queues: dict[int, _Queue] = {}
@@ -195,7 +197,7 @@ class FrontEnd:
                 self._start_rings(is_new=False)
             self.reconnections += 1
             _log.info("the device is back")
-            self._config_changed()
+            self._reconnected()
             for queue in self._queues:
                 self.kick(queue)
                 self._called(queue)
@@ -345,10 +347,11 @@ class FrontEnd:
         """A message of the back-end: there is only one kind, and it carries nothing."""
         if self._channel is None:
             return
-        with suppress(BlockingIOError):
-            if not self._channel.recv(4096):
+        with suppress(BlockingIOError, ConnectionError):
+            if self._channel.recv(4096):
+                self._config_changed()
+            else:
                 self._loop.unregister(self._channel.fileno())
-            self._config_changed()
 
     def _disconnect(self) -> None:
         for sock in (self._sock, self._channel):

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from threading import Thread
 from typing import Final, TypeVar
 
@@ -25,6 +26,7 @@ from ballonet.device.statistics import StatsDiagnosis, StatsReading, check_poll_
 from ballonet.errors import GuestError, SettingsError
 from ballonet.vhost_user.connection import Connection
 from ballonet.vhost_user.event_loop import EventLoop
+from ballonet.vhost_user.state_file import StateFile
 from ballonet.vhost_user.system_clock import SystemClock
 from ballonet.virtio.features import Feature
 from ballonet.virtio.stats import StatsSample
@@ -94,9 +96,12 @@ class DeviceServer:
         *,
         listening: bool,
         observe: Callable[[Event], None] = _ignore,
+        state_path: Path | None = None,
     ) -> None:
         self._clock = SystemClock()
         self._balloon = self._make_balloon(settings)
+        self._state_file = None if state_path is None else StateFile(state_path, self._clock)
+        self._restore()
         self._next_target: int | None = None
         self._stats_waiters: list[Future[StatsReading]] = []
         self._loop = EventLoop()
@@ -115,6 +120,8 @@ class DeviceServer:
         try:
             self._loop.run(self._work, self._deadline_ns)
         finally:
+            if self._state_file is not None:
+                self._state_file.save(self._balloon.save())
             if self._connection is not None:
                 self._connection.close()
             self._loop.close()
@@ -283,13 +290,28 @@ class DeviceServer:
         for observe in self._observers:
             observe(event)
 
+    def _restore(self) -> None:
+        """Go on where an earlier process stopped. Raises: SettingsError; SystemCallError."""
+        if self._state_file is None:
+            return
+        state = self._state_file.load()
+        if state is not None:
+            self._balloon.restore(state)
+        self._state_file.save(self._balloon.save())
+
     def _deadline_ns(self) -> int | None:
-        return self._balloon.deadline_ns
+        waits = (
+            self._balloon.deadline_ns,
+            None if self._state_file is None else self._state_file.deadline_ns,
+        )
+        return min((wait for wait in waits if wait is not None), default=None)
 
     def _work(self) -> bool:
         deadline_ns = self._balloon.deadline_ns
         if deadline_ns is not None and deadline_ns <= self._clock.now_ns():
             self._perform(self._balloon.tick())
+        if self._state_file is not None and self._connection is not None:
+            self._state_file.note(self._balloon.save())
         return self._connection is not None and self._connection.work()
 
     def _accept(self) -> None:

@@ -114,7 +114,7 @@ def beyond_memory(bench: DriverBench) -> str:
     return f"stopped at {actual} of {_ALL} pages, {rate:.0f} accesses a second; and came back"
 
 
-@SUITE.check("M-7", Level.MUST, "a driver that leaves takes every page back, and can come again")
+@SUITE.check("M-7", Level.MUST, "a driver that leaves takes every page back")
 def leaves(bench: DriverBench) -> str:
     machine = bench.machine(EVERYTHING, poisons=True)
     if not machine.resize(1000):
