@@ -27,7 +27,8 @@ PAGES = 128 * MIB >> 12
 def device(directory: Path, *options: str) -> Iterator[subprocess.Popen[bytes]]:
     """`ballonet device` with a state file."""
     path = directory / "device"
-    command = [BALLONET, "device", "--socket-path", path, "--state-file", directory / "state"]
+    command = [BALLONET, "device", "--socket-path", str(path)]
+    command += ["--state-file", str(directory / "state")]
     with subprocess.Popen([*command, *options]) as process:
         try:
             wait_until(path.is_socket, 10, "the device listens")
@@ -77,7 +78,8 @@ def test_a_state_file_that_is_none_is_one_clear_line(tmp_path: Path) -> None:
     state = tmp_path / "state"
     for text in ("", "[]", '{"version": 9}', '{"version": 1, "target_pages": -1}', "\x00"):
         state.write_text(text)
-        command = [BALLONET, "device", "--socket-path", tmp_path / "s", "--state-file", state]
+        command = [BALLONET, "device", "--socket-path", str(tmp_path / "s")]
+        command += ["--state-file", str(state)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
         assert done.returncode == 2, text
         assert done.stderr.count("\n") == 1

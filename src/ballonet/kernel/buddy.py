@@ -162,6 +162,9 @@ class Buddy:
 
     def _join(self, blocks: Frames, order: int) -> None:
         """Put blocks of one order on the lists, joined with their free buddies."""
+        if blocks.size == 1:
+            self._join_one(int(blocks[0]), order)
+            return
         for at in range(order, MAX_ORDER):
             buddies = blocks ^ (1 << at)
             place = np.minimum(np.searchsorted(blocks, buddies), blocks.size - 1)
@@ -179,13 +182,26 @@ class Buddy:
             blocks = blocks[np.flatnonzero(np.diff(blocks, prepend=-1))]
         self._insert(blocks, MAX_ORDER)
 
+    def _join_one(self, head: int, order: int) -> None:
+        """The same for one block, which needs no arrays."""
+        while order < MAX_ORDER:
+            buddy = head ^ 1 << order
+            if not self._base <= buddy < self.end or self._head[buddy - self._base] != order + 1:
+                break
+            self._remove(buddy, order)
+            head &= ~(1 << order)
+            order += 1
+        self._head[head - self._base] = order + 1
+        self._lists[self._types[head - self._base >> PAGEBLOCK_ORDER]][order][head] = None
+
     def _put_back(self, start: int, end: int) -> None:
         """Free the rest of a block that was split: nothing in it can be joined."""
         while start < end:
             order = min(MAX_ORDER, (end - start).bit_length() - 1)
             if start:
                 order = min(order, (start & -start).bit_length() - 1)
-            self._insert(np.array([start]), order)
+            self._head[start - self._base] = order + 1
+            self._lists[self._types[start - self._base >> PAGEBLOCK_ORDER]][order][start] = None
             start += 1 << order
 
     def _insert(self, heads: Frames, order: int) -> None:

@@ -25,7 +25,7 @@ from ballonet.kernel.frames import Frames, FrameTable, Use
 from ballonet.kernel.page_reporting import PageReporting
 from ballonet.kernel.physical import PhysicalMemory
 from ballonet.kernel.reclaim import SWAP_CLUSTER, Reclaim
-from ballonet.kernel.tasks import Flag, Job, Scheduler
+from ballonet.kernel.tasks import Flag, Job, Scheduler, Sleep
 from ballonet.kernel.zone import DMA32_END_BYTES, Zone, set_watermarks
 
 __all__ = ["Effort", "Kernel", "KernelSettings", "ProcessKilled"]
@@ -34,6 +34,8 @@ __all__ = ["Effort", "Kernel", "KernelSettings", "ProcessKilled"]
 _IMAGE_BYTES: Final = 12 << 20
 _FRAME_BYTES: Final = 64
 _RETRIES: Final = 16
+_DEADLOCKS: Final = 50
+_DEADLOCK_NS: Final = 20_000_000
 _CHUNK: Final = 1024
 _MARK_STEP: Final = np.uint64(0x9E37_79B9_7F4A_7C15)
 
@@ -219,17 +221,32 @@ class Kernel:
         Raises: ProcessKilled; GuestPanicError, if a page does not hold what it must.
         """
         for start in range(0, indexes.size, _CHUNK):
-            chunk = indexes[start : start + _CHUNK]
-            while (missing := chunk[area.frames[chunk] < 0]).size:
-                frames = yield from self.allocate(
-                    missing.size, Effort.ALWAYS, Use.CACHE if area.is_file else Use.ANON, process
-                )
+            rest = indexes[start : start + _CHUNK]
+            while rest.size:
+                present = area.frames[rest] >= 0
+                self._access(area, rest[present], write=write)
+                rest = rest[~present]
+                if rest.size:
+                    rest = yield from self._fault(area, rest, process, write=write)
                 if area.number not in self.areas:
-                    self.free(frames)
                     return
-                self._bring_in(area, missing, frames)
-            self._access(area, chunk, write=write)
             yield None
+
+    def _fault(
+        self, area: Area, indexes: Frames, process: Process | None, *, write: bool
+    ) -> Job[Frames]:
+        """Bring in as many pages as there are frames for, and use them; returns the others."""
+        use = Use.CACHE if area.is_file else Use.ANON
+        frames = yield from self.allocate(indexes.size, Effort.ALWAYS, use, process)
+        if area.number not in self.areas:
+            self.free(frames)
+            return indexes
+        absent = indexes[area.frames[indexes] < 0]  # somebody else may have been faster
+        used = absent[: frames.size]
+        self.free(frames[used.size :])
+        self._bring_in(area, used, frames[: used.size])
+        self._access(area, used, write=write)
+        return np.setdiff1d(indexes, used, assume_unique=True)
 
     def meminfo(self) -> dict[str, int]:
         """As /proc/meminfo names it, in bytes."""
@@ -298,7 +315,7 @@ class Kernel:
 
     def _allocate_slowly(self, count: int, effort: Effort, process: Process | None) -> Job[Frames]:
         """Reclaim, and if that does not help, kill."""
-        retries = 0
+        retries = deadlocks = 0
         while True:
             self.counters.allocstall += 1
             freed = self._shrink() + self.reclaim.direct(SWAP_CLUSTER)
@@ -307,22 +324,26 @@ class Kernel:
                 return frames
             retries = 0 if freed else retries + 1
             if retries > _RETRIES:
-                yield from self._out_of_memory(process)
                 retries = 0
+                if not (yield from self._out_of_memory(process)):
+                    deadlocks += 1
+                    if deadlocks > _DEADLOCKS:
+                        raise GuestPanicError("out of memory and no killable processes")
+                    yield Sleep(_DEADLOCK_NS)  # pages may be on their way to the host and back
             yield None
             if process is not None and not process.is_alive:
                 raise ProcessKilled(process.name)
 
-    def _out_of_memory(self, process: Process | None) -> Job[None]:
-        """Ask for memory to be given, else kill the process with most of it."""
+    def _out_of_memory(self, process: Process | None) -> Job[bool]:
+        """Ask for memory to be given, else kill the process with most of it; False if none is."""
         given = 0
         for notifier in self.oom_notifiers:
             given += yield from notifier()
         if given:
-            return
+            return True
         alive = [one for one in self.processes if one.is_alive and one.points]
         if not alive:
-            raise GuestPanicError("out of memory and no killable processes")
+            return False
         victim = max(alive, key=lambda one: (one.points, -one.pid))
         self.counters.oom_kill += 1
         self.end_process(victim)
@@ -330,6 +351,7 @@ class Kernel:
             raise ProcessKilled(victim.name)
         if victim.task is not None:
             victim.task.kill()
+        return True
 
     def _kswapd(self) -> Job[None]:
         while True:
@@ -344,8 +366,7 @@ class Kernel:
         return sum(shrink() for shrink in self.shrinkers)
 
     def _bring_in(self, area: Area, indexes: Frames, frames: Frames) -> None:
-        """Put frames under pages that have none; fewer frames than pages do for the first."""
-        indexes = indexes[: frames.size]
+        """Put frames under pages that have none."""
         swapped = area.frames[indexes] == IN_SWAP
         count = int(np.count_nonzero(swapped))
         self.counters.pgfault += frames.size
@@ -368,8 +389,7 @@ class Kernel:
             self.memory.mark(frames, area.words[indexes])
 
     def _access(self, area: Area, indexes: Frames, *, write: bool) -> None:
-        """Use pages that are there; one that was reclaimed meanwhile is left out."""
-        indexes = indexes[area.frames[indexes] >= 0]
+        """Use pages that are there."""
         frames = area.frames[indexes]
         self.table.touched[frames] = self.table.tick()
         if area.words is not None and not self.memory.marked(frames, area.words[indexes]):

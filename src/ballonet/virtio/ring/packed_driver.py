@@ -66,7 +66,11 @@ class PackedDriverRing:
     @property
     def base(self) -> int:
         """Everything the device has not used is to be read again."""
-        place = self._place(self._seen)
+        position, slots = self._seen, dict(self._slots)
+        while slots and self._is_used(position):
+            self._fence()  # the flags before the rest
+            position = (position + slots.pop(self._used_at(position)[1])) % (2 * self.size)
+        place = self._place(position)
         return place << 16 | place
 
     def add(self, readable: Sequence[Piece], writable: Sequence[Piece] = ()) -> int:
@@ -112,12 +116,9 @@ class PackedDriverRing:
     def collect(self) -> list[Used]:
         """Chains that came back. Raises: RingError."""
         found = []
-        while self._is_used():
+        while self._slots and self._is_used(self._seen):
             self._fence()  # the flags before the rest
-            slot = self._seen % self.size
-            length, buffer_id = _LENGTH_AND_ID.unpack_from(
-                self._desc, DESCRIPTOR_BYTES * slot + _LENGTH_AT
-            )
+            length, buffer_id = self._used_at(self._seen)
             slots = self._slots.pop(buffer_id, None)
             if slots is None:
                 raise RingError(f"the device returned {buffer_id}, which it did not have")
@@ -139,9 +140,15 @@ class PackedDriverRing:
         for view in (self._words, self._desc, self._driver_event, self._device_event):
             view.release()
 
-    def _is_used(self) -> bool:
-        flags = self._words[_WORDS * (self._seen % self.size) + _FLAGS] & (_AVAIL | _USED)
-        return flags == (_AVAIL | _USED if self._seen < self.size else 0) and bool(self._slots)
+    def _is_used(self, position: int) -> bool:
+        flags = self._words[_WORDS * (position % self.size) + _FLAGS] & (_AVAIL | _USED)
+        return flags == (_AVAIL | _USED if position < self.size else 0)
+
+    def _used_at(self, position: int) -> tuple[int, int]:
+        """Length and id of a used descriptor."""
+        at = DESCRIPTOR_BYTES * (position % self.size) + _LENGTH_AT
+        length, buffer_id = _LENGTH_AND_ID.unpack_from(self._desc, at)
+        return length, buffer_id
 
     def _place(self, position: int) -> int:
         return position % self.size | (_WRAP if position < self.size else 0)

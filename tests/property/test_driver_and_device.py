@@ -1,0 +1,222 @@
+"""Our driver against our device, thousands of histories, every byte watched.
+
+The guest's kernel knows what each of its pages holds and looks at it whenever it uses, swaps or
+moves the page; the device's discards really empty memory.  So a page that is dropped while the
+guest has it is found, and at the end every page must be back where it came from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from tests.support.pair import MIB, Pair
+
+from ballonet.device.balloon import Balloon, BalloonSettings
+from ballonet.device.inflation import Inflation
+from ballonet.driver.size_worker import SizeWorker
+from ballonet.errors import GuestPanicError
+from ballonet.kernel.areas import Area
+from ballonet.kernel.kernel import KernelSettings, ProcessKilled
+from ballonet.kernel.tasks import Job
+from ballonet.virtio.features import BALLOON_FEATURES, RING_FEATURES, Feature
+
+MEMORY_BYTES = 24 * MIB
+HISTORIES = 2000
+STEPS_MAX = 40
+
+
+class History:
+    """One random history; the seed is all there is to it."""
+
+    def __init__(self, seed: int) -> None:
+        self.random = np.random.default_rng(seed)
+        features = RING_FEATURES | Feature.RING_PACKED
+        for bit in BALLOON_FEATURES:
+            if self.chance(0.8):
+                features |= bit
+        if self.chance(0.5):
+            features &= ~Feature.RING_PACKED
+        if self.chance(0.3):
+            features &= ~Feature.EVENT_IDX
+        poison = [None, None, 0, 0xAA][int(self.random.integers(4))]
+        page_bytes = 16384 if self.chance(0.2) else 4096
+        self.pair = Pair(
+            MEMORY_BYTES,
+            BalloonSettings(features, host_page_bytes=[4096, 4096, 65536][seed % 3]),
+            kernel=KernelSettings(
+                seed, swap_bytes=2 * MIB, poison=poison, reporting_bytes=256 << 10
+            ),
+            page_bytes=page_bytes,
+        )
+        self.free_at_boot = self.pair.kernel.free_frames
+        self.pages = (
+            self.free_at_boot * page_bytes // 4096 * 6 // 10
+        )  # more would be the guest's end
+        self.areas: list[Area] = []
+        self.pair.driver.start()
+
+    def chance(self, share: float) -> bool:
+        return bool(self.random.random() < share)
+
+    def run(self) -> None:
+        actions = self.actions()
+        for _ in range(int(self.random.integers(2, STEPS_MAX))):
+            actions[int(self.random.integers(len(actions)))]()
+            self.interleave()
+        self.settle()
+
+    def actions(self) -> list[Callable[[], None]]:
+        pair = self.pair
+        return [
+            lambda: pair.set_target(int(self.random.integers(self.pages))),
+            lambda: pair.set_target(int(self.random.integers(self.pages))),
+            lambda: pair.set_target(0),
+            self.add_area,
+            self.use_area,
+            self.use_area,
+            self.remove_area,
+            lambda: self.spawn(pair.kernel.compact()),
+            lambda: self.spawn(self.hog()),
+            lambda: pair.obey(pair.device.begin_hint_round()),
+            lambda: pair.obey(pair.device.stop_hint_round()),
+            lambda: pair.obey(pair.device.finish_hints()),
+            lambda: pair.obey(pair.device.request_stats()),
+            lambda: pair.run(2.5),
+            lambda: pair.run(0.3),
+            self.replace_device,
+            self.freeze,
+        ]
+
+    def interleave(self) -> None:
+        """A few steps of either side, in any order."""
+        for _ in range(int(self.random.integers(12))):
+            queues = self.pair.device_can_go_on()
+            if queues and self.chance(0.6):
+                self.pair.step_device(queues[int(self.random.integers(len(queues)))])
+            else:
+                self.pair.run_guest(int(self.random.integers(1, 6)))
+
+    def add_area(self) -> None:
+        if len(self.areas) < 4:
+            size = int(self.random.integers(1, 400))
+            self.areas.append(self.pair.kernel.add_area("file", size))
+
+    def use_area(self) -> None:
+        if self.areas:
+            area = self.areas[int(self.random.integers(len(self.areas)))]
+            start = int(self.random.integers(area.frames.size))
+            pages = np.arange(start, area.frames.size)
+            self.spawn(self.pair.kernel.touch(area, pages, write=self.chance(0.6)))
+
+    def remove_area(self) -> None:
+        if self.areas and self.chance(0.5):
+            area = self.areas.pop()
+            self.spawn(self._remove(area))
+
+    def _remove(self, area: Area) -> Job[None]:
+        yield None
+        self.pair.kernel.remove_area(area)
+
+    def hog(self) -> Job[None]:
+        """A process that may be killed, with memory that may be swapped."""
+        kernel = self.pair.kernel
+        process = kernel.start_process("hog")
+        area = kernel.add_area("hog", int(self.random.integers(1, self.pages // 2)), process)
+        pages = np.arange(area.frames.size)
+        try:
+            yield from kernel.touch(area, pages, write=True, process=process)
+            yield from kernel.touch(area, pages, write=False, process=process)
+        except ProcessKilled:
+            return
+        if process.is_alive:
+            kernel.end_process(process)
+
+    def replace_device(self) -> None:
+        """The device's process is replaced in the middle of whatever it does."""
+        pair = self.pair
+        state = pair.device.save()
+        pair.stop_device()
+        pair.device = Balloon(pair.device.settings, pair.clock)
+        pair.device.restore(state)
+        pair.transport.reconnect()
+        pair.driver.reconnected()
+        for queue in pair.driver.queues.values():
+            pair.driver.called(queue.number)
+
+    def freeze(self) -> None:
+        if self.chance(0.3):
+            self.pair.run(1)
+            self.pair.do(self.pair.driver.freeze())
+            self.pair.do(self.pair.driver.restore())
+
+    def spawn(self, job: Job[object]) -> None:
+        self.pair.scheduler.spawn("action", job)
+
+    def settle(self) -> None:
+        """Everything comes to its end, and nothing is missing."""
+        pair, kernel = self.pair, self.pair.kernel
+        pair.set_target(0)
+        pair.obey(pair.device.finish_hints())
+        pair.run(30)
+        assert pair.device.actual_pages == 0
+        assert pair.driver.size.pages.count == 0
+        for area in list(kernel.areas.values()):
+            pair.do(kernel.touch(area, np.arange(area.frames.size), write=False))
+            kernel.remove_area(area)
+        pair.do(pair.driver.remove())
+        assert kernel.free_frames == self.free_at_boot
+        assert kernel.hidden_frames == 0
+        assert kernel.swap.used == 0
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("part", range(8))
+def test_no_history_loses_a_byte_or_leaks_a_page(part: int) -> None:
+    share = HISTORIES // 8
+    for seed in range(part * share, (part + 1) * share):
+        try:
+            History(seed).run()
+        except Exception as error:
+            raise AssertionError(f"history {seed}") from error
+
+
+def test_the_oracle_finds_a_device_that_answers_before_it_discards(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The other way round: a page goes after the guest was told that it may have it back."""
+    original = Inflation.deflate
+
+    def late(self: Inflation, chain: object, memory: object) -> object:
+        yield from self.inflate(chain, memory, must_tell_host=False)  # type: ignore[arg-type]
+        yield from original(self, chain, memory)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Inflation, "deflate", late)
+    original_leak = SizeWorker._tell
+
+    def impatient(self: SizeWorker, queue: object, frames: object) -> object:
+        job = original_leak(self, queue, frames)  # type: ignore[arg-type]
+        yield next(job)  # sends, and does not wait
+
+    monkeypatch.setattr(SizeWorker, "_tell", impatient)
+    assert _finds_something()
+
+
+def test_the_oracle_finds_a_device_that_ignores_poison(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Balloon, "allows_free_page_discard", property(lambda _: True))
+    assert _finds_something()
+
+
+def test_the_oracle_finds_a_driver_that_forgets_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SizeWorker, "leak_all", lambda _: iter(()))
+    assert _finds_something()
+
+
+def _finds_something() -> bool:
+    for seed in range(200):
+        try:
+            History(seed).run()
+        except (GuestPanicError, AssertionError):
+            return True
+    return False
