@@ -11,15 +11,15 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from tests.support.pair import MIB, Pair
+from tests.support.pair import MIB, DeviceMemory, Pair
 
 from ballonet.device.balloon import Balloon, BalloonSettings
-from ballonet.device.inflation import Inflation
 from ballonet.driver.size_worker import SizeWorker
 from ballonet.errors import GuestPanicError
 from ballonet.kernel.areas import Area
 from ballonet.kernel.kernel import KernelSettings, ProcessKilled
 from ballonet.kernel.tasks import Job
+from ballonet.memory.runs import Ranges
 from ballonet.virtio.features import BALLOON_FEATURES, RING_FEATURES, Feature
 
 MEMORY_BYTES = 24 * MIB
@@ -182,24 +182,16 @@ def test_no_history_loses_a_byte_or_leaks_a_page(part: int) -> None:
             raise AssertionError(f"history {seed}") from error
 
 
-def test_the_oracle_finds_a_device_that_answers_before_it_discards(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """The other way round: a page goes after the guest was told that it may have it back."""
-    original = Inflation.deflate
+def test_the_oracle_finds_a_device_that_discards_too_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    late: list[Ranges] = []
+    discard = DeviceMemory.discard
 
-    def late(self: Inflation, chain: object, memory: object) -> object:
-        yield from self.inflate(chain, memory, must_tell_host=False)  # type: ignore[arg-type]
-        yield from original(self, chain, memory)  # type: ignore[arg-type]
+    def discard_the_one_before(self: DeviceMemory, ranges: Ranges) -> None:
+        late.append(ranges)
+        if len(late) > 1:
+            discard(self, late.pop(0))
 
-    monkeypatch.setattr(Inflation, "deflate", late)
-    original_leak = SizeWorker._tell
-
-    def impatient(self: SizeWorker, queue: object, frames: object) -> object:
-        job = original_leak(self, queue, frames)  # type: ignore[arg-type]
-        yield next(job)  # sends, and does not wait
-
-    monkeypatch.setattr(SizeWorker, "_tell", impatient)
+    monkeypatch.setattr(DeviceMemory, "discard", discard_the_one_before)
     assert _finds_something()
 
 
