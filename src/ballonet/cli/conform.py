@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -19,6 +21,7 @@ from ballonet.conform.device.bench import Bench
 from ballonet.conform.device.qemu_bench import QemuBench
 from ballonet.conform.device.suite import DEVICE_CHECKS
 from ballonet.conform.device.vhost_user_bench import OwnBench, VhostUserBench
+from ballonet.conform.driver.agreement import compare
 from ballonet.conform.driver.guests import EmbeddedBench, LinuxBench
 from ballonet.conform.driver.suite import DRIVER_CHECKS
 from ballonet.conform.reports import as_json, as_junit
@@ -102,6 +105,35 @@ def driver(
     with bench.open():
         results = _run(_chosen(DRIVER_CHECKS, only), bench, quiet=as_json_text)
     _finish(f"the driver of {bench.name}", results, junit, as_json_text=as_json_text)
+
+
+@conform.command()
+@click.option("--json", "as_json_text", is_flag=True, help="Print one JSON object a line.")
+def agreement(*, as_json_text: bool) -> None:
+    """Run one script on a real kernel and on ours, and compare what they did."""
+    linux, embedded = LinuxBench(), EmbeddedBench()
+    console = Console(highlight=False)
+    table = Table(title="The same script on two kernels", title_justify="left")
+    for heading in ("observation", "Linux", "embedded", "agree"):
+        table.add_column(heading, overflow="fold")
+    agrees = True
+    with linux.open(), embedded.open():
+        for row in compare(linux, embedded):
+            agrees &= row.agrees
+            if as_json_text:
+                click.echo(json.dumps(asdict(row)))
+            else:
+                table.add_row(row.name, *map(_word, row.values), _word(row.agrees))
+    if not as_json_text:
+        console.print(table)
+    if not agrees:
+        sys.exit(1)
+
+
+def _word(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def _chosen(checks: Sequence[Check[S]], only: tuple[str, ...]) -> list[Check[S]]:

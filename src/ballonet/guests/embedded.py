@@ -144,6 +144,13 @@ class EmbeddedMachine:
         self.kernel.remove_area(area)
         return pages * self.kernel.page_bytes
 
+    def read_file(self, size: int) -> Job[int]:
+        """Read a file of so many bytes, which stays in the page cache; returns its pages."""
+        pages = size // self.kernel.page_bytes
+        area = self.kernel.add_area("file", pages)
+        yield from self.kernel.touch(area, np.arange(pages), write=False)
+        return pages
+
     def hog(self, size: int) -> Job[bool]:
         """A process takes so many bytes and keeps them; False if it was killed for it."""
         process = self.kernel.start_process("hog")
@@ -247,6 +254,7 @@ _REQUESTS: Final[Mapping[str, Callable[..., Job[Any]]]] = {
     "drop_caches": _at_once(lambda machine: machine.kernel.reclaim.drop_cache()),
     "compact": lambda machine: machine.kernel.compact(),
     "use_memory": EmbeddedMachine.use_memory,
+    "read_file": EmbeddedMachine.read_file,
     "hog": EmbeddedMachine.hog,
     "release_hogs": EmbeddedMachine.release_hogs,
     "freeze": lambda machine: machine.driver.freeze(),

@@ -77,6 +77,10 @@ class Actions(Protocol):
         """A process takes so many bytes; False if it does not survive that."""
         ...
 
+    def read_file(self, guest: Guest, path: Path) -> None:
+        """Read a file of the host, so that it is in the page cache and stays there."""
+        ...
+
     def is_alive(self, guest: Guest) -> bool:
         """The guest answers."""
         ...
@@ -170,6 +174,14 @@ class _LinuxActions:
         )
         return _linux(guest).run(command).output.strip().splitlines()[-1] == "0"
 
+    def read_file(self, guest: Guest, path: Path) -> None:
+        _linux(guest).check(f"mkdir -p /host; mount -t hostfs none /host -o {path.parent}")
+        # Open for ever: what nobody has open is not kept.
+        _linux(guest).check(
+            f"(exec 3< /host/{path.name}; cat <&3 > /dev/null; touch /tmp/read; sleep 100000)"
+            " > /dev/null 2>&1 & until [ -e /tmp/read ]; do sleep 0.1; done"
+        )
+
     def is_alive(self, guest: Guest) -> bool:
         return _linux(guest).run("true", timeout_s=10).exit_code == 0
 
@@ -185,6 +197,9 @@ class _EmbeddedActions:
         survived = bool(_embedded(guest).ask("hog", size=size))
         _embedded(guest).ask("release_hogs")
         return survived
+
+    def read_file(self, guest: Guest, path: Path) -> None:
+        _embedded(guest).ask("read_file", size=path.stat().st_size)
 
     def is_alive(self, guest: Guest) -> bool:
         return bool(guest.meminfo())
