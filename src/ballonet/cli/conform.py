@@ -14,6 +14,7 @@ from typing import Final, TypeVar
 
 import click
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from ballonet.conform.checks import Check, Result, Verdict, run_checks
@@ -25,6 +26,8 @@ from ballonet.conform.driver.agreement import compare
 from ballonet.conform.driver.guests import EmbeddedBench, LinuxBench
 from ballonet.conform.driver.suite import DRIVER_CHECKS
 from ballonet.conform.reports import as_json, as_junit
+from ballonet.guests.kernel_package import find_kernel_package
+from ballonet.guests.qtest_machine import require_qemu
 from ballonet.memory.huge_pages import reserve_huge_pages
 
 __all__ = ["conform"]
@@ -80,6 +83,7 @@ def device(
         raise click.UsageError(f"unexpected argument {options[0]!r}; options are for --qemu")
     bench: Bench = OwnBench()
     if qemu:
+        require_qemu()
         bench = QemuBench(*options)
     elif socket_path is not None:
         bench = VhostUserBench(socket_path)
@@ -101,6 +105,8 @@ def driver(
     """Check a balloon's driver with a device that can be slow, silent or odd."""
     if kind is None:
         raise click.UsageError("give one of --linux and --embedded")
+    if kind == "linux":
+        find_kernel_package()
     bench = LinuxBench() if kind == "linux" else EmbeddedBench()
     with bench.open():
         results = _run(_chosen(DRIVER_CHECKS, only), bench, quiet=as_json_text)
@@ -111,6 +117,7 @@ def driver(
 @click.option("--json", "as_json_text", is_flag=True, help="Print one JSON object a line.")
 def agreement(*, as_json_text: bool) -> None:
     """Run one script on a real kernel and on ours, and compare what they did."""
+    find_kernel_package()
     linux, embedded = LinuxBench(), EmbeddedBench()
     console = Console(highlight=False)
     table = Table(title="The same script on two kernels", title_justify="left")
@@ -177,7 +184,8 @@ def _print(subject: str, results: Sequence[Result]) -> None:
     for one in results:
         style = _STYLES[one.verdict]
         verdict = f"[{style}]{one.verdict.value}[/]"
-        table.add_row(one.id, one.level.value, one.requirement, verdict, one.evidence)
+        words = map(escape, (one.id, one.level.value, one.requirement))
+        table.add_row(*words, verdict, escape(one.evidence))
     console = Console(highlight=False)
     console.print(table)
     counts = Counter(one.verdict for one in results)

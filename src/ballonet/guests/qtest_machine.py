@@ -18,9 +18,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
-
-from qemu.qmp.legacy import QEMUMonitorProtocol
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from ballonet.driver.balloon_driver import BalloonDriver
 from ballonet.driver.settings import DriverSettings
@@ -36,7 +34,10 @@ from ballonet.qtest.pci import LegacyPciTransport, ModernPciTransport, find_pci_
 from ballonet.qtest.transport import QtestTransport
 from ballonet.virtio.queues import QueueRole
 
-__all__ = ["QTEST_LOW_BYTES", "Bus", "QtestMachine", "QtestSettings"]
+if TYPE_CHECKING:
+    from qemu.qmp.legacy import QEMUMonitorProtocol
+
+__all__ = ["QTEST_LOW_BYTES", "Bus", "QtestMachine", "QtestSettings", "require_qemu"]
 
 #: Below are the holes of a PC: video memory and ROMs.
 QTEST_LOW_BYTES: Final = 1 << 20
@@ -72,6 +73,21 @@ class QtestSettings:
     driver: DriverSettings = field(default_factory=DriverSettings)
     page_bytes: int = 4096
     huge: bool = False  #: memory of huge pages
+
+
+def require_qemu() -> type[QEMUMonitorProtocol]:
+    """QEMU is installed, and so is the client of its monitor. Raises: GuestError."""
+    try:
+        from qemu.qmp.legacy import QEMUMonitorProtocol  # noqa: PLC0415
+    except ImportError as error:
+        raise GuestError(
+            "qemu.qmp is not installed; run: pip install 'ballonet[monitor]'"
+        ) from error
+    if shutil.which("qemu-system-x86_64") is None:
+        raise GuestError(
+            "qemu-system-x86_64 is not installed; as root: apt-get install qemu-system-x86"
+        )
+    return QEMUMonitorProtocol
 
 
 class QtestMachine:
@@ -193,10 +209,7 @@ class QtestMachine:
         return self.driver is not None and role in self.driver.queues
 
     def _launch(self, stack: ExitStack, directory: Path) -> None:
-        if shutil.which("qemu-system-x86_64") is None:
-            raise GuestError(
-                "qemu-system-x86_64 is not installed; as root: apt-get install qemu-system-x86"
-            )
+        monitor = require_qemu()
         (directory / "firmware").write_bytes(_FIRMWARE)
         listener = stack.enter_context(socket.socket(socket.AF_UNIX))
         listener.bind(str(directory / "qtest"))
@@ -217,7 +230,7 @@ class QtestMachine:
             raise GuestError(f"QEMU does not start: {_text(errors)}") from error
         self.client = QtestClient(sock)
         stack.callback(self.client.close)
-        self.qmp = QEMUMonitorProtocol(str(directory / "qmp"))
+        self.qmp = monitor(str(directory / "qmp"))
         try:
             self.qmp.connect()
         except Exception as error:
