@@ -72,7 +72,7 @@ class DeviceProcess:
         program = Path(sys.executable).with_name("ballonet")
         with log.open("ab") as stderr:
             self._process = subprocess.Popen(
-                [program, "device", "--socket-path", path], stderr=stderr
+                [program, "device", "--no-defer-discards", "--socket-path", path], stderr=stderr
             )
         wait_until(path.exists, SECONDS, f"{path} does not exist")
 

@@ -144,7 +144,8 @@ def test_a_file_that_is_no_trace_is_wrong_use(tmp_path: Path) -> None:
 
 def test_the_device_program_records_and_ends_well(tmp_path: Path) -> None:
     paths = str(tmp_path / "s"), str(tmp_path / "t")
-    command = [BALLONET, "device", "--socket-path", paths[0], "--trace", paths[1]]
+    command = [BALLONET, "device", "--no-defer-discards", "--socket-path", paths[0]]
+    command += ["--trace", paths[1]]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
         wait_until((tmp_path / "s").exists, 10, "no socket")
         with FrontEnd.connect(tmp_path / "s") as front_end:

@@ -44,7 +44,11 @@ class History:
         page_bytes = 16384 if self.chance(0.2) else 4096
         self.pair = Pair(
             MEMORY_BYTES,
-            BalloonSettings(features, host_page_bytes=[4096, 4096, 65536][seed % 3]),
+            BalloonSettings(
+                features,
+                defers=self.chance(0.7),
+                host_page_bytes=[4096, 4096, 65536][seed % 3],
+            ),
             kernel=KernelSettings(
                 seed, swap_bytes=2 * MIB, poison=poison, reporting_bytes=256 << 10
             ),
@@ -93,6 +97,8 @@ class History:
         """A few steps of either side, in any order."""
         for _ in range(int(self.random.integers(12))):
             queues = self.pair.device_can_go_on()
+            if self.chance(0.2):
+                self.pair.discard_deferred()
             if queues and self.chance(0.6):
                 self.pair.step_device(queues[int(self.random.integers(len(queues)))])
             else:

@@ -152,11 +152,19 @@ class Pair:
         else:
             self._perform(effect)
 
+    def discard_deferred(self) -> None:
+        """A step of what the device has put off, whether it is time or not."""
+        if self.device.deferral is not None:
+            ranges = self.device.deferral.step()
+            if ranges is not None:
+                self.obey(self.device.inhibition.discard([ranges]))
+
     def run_device(self) -> None:
         """Everything the device can do now."""
         while queues := self.device_can_go_on():
             for queue in queues:
                 self.step_device(queue)
+        self.obey(self.device.discard_deferred())
         if self.device.deadline_ns is not None and self.device.deadline_ns <= self.clock.now_ns():
             self.obey(self.device.tick())
 

@@ -135,8 +135,9 @@ def _machine(kind: str | None, memory_bytes: int, console: Console) -> Ballooned
             kind = "embedded"
     console.print(f"Starting a guest of {format_bytes(memory_bytes)} with a balloon ...")
     if kind == "linux":
-        return BalloonedGuest(LinuxGuestSettings(memory_bytes), BalloonSettings())
-    return BalloonedEmbeddedGuest(EmbeddedGuestSettings(memory_bytes), BalloonSettings())
+        return BalloonedGuest(LinuxGuestSettings(memory_bytes), BalloonSettings(defers=True))
+    settings = EmbeddedGuestSettings(memory_bytes)
+    return BalloonedEmbeddedGuest(settings, BalloonSettings(defers=True))
 
 
 def _run(

@@ -93,6 +93,12 @@ class _CapabilitiesFirst(click.Command):
 @_feature("free-page-hint", "The guest names free pages to a migration.", default=True)
 @_feature("page-poison", "The guest says what its free pages hold.", default=True)
 @_feature("free-page-reporting", "The guest gives free memory back by itself.", default=False)
+@click.option(
+    "--defer-discards/--no-defer-discards",
+    default=True,
+    show_default=True,
+    help="Where the guest asks before it uses a page again, answer first and free memory later.",
+)
 @_feature("packed", "Rings may be packed.", default=False)
 @_feature("in-order", "Buffers are used in order, which the guest may count on.", default=False)
 @click.option(
@@ -205,7 +211,11 @@ def _settings(
         if switches[name]:
             offered |= bit
     return BalloonSettings(
-        offered, layout, discards=not switches["no_discard"], host_page_bytes=host_page_bytes
+        offered,
+        layout,
+        discards=not switches["no_discard"],
+        defers=switches["defer_discards"],
+        host_page_bytes=host_page_bytes,
     )
 
 

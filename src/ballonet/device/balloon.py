@@ -19,6 +19,7 @@ from typing import Final
 from ballonet.device.clock import Clock
 from ballonet.device.config_space import ConfigSpace
 from ballonet.device.counters import Counters
+from ballonet.device.deferral import Deferral
 from ballonet.device.effects import (
     ActualChanged,
     Call,
@@ -61,6 +62,7 @@ class BalloonSettings:
     offered: Feature = DEFAULT_OFFER
     layout: QueueLayout = QueueLayout.DENSE
     discards: bool = True  #: False: begins inhibited, requests are answered, memory is kept
+    defers: bool = False  #: with MUST_TELL_HOST, answer first and drop the memory a little later
     host_page_bytes: int = 4096  #: take host pages to be at least this big
     big_endian_legacy: bool = False  #: byte order in the messages of a driver without VERSION_1
 
@@ -75,7 +77,8 @@ class Balloon:
         self.statistics: Final = Statistics(clock)
         self.hint_round: Final = HintRound(clock)
         self.inhibition: Final = Inhibition(self.counters)
-        self._inflation = Inflation(self.counters, self.inhibition)
+        self.deferral: Final = Deferral(clock) if settings.defers else None
+        self._inflation = Inflation(self.counters, self.inhibition, self.deferral)
         self._hint_queue = HintQueue(self.counters, self.hint_round)
         self.reporting: Final = Reporting(self.counters, self.inhibition, clock)
         self.request: Final = TargetRequest(clock)
@@ -105,7 +108,8 @@ class Balloon:
     @property
     def deadline_ns(self) -> int | None:
         """When `tick` has something to do; None: only an input can change that."""
-        waits = (self.statistics.deadline_ns, self.hint_round.deadline_ns)
+        deferral_ns = None if self.deferral is None else self.deferral.deadline_ns
+        waits = (self.statistics.deadline_ns, self.hint_round.deadline_ns, deferral_ns)
         return min((wait for wait in waits if wait is not None), default=None)
 
     @property
@@ -179,10 +183,28 @@ class Balloon:
             self.statistics.suspend()
             self.statistics.expect_first()
             self._inflation.forget_parts()
+            self._cancel_deferred()
         return base
+
+    def drain(self) -> Iterator[Effect]:
+        """Drop now what was put off; before rings stop, memory changes, or somebody counts."""
+        if self.deferral is not None:
+            yield from self.inhibition.discard(self.deferral.drain())
+
+    def discard_deferred(self) -> Iterator[Effect]:
+        """Drop a little of what was put off, if it is time to."""
+        if self.deferral is not None and self.deferral.is_due:
+            ranges = self.deferral.step()
+            if ranges is not None:
+                yield from self.inhibition.discard([ranges])
+
+    def _cancel_deferred(self) -> None:
+        if self.deferral is not None:
+            self.deferral.cancel()
 
     def reset(self) -> None:
         """Virtio reset; rings must have been detached. The target stays."""
+        self._cancel_deferred()
         self.negotiate(0)
         self.config.reset()
         self.statistics.reset()

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ballonet.device.counters import Counters
+from ballonet.device.deferral import Deferral
 from ballonet.device.effects import ChainRefused, Effect, Emit, PagesRejected
 from ballonet.device.inhibition import Inhibition
 from ballonet.device.pfns import MESSAGE_BYTES_MAX, parse_pfns
@@ -46,6 +47,7 @@ class Inflation:
 
     counters: Counters
     inhibition: Inhibition
+    deferral: Deferral | None = None  #: None: memory is dropped before a message is answered
     big_endian: bool = False
     _parts: HostPageParts | None = field(default=None, init=False)
 
@@ -56,7 +58,10 @@ class Inflation:
         pfns = yield from self._read(QueueRole.INFLATE, chain, memory)
         located = yield from self._locate(QueueRole.INFLATE, pfns, memory)
         ranges = self._with_parts(pfns, located, memory) if must_tell_host else located.ranges
-        yield from self.inhibition.discard(ranges)
+        if self.deferral is not None and must_tell_host:
+            self.deferral.give(ranges, memory.table)
+        else:
+            yield from self.inhibition.discard(ranges)
         self.counters.inflate_messages += 1
         self.counters.inflated_pages += located.accepted_pages
 
@@ -65,6 +70,8 @@ class Inflation:
         pfns = yield from self._read(QueueRole.DEFLATE, chain, memory)
         if self._parts is not None:
             self._parts.take(pfns)
+        if self.deferral is not None:
+            self.deferral.take(pfns)
         located = yield from self._locate(QueueRole.DEFLATE, pfns, memory)
         self.counters.deflate_messages += 1
         self.counters.deflated_pages += located.accepted_pages

@@ -106,9 +106,12 @@ class Connection:
 
     def work(self) -> bool:
         """Advance every running ring for one turn; True if there is more to do."""
-        if not self._open or not self.session.tasks:
+        if not self._open:
             return False
-        self._guarded(self._advance_tasks)
+        if self.session.tasks:
+            self._guarded(self._advance_tasks)
+        elif self._balloon.deferral is not None and self._balloon.deferral.is_due:
+            self._guarded(lambda: self._obey_checked(self._balloon.discard_deferred()))
         return bool(self.session.tasks)
 
     def close(self) -> None:

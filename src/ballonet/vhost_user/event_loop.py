@@ -22,6 +22,10 @@ __all__ = ["EventLoop"]
 
 _WAIT_S_MAX: Final = 86_400.0
 
+#: After something happened the loop looks again and again for so long before it sleeps: a driver
+#: answers in less, and being woken costs more than all the work on its message.
+SPIN_NS: Final = 500_000
+
 T = TypeVar("T")
 
 
@@ -80,17 +84,23 @@ class EventLoop:
 
         `deadline_ns` says when the next turn is due even if nothing becomes readable.
         """
-        more = False
+        more, busy_until_ns = False, 0
         while not self._stopping:
-            self.turn(0 if more else _wait_s(deadline_ns()))
+            is_busy = more or time.monotonic_ns() < busy_until_ns
+            if self.turn(0 if is_busy else _wait_s(deadline_ns())):
+                busy_until_ns = time.monotonic_ns() + SPIN_NS
+            elif is_busy and not more and not _is_due(deadline_ns()):
+                continue
             more = work()
 
-    def turn(self, wait_s: float | None) -> None:
-        """Serve what is readable, or becomes so in time; for loops inside other loops."""
-        for fd, _ in self._epoll.poll(wait_s):
+    def turn(self, wait_s: float | None) -> bool:
+        """Serve what is readable, or becomes so in time; True if anything was."""
+        ready = self._epoll.poll(wait_s)
+        for fd, _ in ready:
             callback = self._callbacks.get(fd)
             if callback is not None:
                 callback()
+        return bool(ready)
 
     def close(self) -> None:
         """Give up the loop's own descriptors."""
@@ -108,6 +118,10 @@ class EventLoop:
         os.eventfd_read(self._wake_fd)
         while self._posted:
             self._posted.popleft()()
+
+
+def _is_due(deadline_ns: int | None) -> bool:
+    return deadline_ns is not None and time.monotonic_ns() >= deadline_ns
 
 
 def _wait_s(deadline_ns: int | None) -> float | None:

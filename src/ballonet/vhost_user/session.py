@@ -150,6 +150,7 @@ class Session:
                 unknown |= bit
         if unknown:
             raise SessionError(message.name, f"{unknown!r} was not offered")
+        yield from self.balloon.drain()
         with self._paused(*_ALL):
             self.features = features
             self.balloon.negotiate(features)
@@ -172,6 +173,7 @@ class Session:
     def set_mem_table(self, message: Message) -> Iterator[Effect]:
         """Other memory than before."""
         regions = [self._with_page_size(region) for region in parse_mem_table(message)]
+        yield from self.balloon.drain()
         with self._paused(*_ALL):
             yield ReplaceRegions(regions, message.fds)
 
@@ -181,12 +183,14 @@ class Session:
 
     def add_mem_reg(self, message: Message) -> Iterator[Effect]:
         """One more region."""
+        yield from self.balloon.drain()
         with self._paused(*_ALL):
             region = self._with_page_size(parse_single_region(message))
             yield AddRegion(region, message.fds[0])
 
     def rem_mem_reg(self, message: Message) -> Iterator[Effect]:
         """One region less."""
+        yield from self.balloon.drain()
         with self._paused(*_ALL):
             yield RemoveRegion(parse_single_region(message))
 
@@ -226,6 +230,7 @@ class Session:
         """Stop a ring, and say where another device would go on; a held buffer is before that."""
         queue, _ = VringState.parse(message.payload)
         vring = self._vring(message, queue)
+        yield from self.balloon.drain()
         self._detach(queue)
         vring.has_kick = False
         yield SetVringFd(queue, FdKind.KICK, None)
@@ -256,6 +261,8 @@ class Session:
         vring = self._vring(message, queue)
         if enable > 1:
             raise SessionError(message.name, f"{enable} is neither 0 nor 1")
+        if not enable:
+            yield from self.balloon.drain()
         # QEMU enables queues it never set up; those just stay as they are.
         with self._paused(queue):
             vring.enabled = bool(enable)

@@ -67,7 +67,9 @@ class VhostUserBench:
             )
             stack.callback(front_end.close)
             front_end.connect()
-            session = DeviceSession(front_end, memory, 4096, heard, loop.turn)
+            session = DeviceSession(
+                front_end, memory, 4096, heard, lambda wait_s: _turn(loop, wait_s)
+            )
             session.begin(wanted)
             if packed:
                 session.need(Feature.RING_PACKED)
@@ -100,7 +102,8 @@ class OwnBench(VhostUserBench):
         path = directory / "device"
         sock = stack.enter_context(listening_socket(path))
         offer = RING_FEATURES | BALLOON_FEATURES | Feature.RING_PACKED | Feature.IN_ORDER
-        settings = BalloonSettings(offer, host_page_bytes=_BIG_PAGE if big_pages else 4096)
+        page_bytes = _BIG_PAGE if big_pages else 4096
+        settings = BalloonSettings(offer, defers=True, host_page_bytes=page_bytes)
         server = DeviceServer(settings, sock, listening=True, observe=self._control.observe)
         self._control.attend(stack.enter_context(serving(server)))
         return path
@@ -171,6 +174,10 @@ class _OwnControl:
         if self._device is None:
             raise GuestError("the device does not run")
         return self._device
+
+
+def _turn(loop: EventLoop, wait_s: float) -> None:
+    loop.turn(wait_s)
 
 
 def _count(heard: Heard, queue: int) -> None:

@@ -1,0 +1,169 @@
+"""Discards put off: pages of the balloon that the host will drop a little later, many at a time.
+
+With MUST_TELL_HOST a page belongs to the device from its inflate until its deflate is answered, so
+an inflate may be answered at once and the page dropped behind the guest's back, together with its
+neighbours.  A deflate takes its pages off the list before it is answered; nothing of a page that
+the guest may have again is ever on it.  What waits is bounded in bytes and in age.
+
+Theory of operation.  One bit for each host page of a region says "waits".  Work begins when the
+guest pauses, when the oldest has waited long enough, or when too much waits; it goes in steps small
+enough not to keep the guest's next message waiting.
+Cost: one byte for each host page of a region in which something waits.
+Source: VIRTIO 1.4 5.5.6: with MUST_TELL_HOST a page may be changed until its deflate is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ballonet.device.clock import Clock
+from ballonet.memory.regions import Region, RegionTable
+from ballonet.memory.runs import Int64s, Ranges, distinct
+from ballonet.units import BALLOON_PAGE_SHIFT
+
+__all__ = ["Deferral"]
+
+#: The guest has paused if it gave nothing for so long.
+QUIET_NS: Final = 1_000_000
+#: Between two steps at most, however busy the guest is.
+AGE_NS_MAX: Final = 100_000_000
+WAITING_BYTES_MAX: Final = 1 << 30
+#: Of one step: about a millisecond of the kernel's work.
+STEP_BYTES: Final = 4 << 20
+_STEP_RANGES: Final = 128
+_LOOK_PAGES: Final = 1 << 16
+
+
+class Deferral:
+    """Pages of one device that wait to be dropped."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._table: RegionTable | None = None
+        self._regions: dict[int, _WaitingPages] = {}
+        self.waiting_bytes = 0
+        self.steps = 0
+        self._oldest_ns = self._newest_ns = 0
+
+    @property
+    def deadline_ns(self) -> int | None:
+        """When work should begin; None: nothing waits."""
+        if not self.waiting_bytes:
+            return None
+        if self.waiting_bytes >= WAITING_BYTES_MAX:
+            return 0
+        return min(self._newest_ns + QUIET_NS, self._oldest_ns + AGE_NS_MAX)
+
+    @property
+    def is_due(self) -> bool:
+        """Work should begin now."""
+        deadline_ns = self.deadline_ns
+        return deadline_ns is not None and self._clock.now_ns() >= deadline_ns
+
+    def give(self, found: Iterable[Ranges], table: RegionTable) -> None:
+        """Put whole host pages on the list."""
+        if table is not self._table:
+            self.cancel()
+            self._table = table
+        self._newest_ns = self._clock.now_ns()
+        for ranges in found:
+            waiting = self._regions.get(ranges.region)
+            if waiting is None:
+                waiting = self._regions[ranges.region] = _WaitingPages(table.regions[ranges.region])
+            if not self.waiting_bytes:
+                self._oldest_ns = self._newest_ns
+            self.waiting_bytes += waiting.give(ranges)
+
+    def take(self, pfns: NDArray[np.unsignedinteger]) -> None:
+        """Take pages off, because the guest is about to have them again."""
+        if self.waiting_bytes:
+            for waiting in self._regions.values():
+                self.waiting_bytes -= waiting.take(pfns)
+
+    def step(self) -> Ranges | None:
+        """Ranges to drop now, taken off the list; None if nothing waits."""
+        for index, waiting in self._regions.items():
+            ranges = waiting.next_ranges(index)
+            if ranges is not None:
+                self.waiting_bytes -= ranges.total_bytes
+                self.steps += 1
+                self._oldest_ns = self._clock.now_ns()
+                return ranges
+        return None
+
+    def drain(self) -> Iterator[Ranges]:
+        """Everything that waits."""
+        while (ranges := self.step()) is not None:
+            yield ranges
+
+    def cancel(self) -> None:
+        """Forget everything: the guest may have all its pages again."""
+        self._regions.clear()
+        self._table = None
+        self.waiting_bytes = 0
+
+
+class _WaitingPages:
+    """The host pages of one region, counted from the start of its file."""
+
+    def __init__(self, region: Region) -> None:
+        self._page = region.page_bytes
+        self._base = region.file_offset // self._page  # host page the region begins in
+        self._lead = region.file_offset % self._page
+        self._gpa, self._size = region.gpa, region.size
+        count = -(-(self._lead + region.size) // self._page)
+        self._waits: NDArray[np.bool_] = np.zeros(count, np.bool_)
+        self._at = 0  # nothing waits below
+
+    def give(self, ranges: Ranges) -> int:
+        """Note ranges; returns the bytes that did not wait before."""
+        firsts = (ranges.offsets + self._lead) // self._page
+        counts = ranges.lengths // self._page
+        fresh = 0
+        for first, count in zip(firsts.tolist(), counts.tolist(), strict=True):
+            part = self._waits[first : first + count]
+            fresh += count - int(np.count_nonzero(part))
+            part[:] = True
+        if firsts.size:
+            self._at = min(self._at, int(firsts[0]))
+        return fresh * self._page
+
+    def take(self, pfns: NDArray[np.unsignedinteger]) -> int:
+        """Forget the host pages that any of these lies in; returns their bytes."""
+        offsets = (pfns.astype(np.int64) << BALLOON_PAGE_SHIFT) - self._gpa
+        offsets = offsets[(offsets > -(1 << BALLOON_PAGE_SHIFT)) & (offsets < self._size)]
+        # A balloon page may lie in two host pages, if their borders differ.
+        ends = np.minimum(offsets + (1 << BALLOON_PAGE_SHIFT) - 1, self._size - 1)
+        places = np.concatenate((np.maximum(offsets, 0), ends))
+        pages = (places + self._lead) // self._page
+        waited = distinct(pages[self._waits[pages]])
+        self._waits[waited] = False
+        return waited.size * self._page
+
+    def next_ranges(self, index: int) -> Ranges | None:
+        """The lowest ranges that wait, up to one step; they wait no more."""
+        while self._at < self._waits.size:
+            window = self._waits[self._at : self._at + _LOOK_PAGES]
+            edges = np.flatnonzero(np.diff(window, prepend=False, append=False))
+            if edges.size:
+                return self._cut(index, edges[::2] + self._at, edges[1::2] + self._at)
+            self._at += window.size
+        return None
+
+    def _cut(self, index: int, firsts: Int64s, ends: Int64s) -> Ranges:
+        pages = max(1, STEP_BYTES // self._page)
+        firsts, ends = firsts[:_STEP_RANGES], ends[:_STEP_RANGES]
+        total = np.cumsum(ends - firsts)
+        last = int(np.searchsorted(total, pages))
+        if last < firsts.size:
+            excess = int(total[last]) - pages
+            firsts, ends = firsts[: last + 1], ends[: last + 1].copy()
+            ends[last] -= excess
+        for first, end in zip(firsts.tolist(), ends.tolist(), strict=True):
+            self._waits[first:end] = False
+        self._at = int(ends[-1])
+        return Ranges(index, firsts * self._page - self._lead, (ends - firsts) * self._page)
