@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Final
 
-from bench import inflate, monitor
-from bench.report import machine, write_json
+from bench import back, cpu, inflate, monitor
+from bench.report import Figure, Ratio, machine, write_json
 
 RESULTS = Path("build/bench.json")
+MEASURES: Final[Mapping[str, Callable[[], Iterator[Ratio | Figure]]]] = {
+    "inflate": inflate.measure,
+    "back": back.measure,
+    "cpu": cpu.measure,
+    "monitor": monitor.measure,
+}
 
 
-def main() -> None:
-    """Measure everything."""
+def main(names: list[str]) -> None:
+    """Measure everything, or what is named."""
     here = machine()
     print(f"on {here['processor']}, {here['cores']} cores, Linux {here['kernel']}")
-    ratios = [inflate.measure(), monitor.measure()]
-    for ratio in ratios:
-        print("\n".join(ratio.lines()))
-    write_json(ratios, RESULTS)
+    found: list[Ratio | Figure] = []
+    for name in names or MEASURES:
+        for one in MEASURES[name]():
+            print("\n".join(one.lines()), flush=True)
+            found.append(one)
+    write_json(found, RESULTS)
     print(f"written to {RESULTS}")
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

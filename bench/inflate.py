@@ -1,4 +1,4 @@
-"""How long the guest waits for an inflate, with and without the host freeing memory.
+"""How long the guest waits for a balloon, with and without the host freeing memory.
 
 Both devices serve a real kernel in a guest of 1 GiB whose memory was touched before; the time runs
 from the new target to the driver's last write of `actual`.
@@ -6,46 +6,71 @@ from the new target to the driver's last write of `actual`.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from ballonet.device.balloon import BalloonSettings
 from ballonet.errors import GuestError
 from ballonet.guests.ballooned import BalloonedGuest
 from ballonet.guests.linux import LinuxGuestSettings
 from bench.report import Ratio
 
-__all__ = ["MEMORY_BYTES", "PAGES", "inflate_once", "measure"]
+__all__ = ["MEMORY_BYTES", "PAGES", "inflate_once", "measure", "touch_all"]
 
 PAGES = 200_000
 ROUNDS = 7
 MEMORY_BYTES = 1 << 30
 
 
-def measure() -> Ratio:
-    """Inflate 200,000 touched pages in turns. Raises: GuestError."""
+def measure() -> Iterator[Ratio]:
+    """Inflate and deflate 200,000 touched pages in turns. Raises: GuestError."""
     guest = LinuxGuestSettings(MEMORY_BYTES)
-    freeing: list[float] = []
-    keeping: list[float] = []
+    times: dict[str, list[tuple[float, float]]] = {"ours": [], "direct": [], "base": []}
     with (
-        BalloonedGuest(guest, BalloonSettings()) as ours,
+        BalloonedGuest(guest, BalloonSettings(defers=True)) as ours,
+        BalloonedGuest(guest, BalloonSettings()) as direct,
         BalloonedGuest(guest, BalloonSettings(discards=False)) as base,
     ):
         release = ours.guest.release
         for _ in range(ROUNDS):
-            freeing.append(inflate_once(ours))
-            keeping.append(inflate_once(base))
-    return Ratio(
-        name=f"inflate {PAGES} touched pages, Linux {release}",
-        subject="memory given back to the host",
-        base="same device, discarding off",
-        subject_seconds=freeing,
-        base_seconds=keeping,
+            times["base"].append(_there_and_back(base))
+            times["ours"].append(_there_and_back(ours))
+            times["direct"].append(_there_and_back(direct))
+    what = f"{PAGES} touched pages, Linux {release}"
+    for way, name in enumerate(("inflate", "deflate")):
+        samples = {label: [pair[way] for pair in pairs] for label, pairs in times.items()}
+        goal = 1.25 if name == "inflate" else None
+        yield Ratio(
+            f"a. {name} {what}",
+            "memory given back to the host",
+            "same device, discarding off",
+            samples["ours"],
+            samples["base"],
+            goal=goal,
+        )
+    yield Ratio(
+        f"a. inflate {what}, discards before answers",
+        "memory given back to the host",
+        "same device, discarding off",
+        [pair[0] for pair in times["direct"]],
+        [pair[0] for pair in times["base"]],
     )
+
+
+def touch_all(machine: BalloonedGuest) -> None:
+    """Let the host hold as much of the guest's memory as the guest can use."""
+    machine.guest.use_memory(90)
 
 
 def inflate_once(machine: BalloonedGuest) -> float:
     """Seconds of one inflate; the balloon is empty again afterwards. Raises: GuestError."""
-    mebibytes = machine.guest.meminfo()["MemAvailable"] * 9 // 10 >> 20
-    machine.guest.check(f"dd if=/dev/zero of=/tmp/fill bs=1M count={mebibytes} && rm /tmp/fill")
+    return _there_and_back(machine)[0]
+
+
+def _there_and_back(machine: BalloonedGuest) -> tuple[float, float]:
+    """Seconds of an inflate and of a deflate."""
+    touch_all(machine)
     inflated = machine.resize(PAGES, stalled_after_s=20)
-    if not inflated.reached or not machine.resize(0, stalled_after_s=20).reached:
+    deflated = machine.resize(0, stalled_after_s=20)
+    if not inflated.reached or not deflated.reached:
         raise GuestError(f"the guest stopped at {inflated.actual_pages} of {PAGES} pages")
-    return inflated.seconds
+    return inflated.seconds, deflated.seconds

@@ -7,41 +7,75 @@ import os
 import platform
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import median
 
-__all__ = ["Ratio", "machine", "write_json"]
+__all__ = ["Figure", "Ratio", "machine", "write_json"]
 
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """Seconds of a subject over seconds of its base, the fastest of samples taken in turns.
+    """A subject over its base: medians of samples taken in turns.
 
-    Whatever else a machine does only ever adds time, so the fastest sample is the least disturbed.
+    What else a machine does only ever adds, so the smallest samples are the least disturbed; their
+    ratio stands beside.
     """
 
     name: str
     subject: str
     base: str
-    subject_seconds: list[float]
-    base_seconds: list[float]
+    subject_samples: list[float]
+    base_samples: list[float]
+    unit: str = "s"
+    goal: float | None = None  #: the ratio should not be above
 
     @property
     def ratio(self) -> float:
-        """How many times longer the subject takes."""
-        return min(self.subject_seconds) / min(self.base_seconds)
+        """How many times more the subject takes, median over median."""
+        return median(self.subject_samples) / median(self.base_samples)
+
+    @property
+    def least(self) -> float:
+        """The same of the smallest samples."""
+        return min(self.subject_samples) / min(self.base_samples)
 
     def lines(self) -> list[str]:
         """What a person reads."""
-        rows = [(self.subject, self.subject_seconds), (self.base, self.base_seconds)]
+        rows = [(self.subject, self.subject_samples), (self.base, self.base_samples)]
         width = max(len(label) for label, _ in rows)
+        goal = "" if self.goal is None else f"  (goal: at most {self.goal})"
         return [
             self.name,
             *(
-                f"  {label:{width}}  {min(samples):.3f} s"
-                f"  (fastest of {', '.join(f'{sample:.3f}' for sample in samples)})"
+                f"  {label:{width}}  {median(samples):.3f} {self.unit}"
+                f"  (median of {', '.join(f'{sample:.3f}' for sample in sorted(samples))})"
                 for label, samples in rows
             ),
-            f"  {'ratio':{width}}  {self.ratio:.2f}",
+            f"  {'ratio':{width}}  {self.ratio:.2f}, of the least {self.least:.2f}{goal}",
         ]
+
+    def as_fields(self) -> dict[str, object]:
+        """What a program reads."""
+        return {"ratio": round(self.ratio, 3), "least": round(self.least, 3)} | asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A number by itself, with what it should not be above."""
+
+    name: str
+    samples: list[float]
+    unit: str
+    goal: float | None = None
+
+    def lines(self) -> list[str]:
+        """What a person reads."""
+        goal = "" if self.goal is None else f"  (goal: at most {self.goal:g})"
+        listed = ", ".join(f"{sample:.4g}" for sample in sorted(self.samples))
+        return [self.name, f"  {median(self.samples):.4g} {self.unit}  (median of {listed}){goal}"]
+
+    def as_fields(self) -> dict[str, object]:
+        """What a program reads."""
+        return {"value": median(self.samples)} | asdict(self)
 
 
 def machine() -> dict[str, str | int | None]:
@@ -59,12 +93,9 @@ def machine() -> dict[str, str | int | None]:
     }
 
 
-def write_json(ratios: list[Ratio], path: Path) -> None:
-    """Name -> ratio, samples, machine."""
+def write_json(found: list[Ratio | Figure], path: Path) -> None:
+    """Name -> figure, samples, machine."""
     here = machine()
-    figures = {
-        ratio.name: {"ratio": round(ratio.ratio, 3), "samples": asdict(ratio), "machine": here}
-        for ratio in ratios
-    }
+    figures = {one.name: one.as_fields() | {"machine": here} for one in found}
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(figures, indent=2) + "\n")

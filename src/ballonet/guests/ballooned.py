@@ -52,6 +52,8 @@ def _no_progress(_: int) -> None:
 class Ballooned(Generic[G]):
     """Device and guest together; a context manager that starts and ends both."""
 
+    server_class: type[DeviceServer] = DeviceServer
+
     def __init__(self, make_guest: Callable[[Path], G], balloon: BalloonSettings) -> None:
         self._make_guest, self._balloon = make_guest, balloon
         self._stack = ExitStack()
@@ -65,7 +67,7 @@ class Ballooned(Generic[G]):
             directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ballonet-")))
             path = directory / "device"
             sock = stack.enter_context(listening_socket(path))
-            server = DeviceServer(self._balloon, sock, listening=True, observe=self._observe)
+            server = self.server_class(self._balloon, sock, listening=True, observe=self._observe)
             self.device = stack.enter_context(serving(server))
             self.guest = self._make_guest(path)
             stack.enter_context(self.guest)

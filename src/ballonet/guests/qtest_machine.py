@@ -98,6 +98,7 @@ class QtestMachine:
     def __init__(self, settings: QtestSettings) -> None:
         self.settings: Final = settings
         self._stack = ExitStack()
+        self._process: subprocess.Popen[bytes] | None = None
         self.memory: SharedFile
         self.client: QtestClient
         self.transport: QtestTransport
@@ -148,6 +149,13 @@ class QtestMachine:
         if "error" in reply:
             raise GuestError(f"{name}: {reply['error']['desc']}")
         return reply["return"]
+
+    @property
+    def pid(self) -> int:
+        """QEMU's process. Raises: GuestError."""
+        if self._process is None:
+            raise GuestError("QEMU does not run")
+        return self._process.pid
 
     @property
     def version(self) -> str:
@@ -224,6 +232,7 @@ class QtestMachine:
             pass_fds=[self.memory.fd],
         )
         stack.callback(_end, process)
+        self._process = process
         try:
             sock, _ = listener.accept()
         except TimeoutError as error:

@@ -39,11 +39,18 @@ _MIGRATION_S: Final = 30.0
 class QemuBench:
     """QEMU's balloon; each session has a QEMU of its own."""
 
+    memory_bytes = _MEMORY_BYTES
+
     def __init__(self, *options: str) -> None:
         self._options = options
         self._control = _QemuControl()
         self.control: HostControl | None = self._control
         self.name = "QEMU's device"
+
+    @property
+    def machine(self) -> QtestMachine:
+        """The QEMU of the present session. Raises: GuestError."""
+        return self._control.machine
 
     @contextmanager
     def session(
@@ -57,7 +64,7 @@ class QemuBench:
         """A session. Raises: NotApplicable; GuestError."""
         options = _OPTIONS + self._options + (("packed=on",) if packed else ())
         bus = Bus.LEGACY_PCI if legacy else Bus.PCI
-        settings = QtestSettings(_MEMORY_BYTES, bus, options, huge=big_pages)
+        settings = QtestSettings(self.memory_bytes, bus, options, huge=big_pages)
         heard = Heard()
         with ExitStack() as stack:
             try:
@@ -112,30 +119,30 @@ class _QemuControl:
 
     def set_target(self, pages: int) -> None:
         """Ask for a balloon of so many balloon pages."""
-        self._qemu.set_target(pages)
+        self.machine.set_target(pages)
 
     def actual_pages(self) -> int:
         """What the host believes to be in the balloon."""
-        logical = int(self._qemu.command("query-balloon")["actual"])
-        return (self._qemu.settings.memory_bytes - logical) // BALLOON_PAGE_BYTES
+        logical = int(self.machine.command("query-balloon")["actual"])
+        return (self.machine.settings.memory_bytes - logical) // BALLOON_PAGE_BYTES
 
     def set_poll_interval(self, seconds: int) -> None:
         """Ask for statistics again and again. Raises: GuestError."""
-        self._qemu.command(
+        self.machine.command(
             "qom-set",
-            path=self._qemu.balloon_path,
+            path=self.machine.balloon_path,
             property="guest-stats-polling-interval",
             value=seconds,
         )
 
     def statistics(self) -> dict[str, int]:
         """The last values, by QEMU's keys."""
-        path = self._qemu.balloon_path
-        return dict(self._qemu.command("qom-get", path=path, property="guest-stats")["stats"])
+        path = self.machine.balloon_path
+        return dict(self.machine.command("qom-get", path=path, property="guest-stats")["stats"])
 
     def begin_hints(self) -> None:
         """Begin a migration, slowly."""
-        machine = self._qemu
+        machine = self.machine
         ballast = os.urandom(_BALLAST_BYTES)
         machine.memory.view[_BALLAST_AT : _BALLAST_AT + _BALLAST_BYTES] = ballast
         machine.command("migrate-set-parameters", max_bandwidth=_SLOW_BYTES_PER_S)
@@ -143,7 +150,7 @@ class _QemuControl:
 
     def end_hints(self) -> None:
         """Let the migration end, and see in a second QEMU what it sent. Raises: GuestError."""
-        machine = self._qemu
+        machine = self.machine
         machine.command("migrate-set-parameters", max_bandwidth=_FAST_BYTES_PER_S)
         self._wait_migration(machine, "completed")
         settings = machine.settings
@@ -153,10 +160,10 @@ class _QemuControl:
 
     def cancel_hints(self) -> None:
         """Give the migration up, if it still runs."""
-        status = self._qemu.command("query-migrate").get("status")
+        status = self.machine.command("query-migrate").get("status")
         if status in ("active", "setup", "device"):
-            self._qemu.command("migrate_cancel")
-            self._wait_migration(self._qemu, "cancelled")
+            self.machine.command("migrate_cancel")
+            self._wait_migration(self.machine, "cancelled")
 
     def was_skipped(self, pfn: int) -> bool:
         """The page is empty at the destination, and is not at the source."""
@@ -164,7 +171,7 @@ class _QemuControl:
             raise GuestError("no migration has ended")
         at = pfn * BALLOON_PAGE_BYTES
         sent = self._destination.memory.read(at, BALLOON_PAGE_BYTES)
-        return not any(sent) and any(self._qemu.memory.read(at, BALLOON_PAGE_BYTES))
+        return not any(sent) and any(self.machine.memory.read(at, BALLOON_PAGE_BYTES))
 
     def _wait_migration(self, machine: QtestMachine, wanted: str) -> None:
         end_s = time.monotonic() + _MIGRATION_S
@@ -174,7 +181,8 @@ class _QemuControl:
             time.sleep(0.02)
 
     @property
-    def _qemu(self) -> QtestMachine:
+    def machine(self) -> QtestMachine:
+        """The QEMU that is meant. Raises: GuestError."""
         if self._machine is None:
             raise GuestError("QEMU does not run")
         return self._machine

@@ -28,7 +28,7 @@ from ballonet.virtio.ring.driver import DriverRing, Used
 from ballonet.virtio.ring.packed_driver import PackedDriverRing, packed_place, packed_ring_bytes
 from ballonet.virtio.ring.split_driver import split_place, split_ring_bytes
 
-__all__ = ["DeviceSession", "Heard"]
+__all__ = ["DATA_AT", "DeviceSession", "Heard"]
 
 #: Where a session's own messages and rings end and the pages begin.
 DATA_AT: Final = 16 << 20

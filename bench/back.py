@@ -1,0 +1,142 @@
+"""How long until the host really has its memory back, over what the kernel needs for that.
+
+The clock starts at the request, so the guest's own pace is inside. The floor is the same pages of
+the same kind of guest, dropped by as few calls as they have runs, by nobody but this program.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from ballonet.conform.driver.scripted_device import ScriptedServer
+from ballonet.device.balloon import BalloonSettings
+from ballonet.errors import GuestError
+from ballonet.guests.ballooned import BalloonedGuest
+from ballonet.guests.linux import LinuxGuest, LinuxGuestSettings
+from ballonet.memory.discard import punch_hole
+from ballonet.memory.runs import merge_pfns
+from ballonet.units import BALLOON_PAGE_BYTES
+from ballonet.virtio.queues import QueueRole
+from bench.device_process import DeviceProcess
+from bench.inflate import MEMORY_BYTES, PAGES, touch_all
+from bench.report import Ratio
+
+__all__ = ["measure"]
+
+ROUNDS = 5
+_SCATTERED = 50_000
+_TIMEOUT_S = 30.0
+#: Of the pages given: the guest may take a few others meanwhile.
+_SHARE = 0.97
+
+
+class _RecordedGuest(BalloonedGuest):
+    """A guest whose pages in the balloon are known; nothing is dropped."""
+
+    server_class = ScriptedServer
+
+
+def measure() -> Iterator[Ratio]:
+    """Contiguous pages of a real guest, and scattered ones of a driver that only sends."""
+    yield _contiguous()
+    yield _scattered()
+
+
+def _contiguous() -> Ratio:
+    guest = LinuxGuestSettings(MEMORY_BYTES)
+    ours_s: list[float] = []
+    floor_s: list[float] = []
+    with (
+        BalloonedGuest(guest, BalloonSettings(defers=True)) as ours,
+        _RecordedGuest(guest, BalloonSettings(discards=False)) as kept,
+    ):
+        for _ in range(ROUNDS):
+            ours_s.append(_until_back(ours))
+            floor_s.append(_floor(kept))
+    return Ratio(
+        f"b. {PAGES} touched pages of a real guest back with the host",
+        "from the request",
+        "the kernel, the same pages in one call for each run",
+        ours_s,
+        floor_s,
+        goal=1.5,
+    )
+
+
+def _until_back(machine: BalloonedGuest) -> float:
+    touch_all(machine)
+    with _memory_file(machine.guest) as file:
+        before = os.fstat(file.fileno()).st_blocks * 512
+        wanted = before - int(PAGES * BALLOON_PAGE_BYTES * _SHARE)
+        begun_s = time.monotonic()
+        machine.device.set_target(PAGES)
+        while os.fstat(file.fileno()).st_blocks * 512 > wanted:
+            if time.monotonic() > begun_s + _TIMEOUT_S:
+                raise GuestError("the host does not get its memory back")
+            time.sleep(0.002)
+        seconds = time.monotonic() - begun_s
+    machine.resize(0, stalled_after_s=20)
+    return seconds
+
+
+def _floor(machine: _RecordedGuest) -> float:
+    touch_all(machine)
+    server = machine.device
+    if not isinstance(server, ScriptedServer):
+        raise GuestError("the device keeps no record")
+    start = len(server.record.messages)
+    machine.resize(PAGES, stalled_after_s=20)
+    messages = server.record.of(QueueRole.INFLATE, start)
+    pfns = np.concatenate([np.frombuffer(one.data, "<u4") for one in messages])
+    runs = merge_pfns(pfns)
+    with _memory_file(machine.guest) as file:
+        begun_s = time.monotonic()
+        for first, count in zip(runs.first_pfns.tolist(), runs.pages.tolist(), strict=True):
+            punch_hole(file.fileno(), first * BALLOON_PAGE_BYTES, count * BALLOON_PAGE_BYTES)
+        seconds = time.monotonic() - begun_s
+    server.record.messages.clear()
+    server.record.accesses.clear()
+    machine.resize(0, stalled_after_s=20)
+    return seconds
+
+
+def _memory_file(guest: LinuxGuest):  # type: ignore[no-untyped-def]  # noqa: ANN202 - a file
+    for link in Path(f"/proc/{guest.pid}/fd").iterdir():
+        if str(link.readlink()).endswith(" (deleted)"):
+            return link.open("r+b")
+    raise GuestError("the guest has no memory file")
+
+
+def _scattered() -> Ratio:
+    ours_s: list[float] = []
+    floor_s: list[float] = []
+    with DeviceProcess() as device:
+        random = np.random.default_rng(1)
+        for _ in range(ROUNDS):
+            with device.session() as session:
+                pfns = np.sort(random.permutation(session.data_pages)[:_SCATTERED])
+                session.fill()
+                begun_s = time.monotonic()
+                session.inflate(random.permutation(pfns))
+                session.wait_until_back(_SCATTERED)
+                ours_s.append(time.monotonic() - begun_s)
+            with device.session() as session:
+                session.fill()
+                runs = merge_pfns(pfns)
+                begun_s = time.monotonic()
+                for first, count in zip(runs.first_pfns.tolist(), runs.pages.tolist(), strict=True):
+                    punch_hole(session.fd, first * BALLOON_PAGE_BYTES, count * BALLOON_PAGE_BYTES)
+                floor_s.append(time.monotonic() - begun_s)
+    return Ratio(
+        f"b. {_SCATTERED} scattered pages back with the host",
+        "from the first message",
+        "a loop over the same runs",
+        ours_s,
+        floor_s,
+        goal=1.2,
+    )

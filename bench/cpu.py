@@ -1,0 +1,71 @@
+"""Processor time of the device for each page given: ours over QEMU's.
+
+The same driver, the same messages, the same kind of memory. QEMU's process also serves the
+protocol by which it is driven, a line for each kick; ours serves its socket.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ballonet.conform.device.qemu_bench import QemuBench
+from ballonet.guests.qtest_machine import QtestMachine
+from ballonet.virtio.features import Feature
+from bench.device_process import DeviceProcess, Giver, cpu_seconds
+from bench.report import Ratio
+
+__all__ = ["measure"]
+
+ROUNDS = 5
+_PAGES = 100_000
+
+
+class _LargeQemuBench(QemuBench):
+    memory_bytes = 1 << 30
+
+
+@contextmanager
+def _qemu() -> Iterator[tuple[Giver, QtestMachine]]:
+    bench = _LargeQemuBench()
+    with bench.session(Feature.EVENT_IDX | Feature.VERSION_1 | Feature.STATS_VQ) as session:
+        yield Giver(session), bench.machine
+
+
+def measure() -> Iterator[Ratio]:
+    """Contiguous and random page numbers, on memfd memory."""
+    random = np.random.default_rng(2)
+    for name, goal in (("contiguous", 0.25), ("random", 0.85)):
+        ours: list[float] = []
+        theirs: list[float] = []
+        for _ in range(ROUNDS):
+            with DeviceProcess() as device, device.session() as giver:
+                ours.append(_per_page(giver, device.pid, _pages(giver, name, random)))
+            with _qemu() as (giver, machine):
+                theirs.append(_per_page(giver, machine.pid, _pages(giver, name, random)))
+        yield Ratio(
+            f"c. processor time of the device for a page, {name} page numbers, memfd",
+            "ballonet",
+            "QEMU",
+            ours,
+            theirs,
+            unit="µs",
+            goal=goal,
+        )
+
+
+def _pages(giver: Giver, name: str, random: np.random.Generator) -> NDArray[np.int64]:
+    if name == "contiguous":
+        return giver.data_pages[:_PAGES]
+    return random.permutation(giver.data_pages)[:_PAGES]
+
+
+def _per_page(giver: Giver, pid: int, pfns: NDArray[np.int64]) -> float:
+    giver.fill()
+    before = cpu_seconds(pid)
+    giver.inflate(pfns)
+    giver.wait_until_back(pfns.size)
+    return (cpu_seconds(pid) - before) / pfns.size * 1e6

@@ -1,0 +1,127 @@
+"""`ballonet device` as a process, and a driver that only gives pages, as fast as they are taken."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ballonet.conform.device.session import DATA_AT, DeviceSession
+from ballonet.conform.device.vhost_user_bench import VhostUserBench
+from ballonet.errors import GuestError
+from ballonet.memory.shared_file import SharedFile
+from ballonet.units import BALLOON_PAGE_BYTES
+from ballonet.virtio.features import BALLOON_FEATURES, Feature
+from ballonet.virtio.queues import QueueRole
+
+__all__ = ["DeviceProcess", "Giver", "cpu_seconds"]
+
+MEMORY_BYTES: Final = 1 << 30
+_WANTED: Final = (BALLOON_FEATURES & ~Feature.PAGE_POISON) | Feature.EVENT_IDX | Feature.VERSION_1
+_MESSAGE: Final = 256
+_OWN_PAGES: Final = 64
+_TIMEOUT_S: Final = 60.0
+
+
+def cpu_seconds(pid: int) -> float:
+    """Processor time of a process so far, user and system."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+class _LargeBench(VhostUserBench):
+    def _memory(self, *, big_pages: bool) -> SharedFile:
+        del big_pages
+        return SharedFile("ballonet-bench", MEMORY_BYTES)
+
+
+class Giver:
+    """A session that gives pages of its memory."""
+
+    def __init__(self, session: DeviceSession) -> None:
+        self.session: Final = session
+        first = DATA_AT // BALLOON_PAGE_BYTES
+        self.data_pages: Final = np.arange(first, session.memory.size // BALLOON_PAGE_BYTES)
+        self._full = 0
+        self._gpa = session.allocate(4 * _MESSAGE)
+
+    @property
+    def fd(self) -> int:
+        """The memory's file."""
+        return self.session.memory.fd
+
+    def fill(self) -> None:
+        """Touch every page that may be given."""
+        np.frombuffer(self.session.memory.view, np.uint8)[DATA_AT::BALLOON_PAGE_BYTES] = 1
+        self._full = self.session.memory.held_bytes
+
+    def inflate(self, pfns: NDArray[np.integer], *, role: QueueRole = QueueRole.INFLATE) -> None:
+        """Give pages in messages of 256, each after the answer to the one before."""
+        raw = pfns.astype("<u4").tobytes()
+        step = 4 * _MESSAGE
+        for at in range(0, len(raw), step):
+            message = raw[at : at + step]
+            self.session.write(self._gpa, message)
+            self.session.send(role, [(self._gpa, len(message))])
+
+    def wait_until_back(self, pages: int) -> None:
+        """Until so many pages are no longer held by the host. Raises: GuestError."""
+        # The driver's own messages may have taken a few pages meanwhile.
+        wanted = self._full - (pages - _OWN_PAGES) * BALLOON_PAGE_BYTES
+        end_s = time.monotonic() + _TIMEOUT_S
+        while self.session.memory.held_bytes > wanted:
+            if time.monotonic() > end_s:
+                raise GuestError("the host does not get its memory back")
+            time.sleep(0.001)
+
+
+class DeviceProcess:
+    """Our device; a context manager."""
+
+    def __init__(self, *options: str) -> None:
+        self._options = options
+        self._directory = tempfile.TemporaryDirectory(prefix="ballonet-bench-")
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        """Its process."""
+        if self._process is None:
+            raise GuestError("the device does not run")
+        return self._process.pid
+
+    def __enter__(self) -> Self:
+        path = Path(self._directory.name) / "device"
+        command = [sys.executable, "-m", "ballonet", "device", "--socket-path", str(path)]
+        self._process = subprocess.Popen([*command, *self._options])
+        while not path.is_socket():
+            time.sleep(0.02)
+        self._bench = _LargeBench(path)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        where: TracebackType | None,
+    ) -> None:
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait()
+        self._directory.cleanup()
+
+    @contextmanager
+    def session(self) -> Iterator[Giver]:
+        """A driver with 1 GiB of memory."""
+        with self._bench.session(_WANTED) as session:
+            yield Giver(session)
