@@ -15,6 +15,7 @@ from ballonet.errors import SettingsError
 __all__ = [
     "BALLOON_PAGE_BYTES",
     "BALLOON_PAGE_SHIFT",
+    "HUGE_BLOCK_BYTES",
     "bytes_to_pages",
     "format_bytes",
     "pages_to_bytes",
@@ -23,6 +24,9 @@ __all__ = [
 
 BALLOON_PAGE_SHIFT: Final = 12
 BALLOON_PAGE_BYTES: Final = 1 << BALLOON_PAGE_SHIFT
+
+#: What one transparent huge page of the host covers, aligned [Linux HPAGE_PMD_SIZE on x86, Arm].
+HUGE_BLOCK_BYTES: Final = 2 << 20
 
 _SUFFIXES: Final = {"": 0, "k": 10, "m": 20, "g": 30, "t": 40}
 _SIZE: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?", re.IGNORECASE | re.ASCII)

@@ -250,13 +250,17 @@ def test_discarding_of_reports_can_be_switched_and_slowed_while_they_are_answere
         guest.report([(page * PAGE_BYTES, pages * PAGE_BYTES)])
         return bool(guest.ram.changed_pages(page, pages))
 
+    def limit(bytes_per_s: int | None) -> None:
+        device.server.set_report_rate(bytes_per_s)
+        device.snapshot()  # what was asked before has happened now
+
     assert report(first)
-    device.server.set_report_rate(0)
+    limit(0)
     assert not report(first + 1)
-    device.server.set_report_rate(PAGE_BYTES)
+    limit(PAGE_BYTES)
     assert report(first + 2, 30)  # half a minute's worth: the next ones wait that long
     assert not report(first + 32)
-    device.server.set_report_rate(None)
+    limit(None)
     assert report(first + 33, 30)
     assert device.snapshot().counters.kept_report_bytes == 2 * PAGE_BYTES
 

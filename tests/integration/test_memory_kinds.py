@@ -32,6 +32,7 @@ from tests.support.host_memory import (
 
 from ballonet.errors import SessionError
 from ballonet.memory import mapping as module_under_test
+from ballonet.memory.discard import MemoryKind
 from ballonet.memory.mapping import DiscardResult, GuestMemory, MappedRegion
 from ballonet.memory.regions import Region
 from ballonet.memory.runs import locate
@@ -159,6 +160,24 @@ KEPT: Final = {
     "sealed against later writing": (sealed_future_write, "sealed against writing"),
     "file system without holes": (ramfs_file, os.strerror(errno.EOPNOTSUPP)),
 }
+
+
+@pytest.fixture(autouse=True, params=["in one call", "one by one", "stops half-way"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """How the kernel takes many ranges: nothing a user sees may depend on it."""
+    way: str = request.param
+    if way == "one by one":
+        monkeypatch.setattr(module_under_test, "discards_in_one_call", lambda: False)
+    elif way == "stops half-way":
+        whole = module_under_test.madvise_ranges
+
+        def first_only(
+            kind: MemoryKind, addresses: NDArray[np.int64], lengths: NDArray[np.int64]
+        ) -> int:
+            return whole(kind, addresses[:1], lengths[:1])
+
+        monkeypatch.setattr(module_under_test, "madvise_ranges", first_only)
+    return way
 
 
 @pytest.fixture
@@ -305,9 +324,10 @@ def test_where_holes_cannot_be_punched_the_mapping_is_tried(
     def refuse(_fd: int, _offset: int, _length: int) -> None:
         raise OSError(code, os.strerror(code))
 
+    monkeypatch.setattr(module_under_test, "punch_hole", refuse)
+    monkeypatch.setattr(module_under_test, "discards_in_one_call", lambda: False)
     fd = pattern_file(memfd(tmp_path, stack))
     memory = map_file(fd, stack, 3 * PAGE)
-    monkeypatch.setattr(module_under_test, "punch_hole", refuse)
     result = give(memory, GIVEN)
     given = len(GIVEN) * PAGE
     assert os.fstat(fd).st_blocks * 512 == FILE_BYTES - (given if helps else 0)

@@ -65,6 +65,7 @@ class EmbeddedMachine:
         self.settings: Final = settings
         self._begun_ns = time.monotonic_ns()
         self._loop = EventLoop()
+        self._worker = self._loop.join(self._work, self._deadline_ns)
         self._memory = SharedFile("ballonet-guest", settings.memory_bytes)
         pieces = [MemoryPiece(0, self._memory.view)]
         self.scheduler: Final = Scheduler(self._now_ns())
@@ -73,7 +74,7 @@ class EmbeddedMachine:
         )
         region = Region(0, settings.memory_bytes, _UVA, 0)
         self.front_end: Final = FrontEnd(
-            self._loop,
+            self._worker,
             settings.socket_path,
             [SharedRegion(region, self._memory.fd)],
             called=self._called,
@@ -109,11 +110,11 @@ class EmbeddedMachine:
         """Obey requests on this socket, and end when it is closed."""
         control.settimeout(0)
         self._control = control
-        self._loop.register(control.fileno(), self._read_requests)
+        self._worker.register(control.fileno(), self._read_requests)
 
     def run(self) -> None:
         """Run until stopped. Raises: GuestError; GuestPanicError."""
-        self._loop.run(self._work, self._deadline_ns)
+        self._loop.run()
 
     def stop(self) -> None:
         """Let `run` return; may be called from a signal handler."""

@@ -13,14 +13,24 @@ from __future__ import annotations
 import errno
 import mmap
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Final, Self
 
+import numpy as np
+
 from ballonet.errors import GuestMemoryError, MapError, SessionError
 from ballonet.memory.backing import file_page_bytes, write_obstacle
-from ballonet.memory.discard import MemoryKind, madvise_range, punch_hole
+from ballonet.memory.discard import (
+    VECTOR_MAX,
+    MemoryKind,
+    address_of,
+    discards_in_one_call,
+    madvise_range,
+    madvise_ranges,
+    punch_hole,
+)
 from ballonet.memory.regions import Region, RegionTable
 from ballonet.memory.runs import Ranges
 
@@ -36,7 +46,7 @@ _SHARED: Final = mmap.MAP_SHARED | _NORESERVE
 class DiscardResult:
     """What one discard did; `discarded_bytes` were dropped without an error of the kernel."""
 
-    calls: int = 0
+    calls: int = 0  #: of the system
     discarded_bytes: int = 0
     failed_bytes: int = 0
     error: OSError | None = None
@@ -62,6 +72,8 @@ class MappedRegion:
         self.kind = kind
         self.write_obstacle = write_obstacle  #: why it is mapped read-only; None if it is not
         self._mapping, self._fd, self._lead = mapping, fd, lead
+        self._address = address_of(mapping) + lead
+        self._takes_vectors = discards_in_one_call()
         self.view = memoryview(mapping)[lead : lead + region.size]
 
     @classmethod
@@ -100,8 +112,42 @@ class MappedRegion:
             return False
         return os.fstat(self._fd).st_size < self.region.file_offset + self.region.size
 
-    def discard(self, offset: int, length: int) -> None:
-        """Free a range of whole host pages, in bytes from the region's start. Raises: OSError."""
+    def discard(self, ranges: Ranges) -> DiscardResult:
+        """Free whole host pages; an error of the kernel is reported, never raised."""
+        done = calls = 0
+        if self._takes_vectors and ranges.offsets.size > 1:
+            done, calls = self._discard_vectors(ranges)
+        rest = int(np.searchsorted(np.cumsum(ranges.lengths), done, side="right"))
+        result = DiscardResult(calls, done)
+        for offset, length in zip(
+            ranges.offsets[rest:].tolist(), ranges.lengths[rest:].tolist(), strict=True
+        ):
+            result = self._discard_one(offset, length, result)
+        return result
+
+    def _discard_vectors(self, ranges: Ranges) -> tuple[int, int]:
+        """Free as many ranges as the kernel takes; returns bytes and system calls."""
+        done = calls = 0
+        for part in ranges.slices(VECTOR_MAX):
+            calls += 1
+            freed = madvise_ranges(self.kind, part.offsets + self._address, part.lengths)
+            done += freed
+            if freed != part.total_bytes:
+                self._takes_vectors = False  # as on file systems without holes
+                break
+        return done, calls
+
+    def _discard_one(self, offset: int, length: int, before: DiscardResult) -> DiscardResult:
+        calls = before.calls + 1
+        try:
+            self._free(offset, length)
+        except OSError as error:
+            return replace(
+                before, calls=calls, failed_bytes=before.failed_bytes + length, error=error
+            )
+        return replace(before, calls=calls, discarded_bytes=before.discarded_bytes + length)
+
+    def _free(self, offset: int, length: int) -> None:
         if self._fd is not None:
             try:
                 punch_hole(self._fd, self.region.file_offset + offset, length)
@@ -203,7 +249,7 @@ class GuestMemory:
             reason = _read_only(mapped.region, mapped.write_obstacle)
             error = OSError(errno.EPERM, reason)
             return DiscardResult(failed_bytes=ranges.total_bytes, error=error)
-        return _discard_each(mapped.discard, ranges)
+        return mapped.discard(ranges)
 
     def shrunken_regions(self) -> list[Region]:
         """Regions whose file was cut short; touching one would kill this process."""
@@ -248,17 +294,3 @@ def _mapped_bytes(length: int, page_bytes: int) -> int:
 
 def _read_only(region: Region, obstacle: str) -> str:
     return f"guest memory {region.gpa:#x} is read-only: {obstacle}"
-
-
-def _discard_each(discard: Callable[[int, int], None], ranges: Ranges) -> DiscardResult:
-    done = failed = calls = 0
-    problem: OSError | None = None
-    for offset, length in zip(ranges.offsets.tolist(), ranges.lengths.tolist(), strict=True):
-        calls += 1
-        try:
-            discard(offset, length)
-            done += length
-        except OSError as error:
-            failed += length
-            problem = error
-    return DiscardResult(calls, done, failed, problem)

@@ -33,7 +33,7 @@ from ballonet.trace.tracks import Track, track_of
 from ballonet.trace.writer import TraceWriter
 from ballonet.vhost_user.connection import Connection
 from ballonet.vhost_user.effects import Effect
-from ballonet.vhost_user.event_loop import EventLoop
+from ballonet.vhost_user.event_loop import Worker
 from ballonet.vhost_user.messages import ConfigAccess, Message, Request, VringState
 from ballonet.vhost_user.server import DeviceServer
 from ballonet.virtio.features import feature_names
@@ -66,14 +66,14 @@ class RecordingConnection(Connection):
     def __init__(
         self,
         writer: TraceWriter,
-        loop: EventLoop,
+        worker: Worker,
         sock: socket.socket,
         balloon: Balloon,
         *,
         observe: Callable[[Event], None],
         ended: Callable[[], None],
     ) -> None:
-        super().__init__(loop, sock, balloon, observe=observe, ended=ended)
+        super().__init__(worker, sock, balloon, observe=observe, ended=ended)
         self._writer = writer
         self._before = asdict(balloon.counters)
 
@@ -215,12 +215,12 @@ class RecordingServer(DeviceServer):
 
     def _note(self, name: str, **details: object) -> None:
         """Record a request of the host, on the thread that records."""
-        self._loop.post(lambda: self._writer.instant(Track.HOST, name, **details))
+        self._worker.post(lambda: self._writer.instant(Track.HOST, name, **details))
 
     def _make_connection(self, sock: socket.socket) -> Connection:
         return RecordingConnection(
             self._writer,
-            self._loop,
+            self._worker,
             sock,
             self._balloon,
             observe=self._observed,

@@ -47,7 +47,7 @@ from ballonet.vhost_user.effects import (
     SetLog,
     SetVringFd,
 )
-from ballonet.vhost_user.event_loop import EventLoop
+from ballonet.vhost_user.event_loop import Worker
 from ballonet.vhost_user.framing import Framer
 from ballonet.vhost_user.messages import (
     FDS_MAX,
@@ -60,15 +60,17 @@ from ballonet.vhost_user.quiet_log import QuietLog
 from ballonet.vhost_user.session import Session
 from ballonet.vhost_user.vring_fds import VringFds
 from ballonet.virtio.features import feature_names
-from ballonet.virtio.queues import QUEUE_COUNT
+from ballonet.virtio.queues import QUEUE_COUNT, QueueRole
 
 __all__ = ["Connection"]
 
-#: Time a turn may spend on rings before the socket is looked at again.
-WORK_PER_TURN_NS: Final = 5_000_000
+#: Time a turn may spend on rings before everybody else is looked at again.
+WORK_PER_TURN_NS: Final = 500_000
 
 #: Room for one descriptor too many, so that a message with too many is seen as such.
 _FDS_SPACE: Final = socket.CMSG_SPACE((FDS_MAX + 1) * 4)
+#: Queues whose messages come one after the other, each when the one before is answered.
+_FOLLOWED: Final = frozenset({QueueRole.INFLATE, QueueRole.DEFLATE})
 _RECEIVE: Final = int(socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC)
 _CONFIG_CHANGE: Final = pack_message(BackendRequest.CONFIG_CHANGE, reply=False)
 _log = logging.getLogger(__name__)
@@ -79,7 +81,7 @@ class Connection:
 
     def __init__(
         self,
-        loop: EventLoop,
+        worker: Worker,
         sock: socket.socket,
         balloon: Balloon,
         *,
@@ -88,17 +90,17 @@ class Connection:
     ) -> None:
         self.memory: Final = GuestMemory()
         self.session: Final = Session(balloon, self.memory, full_fence, self._mark_dirty)
-        self._loop, self._sock, self._balloon = loop, sock, balloon
+        self._worker, self._sock, self._balloon = worker, sock, balloon
         self._observe, self._ended = observe, ended
         self._framer = Framer()
-        self._vring_fds = VringFds(loop, self._kicked)
+        self._vring_fds = VringFds(worker, self._kicked)
         self._channel: int | None = None
         self._dirty_log: DirtyLog | None = None
         self._quiet = QuietLog(_log)
         self._unclaimed: set[int] = set()  # received, and not yet taken over or closed
         self._open = True
         sock.settimeout(0)
-        loop.register(sock.fileno(), self._readable)
+        worker.register(sock.fileno(), self._readable)
 
     def obey(self, effects: Iterator[Effect]) -> None:
         """Do what the device asks for of its own accord."""
@@ -119,7 +121,7 @@ class Connection:
         if not self._open:
             return
         self._open = False
-        self._loop.unregister(self._sock.fileno())
+        self._worker.unregister(self._sock.fileno())
         self.session.close()
         self._vring_fds.close()
         self.memory.close()
@@ -142,6 +144,8 @@ class Connection:
             if self._advance(task, end_ns):
                 self.session.tasks.pop(queue, None)
             self.session.log_used_ring(queue)
+            if self._balloon.roles[queue] in _FOLLOWED:
+                self._worker.expect_more()
 
     def _advance(self, task: Generator[Effect, None, None], end_ns: int) -> bool:
         """Obey a task's effects until it ends (True) or its time is over."""

@@ -20,7 +20,7 @@ from typing import Final, NamedTuple
 
 from ballonet.errors import GuestError
 from ballonet.memory.regions import Region
-from ballonet.vhost_user.event_loop import EventLoop
+from ballonet.vhost_user.event_loop import Watcher
 from ballonet.vhost_user.messages import (
     HEADER,
     PROTOCOL_FEATURES_BIT,
@@ -79,7 +79,7 @@ class FrontEnd:
 
     def __init__(
         self,
-        loop: EventLoop,
+        watcher: Watcher,
         path: Path,
         memory: Sequence[SharedRegion],
         *,
@@ -87,7 +87,7 @@ class FrontEnd:
         config_changed: Callable[[], None],
         reconnected: Callable[[], None] = lambda: None,
     ) -> None:
-        self._loop, self._path, self._memory = loop, path, tuple(memory)
+        self._watcher, self._path, self._memory = watcher, path, tuple(memory)
         self._called, self._config_changed = called, config_changed
         self._reconnected = reconnected
         self._sock: socket.socket | None = None
@@ -111,7 +111,7 @@ class FrontEnd:
                 f"no balloon device answers at {self._path}: {error.strerror}"
             ) from error
         self._sock = sock
-        self._loop.register(sock.fileno(), self._hung_up)
+        self._watcher.register(sock.fileno(), self._hung_up)
         try:
             self._begin_session()
         except OSError as error:
@@ -160,7 +160,7 @@ class FrontEnd:
         flags = os.EFD_NONBLOCK | os.EFD_CLOEXEC
         entry = _Queue(ring, os.eventfd(0, flags), os.eventfd(0, flags))
         self._queues[queue] = entry
-        self._loop.register(entry.call_fd, lambda: self._hear(queue, entry.call_fd))
+        self._watcher.register(entry.call_fd, lambda: self._hear(queue, entry.call_fd))
 
     def driver_ok(self) -> None:
         """Share the memory and start the rings. Raises: GuestError."""
@@ -226,7 +226,7 @@ class FrontEnd:
                 self._send(Request.SET_BACKEND_REQ_FD, fds=[theirs.fileno()])
             ours.settimeout(0)
             self._channel = ours
-            self._loop.register(ours.fileno(), self._hear_back_end)
+            self._watcher.register(ours.fileno(), self._hear_back_end)
 
     def _start_rings(self, *, is_new: bool) -> None:
         """Memory, then every ring, then the driver's readiness."""
@@ -351,18 +351,18 @@ class FrontEnd:
             if self._channel.recv(4096):
                 self._config_changed()
             else:
-                self._loop.unregister(self._channel.fileno())
+                self._watcher.unregister(self._channel.fileno())
 
     def _disconnect(self) -> None:
         for sock in (self._sock, self._channel):
             if sock is not None:
-                self._loop.unregister(sock.fileno())
+                self._watcher.unregister(sock.fileno())
                 sock.close()
         self._sock = self._channel = None
 
     def _drop_queues(self) -> None:
         for queue in self._queues.values():
-            self._loop.unregister(queue.call_fd)
+            self._watcher.unregister(queue.call_fd)
             os.close(queue.kick_fd)
             os.close(queue.call_fd)
         self._queues.clear()

@@ -1,6 +1,7 @@
 """The back-end: one balloon device, served to one front-end after another.
 
-Everything runs on the thread that calls `run`; the other methods may be called from any thread.
+Everything runs on the thread of its loop: its own, served by `run`, or one that it shares with
+other devices.  The other methods may be called from any thread.
 """
 
 from __future__ import annotations
@@ -97,38 +98,50 @@ class DeviceServer:
         listening: bool,
         observe: Callable[[Event], None] = _ignore,
         state_path: Path | None = None,
+        loop: EventLoop | None = None,
+        stop: Callable[[], None] | None = None,
     ) -> None:
+        """`loop`: shared with others; `stop` is called then when this device wants to end."""
         self._clock = SystemClock()
         self._balloon = self._make_balloon(settings)
         self._state_file = None if state_path is None else StateFile(state_path, self._clock)
         self._restore()
         self._next_target: int | None = None
         self._stats_waiters: list[Future[StatsReading]] = []
-        self._loop = EventLoop()
+        self._loop = EventLoop() if loop is None else loop
+        self._worker = self._loop.join(self._work, self._deadline_ns)
+        self._stop = self._loop.stop if stop is None else stop
         self._sock = sock
         self._observers: tuple[Callable[[Event], None], ...] = (observe,)
         self._connection: Connection | None = None
         self._listening = listening
         if listening:
             sock.settimeout(0)
-            self._loop.register(sock.fileno(), self._accept)
+            self._worker.register(sock.fileno(), self._accept)
         else:
             self._connect(sock)
 
     def run(self) -> None:
         """Serve until stopped or, with a connected socket, until the front-end leaves."""
         try:
-            self._loop.run(self._work, self._deadline_ns)
+            self._loop.run()
         finally:
-            if self._state_file is not None:
-                self._state_file.save(self._balloon.save())
-            if self._connection is not None:
-                self._connection.close()
+            self.close()
             self._loop.close()
 
+    def close(self) -> None:
+        """Hang up and leave the loop, on its thread; whoever made the socket closes it."""
+        self._worker.leave()
+        if self._state_file is not None:
+            self._state_file.save(self._balloon.save())
+        if self._listening:
+            self._worker.unregister(self._sock.fileno())
+        if self._connection is not None:
+            self._connection.close()
+
     def stop(self) -> None:
-        """Let `run` return; may be called from a signal handler."""
-        self._loop.stop()
+        """Let the device end; may be called from a signal handler."""
+        self._stop()
 
     def set_target(self, target_pages: int) -> None:
         """Ask the guest for a balloon of this many balloon pages; returns at once.
@@ -156,7 +169,7 @@ class DeviceServer:
         Raises: SettingsError.
         """
         check_poll_interval(interval_s)
-        self._loop.post(lambda: self._balloon.statistics.set_poll_interval(interval_s))
+        self._worker.post(lambda: self._balloon.statistics.set_poll_interval(interval_s))
 
     def request_stats(self) -> None:
         """Ask the guest for a fresh statistics sample; returns at once."""
@@ -198,15 +211,15 @@ class DeviceServer:
 
     def set_report_rate(self, bytes_per_s: int | None) -> None:
         """Discard at most so much of what the guest reports; 0: nothing, None: everything."""
-        self._loop.post(lambda: self._balloon.reporting.throttle.set_rate(bytes_per_s))
+        self._worker.post(lambda: self._balloon.reporting.throttle.set_rate(bytes_per_s))
 
     def pause(self) -> None:
         """Ask for no statistics until `unpause`."""
-        self._loop.post(self._balloon.pause)
+        self._worker.post(self._balloon.pause)
 
     def unpause(self) -> None:
         """Ask for statistics again, as often as before."""
-        self._loop.post(self._balloon.unpause)
+        self._worker.post(self._balloon.unpause)
 
     def snapshot(self) -> Snapshot:
         """Look at the device, all at one moment. Raises: TimeoutError, if it does not run."""
@@ -225,10 +238,10 @@ class DeviceServer:
         )
 
     def _ask(self, question: Callable[[], T]) -> T:
-        return self._loop.ask(question, _ASK_TIMEOUT_S)
+        return self._worker.ask(question, _ASK_TIMEOUT_S)
 
     def _post(self, effects: Callable[[], Iterator[Effect]]) -> None:
-        self._loop.post(lambda: self._perform(effects()))
+        self._worker.post(lambda: self._perform(effects()))
 
     def _take_target(self) -> Iterator[Effect]:
         target_pages, self._next_target = self._next_target, None
@@ -335,14 +348,14 @@ class DeviceServer:
 
     def _make_connection(self, sock: socket.socket) -> Connection:
         return Connection(
-            self._loop, sock, self._balloon, observe=self._observed, ended=self._disconnected
+            self._worker, sock, self._balloon, observe=self._observed, ended=self._disconnected
         )
 
     def _disconnected(self) -> None:
         _log.info("front-end disconnected")
         self._connection = None
         if not self._listening:
-            self._loop.stop()
+            self.stop()
 
 
 @contextmanager

@@ -8,9 +8,10 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable
+from pathlib import Path
 
 from ballonet.vhost_user.effects import FdKind
-from ballonet.vhost_user.event_loop import EventLoop
+from ballonet.vhost_user.event_loop import Watcher
 
 __all__ = ["VringFds"]
 
@@ -20,8 +21,8 @@ _ONE = (1).to_bytes(8, "little")
 class VringFds:
     """Kick, call and error descriptors of every queue of one front-end."""
 
-    def __init__(self, loop: EventLoop, kicked: Callable[[int], None]) -> None:
-        self._loop, self._kicked = loop, kicked
+    def __init__(self, watcher: Watcher, kicked: Callable[[int], None]) -> None:
+        self._watcher, self._kicked = watcher, kicked
         self._fds: dict[tuple[int, FdKind], int] = {}
         self._missed: set[tuple[int, FdKind]] = set()
 
@@ -30,7 +31,7 @@ class VringFds:
         if fd is not None:
             os.set_blocking(fd, False)
             if kind is FdKind.KICK:
-                self._loop.register(fd, lambda: self._take_kick(queue, fd))
+                self._watch(queue, fd)
         self._drop(queue, kind)
         if fd is None:
             return
@@ -57,8 +58,14 @@ class VringFds:
         fd = self._fds.pop((queue, kind), None)
         if fd is not None:
             if kind is FdKind.KICK:
-                self._loop.unregister(fd)
+                self._watcher.unregister(fd)
             os.close(fd)
+
+    def _watch(self, queue: int, fd: int) -> None:
+        if _is_eventfd(fd):  # never full, so it need not be read: one system call less
+            self._watcher.register(fd, lambda: self._kicked(queue), edge=True)
+        else:
+            self._watcher.register(fd, lambda: self._take_kick(queue, fd))
 
     def _take_kick(self, queue: int, fd: int) -> None:
         try:
@@ -70,3 +77,7 @@ class VringFds:
         if gone:  # a hung-up descriptor stays readable for ever: stop looking at it
             self._drop(queue, FdKind.KICK)
         self._kicked(queue)
+
+
+def _is_eventfd(fd: int) -> bool:
+    return str(Path(f"/proc/self/fd/{fd}").readlink()) == "anon_inode:[eventfd]"
