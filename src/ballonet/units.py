@@ -15,7 +15,6 @@ from ballonet.errors import SettingsError
 __all__ = [
     "BALLOON_PAGE_BYTES",
     "BALLOON_PAGE_SHIFT",
-    "HUGE_BLOCK_BYTES",
     "bytes_to_pages",
     "format_bytes",
     "pages_to_bytes",
@@ -25,8 +24,6 @@ __all__ = [
 BALLOON_PAGE_SHIFT: Final = 12
 BALLOON_PAGE_BYTES: Final = 1 << BALLOON_PAGE_SHIFT
 
-#: What one transparent huge page of the host covers, aligned [Linux HPAGE_PMD_SIZE on x86, Arm].
-HUGE_BLOCK_BYTES: Final = 2 << 20
 
 _SUFFIXES: Final = {"": 0, "k": 10, "m": 20, "g": 30, "t": 40}
 _SIZE: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?", re.IGNORECASE | re.ASCII)

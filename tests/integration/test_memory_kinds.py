@@ -32,7 +32,7 @@ from tests.support.host_memory import (
 
 from ballonet.errors import SessionError
 from ballonet.memory import mapping as module_under_test
-from ballonet.memory.discard import MemoryKind
+from ballonet.memory.discard import MemoryKind, madvise_ranges
 from ballonet.memory.mapping import DiscardResult, GuestMemory, MappedRegion
 from ballonet.memory.regions import Region
 from ballonet.memory.runs import locate
@@ -169,7 +169,7 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     if way == "one by one":
         monkeypatch.setattr(module_under_test, "discards_in_one_call", lambda: False)
     elif way == "stops half-way":
-        whole = module_under_test.madvise_ranges
+        whole = madvise_ranges
 
         def first_only(
             kind: MemoryKind, addresses: NDArray[np.int64], lengths: NDArray[np.int64]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.support.clock import FakeClock
 
+from ballonet.device import deferral as module_under_test
 from ballonet.device.deferral import AGE_NS_MAX, QUIET_NS, STEP_BYTES, Deferral
 from ballonet.memory.regions import Region, RegionTable
 from ballonet.memory.runs import Ranges, locate
@@ -91,19 +93,35 @@ def test_what_is_dropped_was_given_and_not_taken_back(
 def test_it_waits_for_a_pause_but_not_for_ever() -> None:
     clock = FakeClock()
     deferral = Deferral(clock)
-    for i in range(300):
-        deferral.give(locate(np.array([i], np.uint32), TABLE).ranges, TABLE)
+    for i in range(2000):
+        deferral.give(locate(np.array([i % 300], np.uint32), TABLE).ranges, TABLE)
         if deferral.is_due:
             assert clock.now_ns() >= AGE_NS_MAX
             break
         clock.advance_ns(QUIET_NS * 9 // 10)
     else:
         raise AssertionError("it waits for ever")
+    assert deferral.step() is not None
+    assert not deferral.waiting_bytes
+    assert not deferral.is_due
     deferral.cancel()
     deferral.give(locate(np.array([5], np.uint32), TABLE).ranges, TABLE)
     assert not deferral.is_due
     clock.advance_ns(QUIET_NS)
     assert deferral.is_due
+
+
+def test_too_much_does_not_wait_and_then_nothing_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module_under_test, "WAITING_BYTES_MAX", 4 * PAGE)
+    monkeypatch.setattr(module_under_test, "STEP_BYTES", PAGE)
+    deferral = Deferral(FakeClock())
+    deferral.give(locate(np.arange(3, dtype=np.uint32), TABLE).ranges, TABLE)
+    assert not deferral.is_due
+    deferral.give(locate(np.arange(5, dtype=np.uint32), TABLE).ranges, TABLE)
+    for _ in range(5):
+        assert deferral.is_due
+        assert deferral.step() is not None
+    assert not deferral.is_due
 
 
 def test_neighbours_of_many_messages_become_one_range() -> None:

@@ -10,48 +10,27 @@ import json
 import logging
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import click
 
+from ballonet.cli.device_options import balloon_settings, device_options
 from ballonet.cli.monitor_address import MonitorAddress
 from ballonet.cli.size import SizeType
-from ballonet.device.balloon import BalloonSettings
 from ballonet.monitor.serving import monitoring
 from ballonet.trace.recording import RecordingServer
 from ballonet.trace.writer import TraceWriter
 from ballonet.units import bytes_to_pages
 from ballonet.vhost_user.listener import adopt_socket, listening_socket
 from ballonet.vhost_user.server import DeviceServer
-from ballonet.virtio.features import RING_FEATURES, Feature
-from ballonet.virtio.queues import QueueLayout
 
 __all__ = ["device"]
 
-FC = TypeVar("FC", bound=Callable[..., Any])
-
 #: num_pages is a 32-bit count of 4 KiB pages.
 _TARGET_BYTES_MAX: Final = (2**32 - 1) << 12
-
-
-#: Option -> feature it offers; the names of those that QEMU's device has too are QEMU's.
-_FEATURES: Final = {
-    "must_tell_host": Feature.MUST_TELL_HOST,
-    "deflate_on_oom": Feature.DEFLATE_ON_OOM,
-    "free_page_hint": Feature.FREE_PAGE_HINT,
-    "page_poison": Feature.PAGE_POISON,
-    "free_page_reporting": Feature.PAGE_REPORTING,
-    "packed": Feature.RING_PACKED,
-    "in_order": Feature.IN_ORDER,
-}
-
-
-def _feature(name: str, text: str, *, default: bool) -> Callable[[FC], FC]:
-    """A switch that offers a feature."""
-    return click.option(f"--{name}/--no-{name}", default=default, show_default=True, help=text)
 
 
 def _print_capabilities(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:  # noqa: FBT001 - click's signature
@@ -88,38 +67,12 @@ class _CapabilitiesFirst(click.Command):
     show_default=True,
     help="Memory to ask of the guest, in the balloon.",
 )
-@_feature("must-tell-host", "The guest asks before it uses a page again.", default=True)
-@_feature("deflate-on-oom", "The guest may take memory back when it runs out of it.", default=False)
-@_feature("free-page-hint", "The guest names free pages to a migration.", default=True)
-@_feature("page-poison", "The guest says what its free pages hold.", default=True)
-@_feature("free-page-reporting", "The guest gives free memory back by itself.", default=False)
-@click.option(
-    "--defer-discards/--no-defer-discards",
-    default=True,
-    show_default=True,
-    help="Where the guest asks before it uses a page again, answer first and free memory later.",
-)
-@_feature("packed", "Rings may be packed.", default=False)
-@_feature("in-order", "Buffers are used in order, which the guest may count on.", default=False)
+@device_options
 @click.option(
     "--report-limit",
     "report_bytes_per_s",
     type=SizeType(0, 1 << 50),
     help="Discard at most so much of what the guest reports, per second; 0 keeps it all.",
-)
-@click.option(
-    "--host-page-size",
-    "host_page_bytes",
-    type=SizeType(4096, 1 << 30),
-    default=4096,
-    help="Free memory in pages of at least this size, a power of two.",
-)
-@click.option(
-    "--queue-layout",
-    type=click.Choice(["dense", "fixed"]),
-    default="dense",
-    show_default=True,
-    help="How queues are numbered: as Linux does, or as the specification says.",
 )
 @click.option(
     "--qmp",
@@ -156,21 +109,18 @@ class _CapabilitiesFirst(click.Command):
     type=click.Path(path_type=Path),
     help="Keep the target here, so that a device started anew goes on where this one stopped.",
 )
-@click.option("--no-discard", is_flag=True, help="Answer the guest, but keep its memory.")
 def device(
     socket_path: Path | None,
     fd: int | None,
     target_bytes: int,
-    queue_layout: str,
     report_bytes_per_s: int | None,
-    host_page_bytes: int,
     monitors: tuple[Path, ...],
     balloon_id: str,
     memory_bytes: int | None,
     trace_path: Path | None,
     trace_limit_bytes: int,
     state_path: Path | None,
-    **switches: bool,
+    **options: Any,  # noqa: ANN401 - those of device_options
 ) -> None:
     """Serve a balloon device to a VMM over vhost-user.
 
@@ -178,9 +128,7 @@ def device(
     """
     if (socket_path is None) == (fd is None):
         raise click.UsageError("give one of --socket-path and --fd")
-    if host_page_bytes & (host_page_bytes - 1):
-        raise click.UsageError(f"--host-page-size: {host_page_bytes} bytes are no power of two")
-    settings = _settings(QueueLayout(queue_layout), host_page_bytes, switches)
+    settings = balloon_settings(options)
     with _socket(socket_path, fd) as (sock, listening), ExitStack() as stack:
         sockets = [stack.enter_context(listening_socket(path)) for path in monitors]
         if trace_path is None:
@@ -201,22 +149,6 @@ def device(
             )
         logging.getLogger(__name__).info("serving; end with Ctrl-C")
         server.run()
-
-
-def _settings(
-    layout: QueueLayout, host_page_bytes: int, switches: dict[str, bool]
-) -> BalloonSettings:
-    offered = RING_FEATURES | Feature.STATS_VQ
-    for name, bit in _FEATURES.items():
-        if switches[name]:
-            offered |= bit
-    return BalloonSettings(
-        offered,
-        layout,
-        discards=not switches["no_discard"],
-        defers=switches["defer_discards"],
-        host_page_bytes=host_page_bytes,
-    )
 
 
 @contextmanager

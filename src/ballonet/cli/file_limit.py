@@ -11,12 +11,12 @@ __all__ = ["raise_file_limit"]
 FILES_WANTED: Final = 4096
 
 
-def raise_file_limit() -> None:
+def raise_file_limit(files: int = FILES_WANTED) -> None:
     """Raise the soft limit, which is often 1024, as far as the hard one lets us.
 
     Programs we start inherit it.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = FILES_WANTED if hard == resource.RLIM_INFINITY else min(FILES_WANTED, hard)
+    wanted = files if hard == resource.RLIM_INFINITY else min(files, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

@@ -28,6 +28,7 @@ VERBS: Final = {
     "features": "Observe every feature of the balloon on a real kernel.",
     "guest": "Start a guest by hand.",
     "hints": "Ask a guest for free page hints, as a migration would.",
+    "host": "Serve balloon devices to many VMMs from one process.",
     "info": "Show a guest's balloon, ours or QEMU's.",
     "monitor": "Type a monitor's commands.",
     "set": "Set how much memory a guest keeps.",

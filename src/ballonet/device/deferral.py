@@ -5,17 +5,16 @@ an inflate may be answered at once and the page dropped behind the guest's back,
 neighbours.  A deflate takes its pages off the list before it is answered; nothing of a page that
 the guest may have again is ever on it.  What waits is bounded in bytes and in age.
 
-Theory of operation.  One bit for each host page of a region says "waits", one count for each
-aligned 2 MiB how many do.  What is whole is dropped at once, between two messages; the rest waits
-for its neighbours until the guest pauses, the oldest has waited long enough, or too much waits.
-Work goes in steps small enough not to keep the guest's next message waiting.
+Theory of operation.  One bit for each host page of a region says "waits".  Work begins when the
+guest pauses, when the oldest page has waited long enough, or when too much waits; then it goes on
+until nothing waits, in steps small enough not to keep the guest's next message waiting.  Dropping
+what is whole while the guest is busy was measured to cost the guest more than it gains.
 Cost: one byte for each host page of a region in which something waits.
 Source: VIRTIO 1.4 5.5.6: with MUST_TELL_HOST a page may be changed until its deflate is used.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Final
 
@@ -25,18 +24,19 @@ from numpy.typing import NDArray
 from ballonet.device.clock import Clock
 from ballonet.memory.regions import Region, RegionTable
 from ballonet.memory.runs import Int64s, Ranges, distinct
-from ballonet.units import BALLOON_PAGE_SHIFT, HUGE_BLOCK_BYTES
+from ballonet.units import BALLOON_PAGE_SHIFT
 
 __all__ = ["Deferral"]
 
 #: The guest has paused if it gave nothing for so long.
 QUIET_NS: Final = 1_000_000
-#: Between two steps at most, however busy the guest is.
-AGE_NS_MAX: Final = 100_000_000
+#: However busy the guest is, work begins when the oldest page has waited so long,
+AGE_NS_MAX: Final = 1_000_000_000
+#: or when so much waits.
 WAITING_BYTES_MAX: Final = 1 << 30
 #: Of one step: about a millisecond of the kernel's work.
 STEP_BYTES: Final = 4 << 20
-_STEP_RANGES: Final = 256
+_STEP_RANGES: Final = 512
 _LOOK_PAGES: Final = 1 << 13
 
 
@@ -50,15 +50,16 @@ class Deferral:
         self.waiting_bytes = 0
         self.steps = 0
         self._oldest_ns = self._newest_ns = 0
+        self._is_late = False  # too much waits, or for too long: until nothing does
 
     @property
     def deadline_ns(self) -> int | None:
         """When work should begin; None: nothing waits."""
         if not self.waiting_bytes:
             return None
-        if any(waiting.has_whole for waiting in self._regions.values()):
+        if self._is_late:
             return 0
-        return self._all_due_ns
+        return min(self._newest_ns + QUIET_NS, self._oldest_ns + AGE_NS_MAX)
 
     @property
     def is_due(self) -> bool:
@@ -79,51 +80,45 @@ class Deferral:
             if not self.waiting_bytes:
                 self._oldest_ns = self._newest_ns
             self.waiting_bytes += waiting.give(ranges)
+        if self.waiting_bytes and self._newest_ns >= self._oldest_ns + AGE_NS_MAX:
+            self._is_late = True
+        if self.waiting_bytes >= WAITING_BYTES_MAX:
+            self._is_late = True
 
     def take(self, pfns: NDArray[np.unsignedinteger]) -> None:
         """Take pages off, because the guest is about to have them again."""
         if self.waiting_bytes:
             for waiting in self._regions.values():
                 self.waiting_bytes -= waiting.take(pfns)
+            self._is_late &= self.waiting_bytes > 0
 
     def step(self) -> Ranges | None:
-        """Ranges to drop now, taken off the list; None if nothing waits.
-
-        While the guest is busy only what is whole.
-        """
-        everything = self._clock.now_ns() >= self._all_due_ns
+        """Ranges to drop now, taken off the list; None if nothing waits."""
         for index, waiting in self._regions.items():
-            ranges = waiting.lowest(index) if everything else waiting.whole(index)
+            ranges = waiting.lowest(index)
             if ranges is not None:
-                return self._taken(ranges)
+                self._note_taken(ranges)
+                return ranges
         return None
 
     def drain(self) -> Iterator[Ranges]:
         """Everything that waits."""
-        for index, waiting in list(self._regions.items()):
-            while (ranges := waiting.lowest(index)) is not None:
-                yield self._taken(ranges)
+        while (ranges := self.step()) is not None:
+            yield ranges
 
     def cancel(self) -> None:
         """Forget everything: the guest may have all its pages again."""
         self._regions.clear()
         self._table = None
         self.waiting_bytes = 0
+        self._is_late = False
 
-    @property
-    def _all_due_ns(self) -> int:
-        """When what is not whole has waited for its neighbours long enough."""
-        if self.waiting_bytes >= WAITING_BYTES_MAX:
-            return 0
-        return min(self._newest_ns + QUIET_NS, self._oldest_ns + AGE_NS_MAX)
-
-    def _taken(self, ranges: Ranges) -> Ranges:
+    def _note_taken(self, ranges: Ranges) -> None:
         self.waiting_bytes -= ranges.total_bytes
         self.steps += 1
-        self._oldest_ns = self._clock.now_ns()
         if not self.waiting_bytes:
+            self._is_late = False
             self._regions = {}  # an idle device needs no memory for this
-        return ranges
 
 
 class _WaitingPages:
@@ -131,24 +126,11 @@ class _WaitingPages:
 
     def __init__(self, region: Region) -> None:
         self._page = region.page_bytes
-        self._base = region.file_offset // self._page  # host page the region begins in
         self._lead = region.file_offset % self._page
         self._gpa, self._size = region.gpa, region.size
         count = -(-(self._lead + region.size) // self._page)
         self._waits: NDArray[np.bool_] = np.zeros(count, np.bool_)
         self._at = 0  # nothing waits below
-        self._block_pages = max(1, HUGE_BLOCK_BYTES // self._page)
-        self._counts = np.zeros(
-            (self._base % self._block_pages + count) // self._block_pages + 1, int
-        )
-        self._whole: deque[int] = deque()  # blocks that were whole when they came here
-
-    @property
-    def has_whole(self) -> bool:
-        """An aligned 2 MiB waits, or a bigger page."""
-        while self._whole and self._counts[self._whole[0]] != self._block_pages:
-            self._whole.popleft()
-        return bool(self._whole)
 
     def give(self, ranges: Ranges) -> int:
         """Note ranges; returns the bytes that did not wait before."""
@@ -158,7 +140,6 @@ class _WaitingPages:
         if fresh.size:
             self._waits[fresh] = True
             self._at = min(self._at, int(fresh[0]))
-            self._note_whole(fresh)
         return fresh.size * self._page
 
     def take(self, pfns: NDArray[np.unsignedinteger]) -> int:
@@ -169,14 +150,9 @@ class _WaitingPages:
         ends = np.minimum(offsets + (1 << BALLOON_PAGE_SHIFT) - 1, self._size - 1)
         places = np.concatenate((np.maximum(offsets, 0), ends))
         pages = (places + self._lead) // self._page
-        return self._remove(distinct(pages[self._waits[pages]]))
-
-    def whole(self, index: int) -> Ranges | None:
-        """The oldest block that is whole; it waits no more."""
-        if not self.has_whole:
-            return None
-        first = self._whole.popleft() * self._block_pages - self._base % self._block_pages
-        return self._cut(index, np.array([first]), np.array([first + self._block_pages]))
+        waited = distinct(pages[self._waits[pages]])
+        self._waits[waited] = False
+        return waited.size * self._page
 
     def lowest(self, index: int) -> Ranges | None:
         """The lowest ranges that wait, up to one step; they wait no more."""
@@ -184,13 +160,11 @@ class _WaitingPages:
             window = self._waits[self._at : self._at + _LOOK_PAGES]
             edges = np.flatnonzero(np.diff(window, prepend=False, append=False))
             if edges.size:
-                firsts, ends = self._first_step(edges[::2] + self._at, edges[1::2] + self._at)
-                self._at = int(ends[-1])
-                return self._cut(index, firsts, ends)
+                return self._cut(index, edges[::2] + self._at, edges[1::2] + self._at)
             self._at += window.size
         return None
 
-    def _first_step(self, firsts: Int64s, ends: Int64s) -> tuple[Int64s, Int64s]:
+    def _cut(self, index: int, firsts: Int64s, ends: Int64s) -> Ranges:
         pages = max(1, STEP_BYTES // self._page)
         firsts, ends = firsts[:_STEP_RANGES], ends[:_STEP_RANGES]
         total = np.cumsum(ends - firsts)
@@ -199,34 +173,9 @@ class _WaitingPages:
             excess = int(total[last]) - pages
             firsts, ends = firsts[: last + 1], ends[: last + 1].copy()
             ends[last] -= excess
-        return firsts, ends
-
-    def _cut(self, index: int, firsts: Int64s, ends: Int64s) -> Ranges:
-        self._remove(_each_page(firsts, ends - firsts))
+        self._at = int(ends[-1])
+        self._waits[int(firsts[0]) : self._at] = False
         return Ranges(index, firsts * self._page - self._lead, (ends - firsts) * self._page)
-
-    def _note_whole(self, pages: Int64s) -> None:
-        """Count pages that wait now, ascending."""
-        first, added = self._by_block(pages)
-        part = self._counts[first : first + added.size]
-        part += added
-        self._whole.extend(
-            (np.flatnonzero((part == self._block_pages) & (added > 0)) + first).tolist()
-        )
-
-    def _remove(self, pages: Int64s) -> int:
-        """Pages that waited, ascending, do not any more; returns their bytes."""
-        if pages.size:
-            self._waits[pages] = False
-            first, removed = self._by_block(pages)
-            self._counts[first : first + removed.size] -= removed
-        return pages.size * self._page
-
-    def _by_block(self, pages: Int64s) -> tuple[int, Int64s]:
-        """The first block these pages lie in, and how many lie in each from there."""
-        blocks = (pages + self._base % self._block_pages) // self._block_pages
-        first = int(blocks[0])
-        return first, np.bincount(blocks - first)
 
 
 def _each_page(firsts: Int64s, counts: Int64s) -> Int64s:

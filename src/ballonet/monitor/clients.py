@@ -8,12 +8,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Final
 
 from ballonet.monitor.cpu_budget import CpuBudget
+from ballonet.qmp.commands import Command
 from ballonet.qmp.limiter import Event
-from ballonet.qmp.machine import Machine
 from ballonet.qmp.session import ServerSession
 
 __all__ = ["CLIENTS_MAX", "Clients"]
@@ -31,8 +32,9 @@ _log = logging.getLogger(__name__)
 class Clients:
     """All clients of one machine's monitor."""
 
-    def __init__(self, machine: Machine, budget: CpuBudget) -> None:
-        self._machine, self._budget = machine, budget
+    def __init__(self, machine: object, commands: Mapping[str, Command], budget: CpuBudget) -> None:
+        self._machine, self._commands, self._budget = machine, commands, budget
+        self.somebody: Final = asyncio.Event()  #: set while there are clients
         self._writers: dict[ServerSession, asyncio.StreamWriter] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -73,8 +75,9 @@ class Clients:
     async def _serve(self, connection: socket.socket) -> None:
         """One client, from its greeting to its end."""
         reader, writer = await asyncio.open_connection(sock=connection, limit=_READ_BYTES)
-        session = ServerSession(self._machine)
+        session = ServerSession(self._machine, self._commands)
         self._writers[session] = writer
+        self.somebody.set()
         try:
             _write(writer, session.greeting())
             while data := await reader.read(_READ_BYTES):
@@ -87,6 +90,8 @@ class Clients:
             _log.exception("this is a bug in ballonet; the monitor client is cut off")
         finally:
             del self._writers[session]
+            if not self._writers:
+                self.somebody.clear()
             writer.close()
             with suppress(OSError):
                 await writer.wait_closed()

@@ -2,6 +2,7 @@
 
 The device's thread posts far faster than clients may be told, so what belongs to an event is only
 made when it goes out, and the monitor's thread is woken at most once while it has not looked.
+While it is closed, nothing is kept and nobody woken.
 """
 
 from __future__ import annotations
@@ -28,9 +29,21 @@ class Outbox:
     def __init__(self) -> None:
         self._posted: deque[tuple[str, EventData, int]] = deque(maxlen=_POSTED_MAX)
         self._wake: Callable[[], object] | None = None
+        self._is_open = False
+
+    def open(self) -> None:
+        """Somebody wants to hear of what is posted from now on."""
+        self._is_open = True
+
+    def close(self) -> None:
+        """Nobody does: forget what was posted."""
+        self._is_open = False
+        self._posted.clear()
 
     def post(self, name: str, data: EventData = dict) -> None:
         """Leave an event for whoever takes them, with the time of day."""
+        if not self._is_open:
+            return
         self._posted.append((name, data, time.time_ns()))
         wake, self._wake = self._wake, None
         if wake is not None:

@@ -1,53 +1,35 @@
-"""The monitor's own thread: listening sockets, and the events that clients are told of.
+"""The thread of the monitors: any number of them, on one loop.
 
-Nothing here runs on the device's thread.
-Not here: the protocol (qmp), the clients (clients.py).
+Nothing here runs on the devices' thread.
+Not here: what a monitor does (monitor.py).
 """
 
 from __future__ import annotations
 
 import asyncio
-import socket
-import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable
 from threading import Event as Flag
-from threading import Thread
+from threading import Thread, current_thread
 from typing import Final
 
-from ballonet.monitor.clients import Clients
 from ballonet.monitor.cpu_budget import CpuBudget
-from ballonet.monitor.outbox import Outbox
-from ballonet.qmp.limiter import Event, EventLimiter
-from ballonet.qmp.machine import Machine
+from ballonet.monitor.monitor import Monitor
 
-__all__ = ["MonitorServer", "Watch"]
+__all__ = ["MonitorServer"]
 
-#: Looks at the machine now and then, and says what clients should hear of.
-Watch = Callable[[], Sequence[Event]]
-
-#: Events a guest can cause as often as it likes.
-LIMITED: Final = frozenset({"BALLOON_CHANGE", "x-ballonet-device-broken", "x-ballonet-reporting"})
-_WATCH_S: Final = 0.5
-_PAUSE_S: Final = 0.02  # between two looks at what was posted
 _STOP_S: Final = 5.0
 
 
 class MonitorServer:
-    """Serves a machine's monitor on sockets that listen; `start` and `stop` it."""
+    """Serves monitors; `start` and `stop` it."""
 
-    def __init__(
-        self,
-        machine: Machine,
-        sockets: Sequence[socket.socket],
-        outbox: Outbox,
-        watch: Watch = tuple,
-    ) -> None:
-        self._machine, self._sockets = machine, sockets
-        self._outbox, self._watch = outbox, watch
-        self._limiter = EventLimiter()
+    def __init__(self) -> None:
+        self._monitors: set[Monitor] = set()
+        self._ending: set[asyncio.Task[None]] = set()
+        self._budget: CpuBudget | None = None  # made on the thread it is for
         self._ready = Flag()
-        self._stop: Callable[[], object] = lambda: None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stopping: asyncio.Event | None = None
         self._thread = Thread(target=self._run, name="ballonet-monitor", daemon=True)
 
     def start(self) -> None:
@@ -56,53 +38,50 @@ class MonitorServer:
         self._ready.wait()
 
     def stop(self) -> None:
-        """Tell clients what was posted, hang up, and end the thread; safe to call again."""
-        if self._thread.is_alive():
-            self._stop()
+        """End every monitor, and the thread; safe to call again."""
+        if self._loop is not None and self._stopping is not None and self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._stopping.set)
             self._thread.join(_STOP_S)
+
+    def add(self, monitor: Monitor) -> None:
+        """Serve one more."""
+        self._call(lambda: self._begin(monitor))
+
+    def remove(self, monitor: Monitor, ended: Callable[[], None]) -> None:
+        """Serve one less; `ended` is called on the thread of the monitors, when all are gone."""
+
+        def begin() -> None:
+            task = asyncio.ensure_future(self._end(monitor))
+            self._ending.add(task)
+            task.add_done_callback(self._ending.discard)
+            task.add_done_callback(lambda _: ended())
+
+        self._call(begin)
+
+    def _call(self, action: Callable[[], None]) -> None:
+        """Do something on the thread of the monitors: at once, if this is it."""
+        loop = self._loop
+        if loop is None or not self._thread.is_alive():
+            return
+        if current_thread() is self._thread:
+            action()
+        else:
+            loop.call_soon_threadsafe(action)
+
+    def _begin(self, monitor: Monitor) -> None:
+        self._monitors.add(monitor)
+        monitor.begin(self._budget or CpuBudget())
+
+    async def _end(self, monitor: Monitor) -> None:
+        self._monitors.discard(monitor)
+        await monitor.end()
 
     def _run(self) -> None:
         asyncio.run(self._serve())
 
     async def _serve(self) -> None:
-        loop, stopping = asyncio.get_running_loop(), asyncio.Event()
-        self._stop = lambda: loop.call_soon_threadsafe(stopping.set)
-        clients = Clients(self._machine, CpuBudget())
-        for sock in self._sockets:
-            sock.settimeout(0)
-        tasks = [loop.create_task(clients.accept(sock)) for sock in self._sockets]
-        tasks.append(loop.create_task(self._pump(clients)))
+        self._loop, self._stopping = asyncio.get_running_loop(), asyncio.Event()
+        self._budget = CpuBudget()
         self._ready.set()
-        await stopping.wait()
-        for task in tasks:
-            task.cancel()
-        self._send_posted(clients)
-        await clients.close()
-
-    async def _pump(self, clients: Clients) -> None:
-        """Send events as they may go out, and look at the machine now and then."""
-        loop, woken = asyncio.get_running_loop(), asyncio.Event()
-        while True:
-            woken.clear()
-            self._send_posted(clients)
-            for event in self._watch():
-                clients.broadcast(event)
-            await asyncio.sleep(_PAUSE_S)
-            self._outbox.call_when_posted(lambda: loop.call_soon_threadsafe(woken.set))
-            with suppress(TimeoutError):
-                await asyncio.wait_for(woken.wait(), self._wait_s())
-
-    def _send_posted(self, clients: Clients) -> None:
-        now_ns = time.monotonic_ns()
-        for event in self._outbox.take():
-            ready = self._limiter.put(event, now_ns) if event.name in LIMITED else event
-            if ready is not None:
-                clients.broadcast(ready)
-        for event in self._limiter.due(now_ns):
-            clients.broadcast(event)
-
-    def _wait_s(self) -> float:
-        deadline_ns = self._limiter.deadline_ns
-        if deadline_ns is None:
-            return _WATCH_S
-        return min(_WATCH_S, max(0.0, (deadline_ns - time.monotonic_ns()) / 1e9))
+        await self._stopping.wait()
+        await asyncio.gather(*(self._end(one) for one in list(self._monitors)), *self._ending)

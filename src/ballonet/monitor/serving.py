@@ -10,11 +10,12 @@ from typing import Final
 
 from ballonet.monitor.device_machine import DeviceMachine
 from ballonet.monitor.device_watch import DeviceWatch
+from ballonet.monitor.monitor import Monitor
 from ballonet.monitor.outbox import Outbox
 from ballonet.monitor.server import MonitorServer
 from ballonet.vhost_user.server import DeviceServer
 
-__all__ = ["monitoring"]
+__all__ = ["monitoring", "switching_fast"]
 
 #: How long the monitor's thread may keep the interpreter when the device's thread wants it: the
 #: guest sleeps until its message is answered, and Python's own 5 ms are twenty messages long.
@@ -35,15 +36,25 @@ def monitoring(
         device, balloon_id=balloon_id, memory_bytes=memory_bytes, post=outbox.post
     )
     watch = DeviceWatch(device, outbox.post, machine.without_balloon)
-    monitor = MonitorServer(machine, sockets, outbox, watch.look)
+    monitors = MonitorServer()
     device.subscribe(watch.observe)
-    monitor.start()
+    monitors.start()
+    monitors.add(Monitor(machine, sockets, outbox, watch.look))
+    try:
+        with switching_fast():
+            yield
+    finally:
+        device.unsubscribe(watch.observe)
+        machine.end("host-signal")
+        monitors.stop()
+
+
+@contextmanager
+def switching_fast() -> Iterator[None]:
+    """Let threads hand the interpreter over quickly, inside the block."""
     before_s = sys.getswitchinterval()
     sys.setswitchinterval(min(before_s, _SWITCH_S))
     try:
         yield
     finally:
         sys.setswitchinterval(before_s)
-        device.unsubscribe(watch.observe)
-        machine.end("host-signal")
-        monitor.stop()

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from ballonet.qmp import hmp
 from ballonet.qmp.errors import CommandError, NoBalloonError
 from ballonet.qmp.machine import Machine
 from ballonet.qmp.qom import get_property, list_properties, set_property
 
-__all__ = ["COMMANDS", "EVENTS", "VERSION", "Command", "Parameter", "run_command"]
+__all__ = ["COMMANDS", "EVENTS", "VERSION", "Arguments", "Command", "Parameter", "run_command"]
 
 #: The release of QEMU whose monitor this is.
 VERSION: Final[dict[str, object]] = {
@@ -47,16 +47,15 @@ class Parameter:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """One row."""
+    """One row; `run` is given the machine whose command it is."""
 
-    run: Callable[[Machine, Arguments], object]
+    run: Callable[[Any, Arguments], object]
     parameters: tuple[Parameter, ...] = ()
     returns: str = "empty"
 
 
-def run_command(machine: Machine, name: str, arguments: Arguments) -> object:
-    """Check the arguments of a command in COMMANDS, and obey. Raises: CommandError."""
-    command = COMMANDS[name]
+def run_command(command: Command, machine: object, arguments: Arguments) -> object:
+    """Check the arguments of a command, and obey. Raises: CommandError."""
     _check(command.parameters, arguments)
     return command.run(machine, arguments)
 

@@ -10,13 +10,13 @@ Source: QEMU docs/interop/qmp-spec.rst, monitor/qmp.c, qapi/qmp-dispatch.c.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Final
 
-from ballonet.qmp.commands import COMMANDS, VERSION, run_command
+from ballonet.qmp.commands import COMMANDS, VERSION, Command, run_command
 from ballonet.qmp.errors import CommandError, CommandNotFoundError
 from ballonet.qmp.json_stream import JsonError, JsonStream
 from ballonet.qmp.limiter import Event
-from ballonet.qmp.machine import Machine
 
 __all__ = ["ServerSession", "encode", "encode_event"]
 
@@ -26,8 +26,9 @@ _MEMBERS: Final = frozenset({"execute", "arguments", "id"})
 class ServerSession:
     """The protocol's state for one client."""
 
-    def __init__(self, machine: Machine) -> None:
-        self._machine = machine
+    def __init__(self, machine: object, commands: Mapping[str, Command] = COMMANDS) -> None:
+        """`commands`: those of the kind of machine it is."""
+        self._machine, self._commands = machine, commands
         self._stream = JsonStream()
         self.negotiated = False
 
@@ -61,9 +62,9 @@ class ServerSession:
             return self._negotiate(arguments)
         if not self.negotiated:
             raise CommandNotFoundError("Expecting capabilities negotiation with 'qmp_capabilities'")
-        if name not in COMMANDS:
+        if name not in self._commands:
             raise CommandNotFoundError(f"The command {name} has not been found")
-        return run_command(self._machine, name, arguments)
+        return run_command(self._commands[name], self._machine, arguments)
 
     def _negotiate(self, arguments: dict[str, object]) -> object:
         if self.negotiated:

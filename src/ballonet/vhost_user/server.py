@@ -37,6 +37,8 @@ __all__ = ["DeviceServer", "Glance", "Snapshot", "serving"]
 T = TypeVar("T")
 
 _ASK_TIMEOUT_S: Final = 10.0
+#: After a refusal of the system, as when descriptors run out.
+_ACCEPT_AGAIN_NS: Final = 500_000_000
 _log = logging.getLogger(__name__)
 
 
@@ -115,6 +117,7 @@ class DeviceServer:
         self._observers: tuple[Callable[[Event], None], ...] = (observe,)
         self._connection: Connection | None = None
         self._listening = listening
+        self._accept_at_ns: int | None = None  #: when to listen again
         if listening:
             sock.settimeout(0)
             self._worker.register(sock.fileno(), self._accept)
@@ -315,6 +318,7 @@ class DeviceServer:
     def _deadline_ns(self) -> int | None:
         waits = (
             self._balloon.deadline_ns,
+            self._accept_at_ns,
             None if self._state_file is None else self._state_file.deadline_ns,
         )
         return min((wait for wait in waits if wait is not None), default=None)
@@ -323,6 +327,9 @@ class DeviceServer:
         deadline_ns = self._balloon.deadline_ns
         if deadline_ns is not None and deadline_ns <= self._clock.now_ns():
             self._perform(self._balloon.tick())
+        if self._accept_at_ns is not None and self._accept_at_ns <= self._clock.now_ns():
+            self._accept_at_ns = None
+            self._worker.register(self._sock.fileno(), self._accept)
         if self._state_file is not None and self._connection is not None:
             self._state_file.note(self._balloon.save())
         return self._connection is not None and self._connection.work()
@@ -332,6 +339,8 @@ class DeviceServer:
             sock, _ = self._sock.accept()
         except OSError as error:
             _log.warning("a front-end could not be accepted: %s", error.strerror)
+            self._worker.unregister(self._sock.fileno())
+            self._accept_at_ns = self._clock.now_ns() + _ACCEPT_AGAIN_NS
             return
         if self._connection is not None:
             _log.warning("a second front-end was turned away: this device has one already")

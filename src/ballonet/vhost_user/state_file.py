@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -14,7 +15,7 @@ from ballonet.device.clock import Clock
 from ballonet.device.state import DeviceState
 from ballonet.errors import SettingsError, SystemCallError
 
-__all__ = ["StateFile"]
+__all__ = ["StateFile", "write_whole"]
 
 #: The guest moves `actual` hundreds of times a second; a little of it may be lost.
 _WAIT_NS: Final = 200_000_000
@@ -58,12 +59,17 @@ class StateFile:
 
     def save(self, state: DeviceState) -> None:
         """Write a state now. Raises: SystemCallError."""
-        draft = self._path.with_name(f".{self._path.name}.{os.getpid()}")
-        try:
-            draft.write_text(json.dumps(state.as_fields()) + "\n")
-            draft.replace(self._path)
-        except OSError as error:
-            draft.unlink(missing_ok=True)
-            reason = error.strerror or str(error)
-            raise SystemCallError("writing", str(self._path), reason) from error
+        write_whole(self._path, json.dumps(state.as_fields()) + "\n")
         self._saved, self._saved_ns, self.deadline_ns = state, self._clock.now_ns(), None
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Put text in place of a file's, all or none of it. Raises: SystemCallError."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        draft.write_text(text)
+        draft.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            draft.unlink(missing_ok=True)
+        raise SystemCallError("writing", str(path), error.strerror or str(error)) from error

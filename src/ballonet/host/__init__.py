@@ -1,0 +1,1 @@
+"""Many balloon devices in one process."""

@@ -1,0 +1,71 @@
+"""The commands of a host's own monitor: which guests it has a balloon for.
+
+Source: none; these are ours, beside what every monitor of QEMU's kind knows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final, Protocol
+
+from ballonet.errors import BallonetError
+from ballonet.qmp.commands import VERSION, Arguments, Command, Parameter
+from ballonet.qmp.errors import CommandError
+
+__all__ = ["HOST_COMMANDS", "HostMachine"]
+
+
+class HostMachine(Protocol):
+    """What can be asked of a host."""
+
+    def add_guest(self, name: str, memory_bytes: int | None) -> dict[str, object]:
+        """Serve one more; returns its row. Raises: BallonetError."""
+        ...
+
+    def remove_guest(self, name: str) -> None:
+        """Serve one less. Raises: BallonetError."""
+        ...
+
+    def guests(self) -> list[dict[str, object]]:
+        """A row for each."""
+        ...
+
+    def quit(self) -> None:
+        """End."""
+        ...
+
+
+def _add(host: HostMachine, arguments: Arguments) -> object:
+    memory = arguments.get("memory")
+    try:
+        return host.add_guest(str(arguments["name"]), None if memory is None else int(str(memory)))
+    except BallonetError as error:
+        raise CommandError(str(error)) from error
+
+
+def _remove(host: HostMachine, arguments: Arguments) -> object:
+    try:
+        host.remove_guest(str(arguments["name"]))
+    except BallonetError as error:
+        raise CommandError(str(error)) from error
+    return {}
+
+
+def _quit(host: HostMachine, _: Arguments) -> object:
+    host.quit()
+    return {}
+
+
+def _query_commands(_: HostMachine, __: Arguments) -> object:
+    return [{"name": name} for name in (*HOST_COMMANDS, "qmp_capabilities")]
+
+
+_NAME: Final = Parameter("name", "str")
+HOST_COMMANDS: Final[Mapping[str, Command]] = {
+    "x-ballonet-add-guest": Command(_add, (_NAME, Parameter("memory", "int", required=False))),
+    "x-ballonet-remove-guest": Command(_remove, (_NAME,)),
+    "x-ballonet-query-guests": Command(lambda host, _: host.guests(), returns="any"),
+    "query-version": Command(lambda _, __: VERSION, returns="VersionInfo"),
+    "query-commands": Command(_query_commands, returns="[NamedInfo]"),
+    "quit": Command(_quit),
+}

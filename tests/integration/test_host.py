@@ -1,0 +1,217 @@
+"""`ballonet host` as operators use it: guests come and go, and survive its restart."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from threading import Thread
+
+import pytest
+from tests.support.scripts import start_uml
+from tests.support.session import Session
+from tests.support.wait import wait_until
+
+from ballonet.guests.embedded import EmbeddedGuestSettings
+from ballonet.guests.embedded_process import EmbeddedGuest
+
+BALLONET = str(Path(sys.executable).with_name("ballonet"))
+MIB = 1 << 20
+
+
+class HostProcess:
+    """The program, and the verbs that talk to it."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        command = [BALLONET, "host", "--directory", str(directory)]
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE)
+        wait_until((directory / "host.qmp").is_socket, 10, "the host listens")
+
+    def verb(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """`ballonet host WORDS`."""
+        command = [BALLONET, "host", "--directory", str(self.directory), *words]
+        return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+
+    def add(self, name: str) -> Path:
+        """Add a guest; returns the socket of its device."""
+        done = self.verb("add", name, "--json")
+        assert done.returncode == 0, done.stderr
+        return Path(json.loads(done.stdout)["socket"])
+
+    def rows(self) -> dict[str, dict[str, object]]:
+        """`list --json`, by name."""
+        return {row["name"]: row for row in json.loads(self.verb("list", "--json").stdout)}
+
+    def balloon(self, name: str, size: str) -> None:
+        """`ballonet set`."""
+        command = [BALLONET, "set", str(self.directory / f"{name}.qmp"), size]
+        subprocess.run(command, check=True, capture_output=True, timeout=30)
+
+    def wake_ups(self) -> int:
+        """How often its threads have gone to sleep so far."""
+        found = 0
+        for task in Path(f"/proc/{self.process.pid}/task").iterdir():
+            for line in (task / "status").read_text().splitlines():
+                if line.startswith("voluntary_ctxt_switches"):
+                    found += int(line.split()[1])
+        return found
+
+    def end(self, how: signal.Signals = signal.SIGTERM) -> int:
+        """End it; returns the exit code."""
+        self.process.send_signal(how)
+        code = self.process.wait(10)
+        if self.process.stderr is not None:
+            self.process.stderr.close()
+        return code
+
+
+@contextmanager
+def running(directory: Path) -> Iterator[HostProcess]:
+    host = HostProcess(directory)
+    try:
+        yield host
+    finally:
+        if host.process.poll() is None:
+            host.end(signal.SIGKILL)
+
+
+def guest(path: Path, memory_bytes: int = 128 * MIB) -> EmbeddedGuest:
+    return EmbeddedGuest(EmbeddedGuestSettings(memory_bytes, path))
+
+
+def test_guests_come_and_go_and_each_has_its_own_balloon(tmp_path: Path) -> None:
+    with running(tmp_path) as host, ExitStack() as stack:
+        paths = {name: host.add(name) for name in ("web", "db")}
+        for path in paths.values():
+            stack.enter_context(guest(path))
+        host.balloon("web", "96M")
+        wait_until(lambda: host.rows()["web"]["actual"] == 32 * MIB, 20, "web gives memory")
+        assert host.rows()["db"]["actual"] == 0
+        assert host.verb("remove", "web").returncode == 0
+        assert list(host.rows()) == ["db"]
+        assert sorted(one.name for one in tmp_path.glob("web*")) == []
+        host.balloon("db", "100M")
+        wait_until(lambda: host.rows()["db"]["actual"] == 28 * MIB, 20, "db gives memory")
+        assert host.end() == 0
+    left = sorted(one.name for one in tmp_path.iterdir())
+    assert left == ["db.state", "host.json"]
+
+
+def test_guests_and_targets_survive_a_kill_of_the_host(tmp_path: Path) -> None:
+    with running(tmp_path) as host, guest(host.add("web")) as machine:
+        host.balloon("web", "96M")
+        wait_until(lambda: host.rows()["web"]["actual"] == 32 * MIB, 20, "the guest gives memory")
+        time.sleep(0.4)
+        host.end(signal.SIGKILL)
+        with running(tmp_path) as again:
+            wait_until(lambda: machine.ask("driver")["reconnections"] == 1, 20, "it is back")
+            wait_until(lambda: again.rows()["web"]["memory"] == 128 * MIB, 20, "its VMM is back")
+            row = again.rows()["web"]
+            assert (row["target"], row["actual"]) == (32 * MIB, 32 * MIB)
+            again.balloon("web", "128M")
+            wait_until(lambda: again.rows()["web"]["actual"] == 0, 20, "the guest takes it back")
+
+
+def test_idle_guests_never_wake_it(tmp_path: Path) -> None:
+    with running(tmp_path) as host, ExitStack() as stack:
+        for number in range(8):
+            stack.enter_context(start_uml(host.add(f"guest{number}")))
+        time.sleep(0.5)
+        before = host.wake_ups()
+        time.sleep(2)
+        assert host.wake_ups() == before
+
+
+def test_quit_at_a_guests_monitor_ends_that_guest_only(tmp_path: Path) -> None:
+    with running(tmp_path) as host:
+        for name in ("web", "db"):
+            host.add(name)
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.settimeout(10)
+            sock.connect(str(tmp_path / "web.qmp"))
+            sock.sendall(b'{"execute": "qmp_capabilities"}{"execute": "quit"}')
+            said = b""
+            while piece := sock.recv(4096):
+                said += piece
+        assert said.count(b'{"return": {}}') == 2
+        wait_until(lambda: list(host.rows()) == ["db"], 10, "it is gone")
+
+
+def test_a_guest_that_breaks_or_floods_its_rings_leaves_its_neighbour_alone(tmp_path: Path) -> None:
+    with running(tmp_path) as host, ExitStack() as stack:
+        good = stack.enter_context(start_uml(host.add("good")))
+        bad = stack.enter_context(start_uml(host.add("bad")))
+        first, _ = good.free_range()
+        stop = time.monotonic() + 1.5
+        flood = Thread(target=_flood, args=(bad, stop))
+        flood.start()
+        slowest_s = 0.0
+        while time.monotonic() < stop:
+            begun_s = time.monotonic()
+            good.inflate([first])
+            good.deflate([first])
+            slowest_s = max(slowest_s, time.monotonic() - begun_s)
+        flood.join()
+        assert slowest_s < 1
+        bad.front_end.wire.send_raw(b"\xff" * 12)
+        good.inflate([first])
+
+
+def _flood(session: Session, stop: float) -> None:
+    first, count = session.free_range()
+    pfns = list(range(first, first + min(count, 256)))
+    while time.monotonic() < stop:
+        session.inflate(pfns)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("add", "../x"), "name of a guest: got '../x', expected 1 to 64 letters"),
+        (("add", "host"), "other than 'host'"),
+        (("add", "web"), "name of a guest: got 'web', expected one that is not in use"),
+        (("remove", "nobody"), "name of a guest: got 'nobody', expected one of this host's"),
+    ],
+)
+def test_what_cannot_be_done_is_one_clear_line(
+    tmp_path: Path, words: tuple[str, ...], message: str
+) -> None:
+    with running(tmp_path) as host:
+        host.add("web")
+        done = host.verb(*words)
+        assert done.returncode == 1
+        assert message in done.stderr
+        assert done.stderr.count("\n") == 1
+        assert list(host.rows()) == ["web"]
+
+
+def test_a_directory_has_one_host_at_a_time(tmp_path: Path) -> None:
+    with running(tmp_path) as host:
+        command = [BALLONET, "host", "--directory", str(tmp_path)]
+        second = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+        assert second.returncode == 1
+        assert "another program listens there" in second.stderr
+        host.add("web")
+
+
+def test_without_a_host_the_verbs_say_so(tmp_path: Path) -> None:
+    command = [BALLONET, "host", "--directory", str(tmp_path), "list"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 1
+    assert "no monitor answers at" in done.stderr
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"version": 9}', '{"version": 1, "guests": {"/": 1}}'])
+def test_a_list_that_is_none_is_one_clear_line(tmp_path: Path, text: str) -> None:
+    (tmp_path / "host.json").write_text(text)
+    command = [BALLONET, "host", "--directory", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
