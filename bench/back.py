@@ -12,21 +12,30 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ballonet.conform.driver.scripted_device import ScriptedServer
 from ballonet.device.balloon import BalloonSettings
 from ballonet.errors import GuestError
 from ballonet.guests.ballooned import BalloonedGuest
 from ballonet.guests.linux import LinuxGuest, LinuxGuestSettings
-from ballonet.memory.discard import punch_hole
-from ballonet.memory.runs import merge_pfns
+from ballonet.memory.discard import (
+    VECTOR_MAX,
+    MemoryKind,
+    discards_in_one_call,
+    madvise_ranges,
+    punch_hole,
+)
+from ballonet.memory.runs import PageRuns, merge_pfns
 from ballonet.units import BALLOON_PAGE_BYTES
 from ballonet.virtio.queues import QueueRole
-from bench.device_process import DeviceProcess
+from bench.device_process import DeviceProcess, Giver
 from bench.inflate import MEMORY_BYTES, PAGES, touch_all
 from bench.report import Ratio
 
 __all__ = ["measure"]
+
+Int64s = NDArray[np.int64]
 
 ROUNDS = 5
 _SCATTERED = 50_000
@@ -95,10 +104,9 @@ def _floor(machine: _RecordedGuest) -> float:
     pfns = np.concatenate([np.frombuffer(one.data, "<u4") for one in messages])
     runs = merge_pfns(pfns)
     with _memory_file(machine.guest) as file:
-        begun_s = time.monotonic()
-        for first, count in zip(runs.first_pfns.tolist(), runs.pages.tolist(), strict=True):
-            punch_hole(file.fileno(), first * BALLOON_PAGE_BYTES, count * BALLOON_PAGE_BYTES)
-        seconds = time.monotonic() - begun_s
+        seconds = _each(
+            file.fileno(), runs.first_pfns * BALLOON_PAGE_BYTES, runs.pages * BALLOON_PAGE_BYTES
+        )
     server.record.messages.clear()
     server.record.accesses.clear()
     machine.resize(0, stalled_after_s=20)
@@ -127,16 +135,33 @@ def _scattered() -> Ratio:
                 ours_s.append(time.monotonic() - begun_s)
             with device.session() as session:
                 session.fill()
-                runs = merge_pfns(pfns)
-                begun_s = time.monotonic()
-                for first, count in zip(runs.first_pfns.tolist(), runs.pages.tolist(), strict=True):
-                    punch_hole(session.fd, first * BALLOON_PAGE_BYTES, count * BALLOON_PAGE_BYTES)
-                floor_s.append(time.monotonic() - begun_s)
+                floor_s.append(_fastest(session, merge_pfns(pfns)))
     return Ratio(
         f"b. {_SCATTERED} scattered pages back with the host",
         "from the first message",
-        "a loop over the same runs",
+        "the fastest loop over the same runs",
         ours_s,
         floor_s,
         goal=1.2,
     )
+
+
+def _fastest(session: Giver, runs: PageRuns) -> float:
+    """Seconds of the fastest way we know to drop these runs."""
+    offsets, lengths = runs.first_pfns * BALLOON_PAGE_BYTES, runs.pages * BALLOON_PAGE_BYTES
+    if not discards_in_one_call():
+        return _each(session.fd, offsets, lengths)
+    addresses = np.frombuffer(session.session.memory.view, np.uint8).ctypes.data + offsets
+    begun_s = time.monotonic()
+    for at in range(0, addresses.size, VECTOR_MAX):
+        part = slice(at, at + VECTOR_MAX)
+        madvise_ranges(MemoryKind.SHARED_FILE, addresses[part], lengths[part])
+    return time.monotonic() - begun_s
+
+
+def _each(fd: int, offsets: Int64s, lengths: Int64s) -> float:
+    """Seconds of a call for each run."""
+    begun_s = time.monotonic()
+    for offset, length in zip(offsets.tolist(), lengths.tolist(), strict=True):
+        punch_hole(fd, offset, length)
+    return time.monotonic() - begun_s

@@ -35,9 +35,9 @@ AGE_NS_MAX: Final = 1_000_000_000
 #: or when so much waits.
 WAITING_BYTES_MAX: Final = 1 << 30
 #: Of one step: about a millisecond of the kernel's work.
-STEP_BYTES: Final = 4 << 20
-_STEP_RANGES: Final = 512
-_LOOK_PAGES: Final = 1 << 13
+STEP_BYTES: Final = 2 << 20
+_STEP_RANGES: Final = 128
+_LOOK_PAGES: Final = 1 << 10
 
 
 class Deferral:
@@ -135,12 +135,22 @@ class _WaitingPages:
     def give(self, ranges: Ranges) -> int:
         """Note ranges; returns the bytes that did not wait before."""
         firsts = (ranges.offsets + self._lead) // self._page
+        if firsts.size == 1:
+            return self._give_one(int(firsts[0]), int(ranges.lengths[0]) // self._page)
         pages = _each_page(firsts, ranges.lengths // self._page)
         fresh = pages[~self._waits[pages]]
         if fresh.size:
             self._waits[fresh] = True
             self._at = min(self._at, int(fresh[0]))
         return fresh.size * self._page
+
+    def _give_one(self, first: int, count: int) -> int:
+        """The same for one range, at a fraction of the cost."""
+        part = self._waits[first : first + count]
+        fresh = count - int(np.count_nonzero(part))
+        part[:] = True
+        self._at = min(self._at, first)
+        return fresh * self._page
 
     def take(self, pfns: NDArray[np.unsignedinteger]) -> int:
         """Forget the host pages that any of these lies in; returns their bytes."""
@@ -156,13 +166,18 @@ class _WaitingPages:
 
     def lowest(self, index: int) -> Ranges | None:
         """The lowest ranges that wait, up to one step; they wait no more."""
-        while self._at < self._waits.size:
-            window = self._waits[self._at : self._at + _LOOK_PAGES]
-            edges = np.flatnonzero(np.diff(window, prepend=False, append=False))
-            if edges.size:
-                return self._cut(index, edges[::2] + self._at, edges[1::2] + self._at)
-            self._at += window.size
-        return None
+        rest = self._waits[self._at :]
+        skipped = int(rest.argmax()) if rest.size else 0
+        if not rest.size or not rest[skipped]:
+            self._at = self._waits.size
+            return None
+        self._at += skipped
+        window = self._waits[self._at : self._at + _LOOK_PAGES]
+        edges = np.flatnonzero(window[1:] != window[:-1]) + (self._at + 1)
+        firsts, ends = np.concatenate(([self._at], edges[1::2])), edges[::2]
+        if ends.size < firsts.size:
+            ends = np.concatenate((ends, [self._at + window.size]))
+        return self._cut(index, firsts, ends)
 
     def _cut(self, index: int, firsts: Int64s, ends: Int64s) -> Ranges:
         pages = max(1, STEP_BYTES // self._page)

@@ -57,14 +57,16 @@ class EmbeddedGuestSettings:
 class EmbeddedMachine:
     """Memory, kernel, driver and the way to the device; a context manager."""
 
-    def __init__(self, settings: EmbeddedGuestSettings) -> None:
+    def __init__(self, settings: EmbeddedGuestSettings, loop: EventLoop | None = None) -> None:
+        """`loop`: shared with other guests; else it has its own, and `run` serves it."""
         if settings.workload not in (None, *WORKLOADS):
             raise GuestError(f"no workload {settings.workload!r}; there are {', '.join(WORKLOADS)}")
         if settings.socket_path is None:
             raise GuestError("an embedded guest needs a balloon device")
         self.settings: Final = settings
         self._begun_ns = time.monotonic_ns()
-        self._loop = EventLoop()
+        self._loop = EventLoop() if loop is None else loop
+        self._owns_loop = loop is None
         self._worker = self._loop.join(self._work, self._deadline_ns)
         self._memory = SharedFile("ballonet-guest", settings.memory_bytes)
         pieces = [MemoryPiece(0, self._memory.view)]
@@ -135,7 +137,9 @@ class EmbeddedMachine:
         self.front_end.close()
         self.kernel.memory.release()
         self._memory.close()
-        self._loop.close()
+        self._worker.leave()
+        if self._owns_loop:
+            self._loop.close()
 
     def use_memory(self, percent: int) -> Job[int]:
         """Fill a part of what is available with a file and remove it; returns the bytes."""

@@ -65,7 +65,7 @@ from ballonet.virtio.queues import QUEUE_COUNT, QueueRole
 __all__ = ["Connection"]
 
 #: Time a turn may spend on rings before everybody else is looked at again.
-WORK_PER_TURN_NS: Final = 500_000
+WORK_PER_TURN_NS: Final = 250_000
 
 #: Room for one descriptor too many, so that a message with too many is seen as such.
 _FDS_SPACE: Final = socket.CMSG_SPACE((FDS_MAX + 1) * 4)
