@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
-from bench import back, cpu, free_pages, host, inflate, monitor, stats
+from bench import back, cpu, free_pages, host, inflate, kinds, monitor, stats
 from bench.report import Figure, Ratio, machine, write_json
 
 RESULTS = Path("build/bench.json")
@@ -15,8 +15,9 @@ MEASURES: Final[Mapping[str, Callable[[], Iterator[Ratio | Figure]]]] = {
     "inflate": inflate.measure,
     "back": back.measure,
     "cpu": cpu.measure,
+    "kinds": kinds.measure,
     "free-pages": free_pages.measure,
-    "statistics": stats.measure,
+    "stats": stats.measure,
     "host": host.measure,
     "monitor": monitor.measure,
 }

@@ -18,6 +18,8 @@ from tests.support.scripts import start_qemu, start_uml
 from tests.support.session import STATS, Session
 from tests.support.wait import wait_until
 
+from ballonet.device import deferral
+from ballonet.device.balloon import BalloonSettings
 from ballonet.monitor.clients import CLIENTS_MAX
 from ballonet.monitor.serving import monitoring
 from ballonet.vhost_user.listener import listening_socket
@@ -117,6 +119,34 @@ def test_an_actual_beyond_memory_is_shown_as_no_memory(qmp: Path, guest: Session
         wait_until(
             lambda: client.ask("query-balloon") == {"return": {"actual": 0}}, SECONDS, "not clamped"
         )
+
+
+def test_what_was_put_off_is_dropped_on_request(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deferral, "QUIET_NS", 1 << 60)
+    monkeypatch.setattr(deferral, "AGE_NS_MAX", 1 << 60)
+    settings = BalloonSettings(defers=True)
+    qmp = tmp_path / "qmp"
+    with (
+        running_device(tmp_path / "b.sock", settings) as device,
+        listening_socket(qmp) as sock,
+        monitoring(device.server, [sock]),
+        start_uml(device.path) as guest,
+        Client(qmp).negotiate() as client,
+    ):
+        first, _ = guest.free_range()
+        guest.inflate(range(first, first + 20))
+
+        def info() -> dict[str, Any]:
+            return dict(client.ask("x-ballonet-info")["return"])
+
+        assert info()["waiting"] == 20 * PAGE_BYTES
+        before = info()["host-memory"]
+        assert client.ask("x-ballonet-drain") == {"return": {}}
+        wait_until(lambda: info()["waiting"] == 0, SECONDS, "it still waits")
+        assert info()["counters"]["discarded-bytes"] == 20 * PAGE_BYTES
+        assert info()["host-memory"] <= before
 
 
 def test_a_guest_that_floods_actual_is_told_of_once_a_second(qmp: Path, guest: Session) -> None:

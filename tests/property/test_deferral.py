@@ -139,3 +139,30 @@ def test_other_memory_forgets_what_waited() -> None:
     other = RegionTable([Region(0, 64 * PAGE, 1 << 40, 0)])
     deferral.give(locate(np.array([9], np.uint32), other).ranges, other)
     assert deferral.waiting_bytes == PAGE
+
+
+def test_what_goes_on_is_cut_at_the_borders_of_huge_pages() -> None:
+    size, file_offset = 9 * STEP_BYTES + 7 * PAGE, 2 * STEP_BYTES + 5 * PAGE
+    table = RegionTable([Region(0, size, 1 << 40, file_offset)])
+    deferral = Deferral(FakeClock())
+    pfns = np.setdiff1d(np.arange(size // PAGE), np.arange(100, 700, 2)).astype(np.uint32)
+    deferral.give(locate(pfns, table).ranges, table)
+    given = set(pfns.tolist())
+    ends = []
+    for found in deferral.drain():
+        end = int(found.offsets[-1] + found.lengths[-1])
+        if end // PAGE in given:
+            ends.append((file_offset + end) % STEP_BYTES)
+    assert ends == [0] * 8
+
+
+def test_in_a_hurry_it_does_not_wait_for_a_pause() -> None:
+    deferral = Deferral(FakeClock())
+    deferral.hurry()
+    assert not deferral.is_due
+    deferral.give(locate(np.arange(5, dtype=np.uint32), TABLE).ranges, TABLE)
+    assert not deferral.is_due
+    deferral.hurry()
+    assert deferral.is_due
+    assert deferral.step() is not None
+    assert not deferral.is_due

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from ballonet.memory.regions import Region, RegionTable
 from ballonet.memory.runs import Ranges, find_pieces, locate, merge_pfns
 
+PAGE = 4096
 pfn = st.one_of(st.integers(0, 80), st.integers(0, 2**32 - 1))
 pfns = st.lists(pfn, max_size=200)
 
@@ -119,3 +120,17 @@ def test_pieces_become_exactly_the_pages_wholly_inside_them_and_one_region(
     assert rejected == outside
     ends = (runs.first_pfns + runs.pages).tolist()
     assert all(end < start for end, start in zip(ends, runs.first_pfns.tolist()[1:], strict=False))
+
+
+@given(st.sets(st.integers(0, 40), min_size=1), st.integers(0, 9))
+def test_blocks_of_which_a_part_is_dropped_are_counted(pages: set[int], lead_pages: int) -> None:
+    block = 8
+    table = RegionTable([Region(0, 64 * PAGE, 1 << 40, lead_pages * PAGE)])
+    (ranges,) = locate(np.array(sorted(pages), np.uint32), table).ranges
+    touched = {(page + lead_pages) // block for page in pages}
+    whole = {
+        one
+        for one in touched
+        if all(one * block + part - lead_pages in pages for part in range(block))
+    }
+    assert ranges.split_blocks(block * PAGE, lead_pages * PAGE) == len(touched - whole)

@@ -198,6 +198,16 @@ class Balloon:
             if ranges is not None:
                 yield from self.inhibition.discard([ranges])
 
+    def hurry_deferred(self) -> None:
+        """Somebody asks for what was put off: drop it from now on, a little at a time."""
+        if self.deferral is not None:
+            self.deferral.hurry()
+
+    @property
+    def waiting_bytes(self) -> int:
+        """What was put off."""
+        return 0 if self.deferral is None else self.deferral.waiting_bytes
+
     def _cancel_deferred(self) -> None:
         if self.deferral is not None:
             self.deferral.cancel()

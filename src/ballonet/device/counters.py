@@ -28,13 +28,17 @@ class Counters:
     discard_calls: int = 0
     discarded_bytes: int = 0
     failed_discard_bytes: int = 0
+    split_blocks: int = 0  #: aligned 2 MiB of host memory of which one discard dropped only a part
     withheld_bytes: int = 0  #: not discarded because discarding was inhibited
     kept_report_bytes: int = 0  #: not discarded because of the guest's poison, or the limit
     config_reads: int = 0
     config_writes: int = 0
 
-    def add_discard(self, calls: int, discarded_bytes: int, failed_bytes: int) -> None:
+    def add_discard(
+        self, calls: int, discarded_bytes: int, failed_bytes: int, split_blocks: int
+    ) -> None:
         """Note what one discard effect did."""
         self.discard_calls += calls
         self.discarded_bytes += discarded_bytes
         self.failed_discard_bytes += failed_bytes
+        self.split_blocks += split_blocks

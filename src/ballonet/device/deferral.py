@@ -34,7 +34,7 @@ QUIET_NS: Final = 1_000_000
 AGE_NS_MAX: Final = 1_000_000_000
 #: or when so much waits.
 WAITING_BYTES_MAX: Final = 1 << 30
-#: Of one step: about a millisecond of the kernel's work.
+#: Of one step: about a millisecond of the kernel's work, and just one huge page.
 STEP_BYTES: Final = 2 << 20
 _STEP_RANGES: Final = 128
 _LOOK_PAGES: Final = 1 << 10
@@ -92,6 +92,10 @@ class Deferral:
                 self.waiting_bytes -= waiting.take(pfns)
             self._is_late &= self.waiting_bytes > 0
 
+    def hurry(self) -> None:
+        """Let work begin now, and go on until nothing waits."""
+        self._is_late = self.waiting_bytes > 0
+
     def step(self) -> Ranges | None:
         """Ranges to drop now, taken off the list; None if nothing waits."""
         for index, waiting in self._regions.items():
@@ -127,6 +131,7 @@ class _WaitingPages:
     def __init__(self, region: Region) -> None:
         self._page = region.page_bytes
         self._lead = region.file_offset % self._page
+        self._base = region.file_offset // self._page
         self._gpa, self._size = region.gpa, region.size
         count = -(-(self._lead + region.size) // self._page)
         self._waits: NDArray[np.bool_] = np.zeros(count, np.bool_)
@@ -188,6 +193,10 @@ class _WaitingPages:
             excess = int(total[last]) - pages
             firsts, ends = firsts[: last + 1], ends[: last + 1].copy()
             ends[last] -= excess
+        if self._waits[int(ends[-1]) : int(ends[-1]) + 1].any():
+            # It goes on there: cut at the border of a huge page, if there is one.
+            border = (int(ends[-1]) + self._base) // pages * pages - self._base
+            ends[-1] = border if border > firsts[-1] else ends[-1]
         self._at = int(ends[-1])
         self._waits[int(firsts[0]) : self._at] = False
         return Ranges(index, firsts * self._page - self._lead, (ends - firsts) * self._page)

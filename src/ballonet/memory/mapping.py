@@ -34,7 +34,10 @@ from ballonet.memory.discard import (
 from ballonet.memory.regions import Region, RegionTable
 from ballonet.memory.runs import Ranges
 
-__all__ = ["DiscardResult", "GuestMemory", "MappedRegion"]
+__all__ = ["HUGE_BLOCK_BYTES", "DiscardResult", "GuestMemory", "MappedRegion"]
+
+#: What the kernel makes a transparent huge page of, and splits when a part of it is dropped.
+HUGE_BLOCK_BYTES: Final = 2 << 20
 
 _NORESERVE: Final = 0x4000  # MAP_NORESERVE of x86 and Arm; Python 3.11 has no name for it
 # Without it the kernel would set huge pages aside again for every hole in the file, each time it
@@ -49,6 +52,7 @@ class DiscardResult:
     calls: int = 0  #: of the system
     discarded_bytes: int = 0
     failed_bytes: int = 0
+    split_blocks: int = 0  #: of HUGE_BLOCK_BYTES, of which only a part was to be dropped
     error: OSError | None = None
 
 
@@ -73,6 +77,7 @@ class MappedRegion:
         self.write_obstacle = write_obstacle  #: why it is mapped read-only; None if it is not
         self._mapping, self._fd, self._lead = mapping, fd, lead
         self._address = address_of(mapping) + lead
+        self._block_lead = self._address if fd is None else region.file_offset
         self._takes_vectors = discards_in_one_call()
         self.view = memoryview(mapping)[lead : lead + region.size]
 
@@ -118,7 +123,8 @@ class MappedRegion:
         if self._takes_vectors and ranges.offsets.size > 1:
             done, calls = self._discard_vectors(ranges)
         rest = int(np.searchsorted(np.cumsum(ranges.lengths), done, side="right"))
-        result = DiscardResult(calls, done)
+        splits = ranges.split_blocks(HUGE_BLOCK_BYTES, self._block_lead)
+        result = DiscardResult(calls, done, split_blocks=splits)
         for offset, length in zip(
             ranges.offsets[rest:].tolist(), ranges.lengths[rest:].tolist(), strict=True
         ):

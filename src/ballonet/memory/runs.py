@@ -56,6 +56,21 @@ class Ranges(NamedTuple):
         """Bytes in all the ranges."""
         return int(self.lengths.sum())
 
+    def split_blocks(self, block_bytes: int, lead: int) -> int:
+        """Blocks of memory, `lead` bytes after a border of one, of which these cover only a part.
+
+        Units: bytes; a power of two.
+        """
+        starts, ends = self.offsets + lead, self.offsets + lead + self.lengths
+        rest = block_bytes - 1
+        if starts.size == 1:
+            start, end = int(starts[0]), int(ends[0])
+            if start | rest == end | rest:
+                return 1
+            return int(start & rest > 0) + int(end & rest > 0)
+        cut_starts, cut_ends = starts[starts & rest > 0], ends[ends & rest > 0]
+        return distinct(np.concatenate((cut_starts, cut_ends)) // block_bytes).size
+
     def slices(self, count: int) -> Iterator[Ranges]:
         """The same ranges, at most `count` of them at a time."""
         for start in range(0, len(self.offsets), count):

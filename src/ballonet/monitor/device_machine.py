@@ -96,6 +96,10 @@ class DeviceMachine:
             self._device.unpause()
             self._post("RESUME", dict)
 
+    def drain(self) -> None:
+        """Drop what was put off."""
+        self._device.drain()
+
     def quit(self) -> None:
         """End the device."""
         self.end("host-qmp-quit")
@@ -130,6 +134,7 @@ def _info(now: Snapshot) -> dict[str, object]:
         "stats-age": now.stats_age_s,
         "poison-val": now.poison_val,
         "hint-round": now.hint_state.lower(),
+        "waiting": now.waiting_bytes,
         "inhibited": [reason.value for reason in now.inhibited],
         "broken": now.broken,
         "counters": {name.replace("_", "-"): value for name, value in asdict(now.counters).items()},

@@ -118,6 +118,11 @@ def _quit(machine: Machine, _: Arguments) -> object:
     return {}
 
 
+def _drain(machine: Machine, _: Arguments) -> object:
+    machine.drain()
+    return {}
+
+
 def _qom_list(machine: Machine, arguments: Arguments) -> object:
     return list_properties(machine, _text(arguments, "path"))
 
@@ -180,5 +185,6 @@ COMMANDS: Final[Mapping[str, Command]] = {
         (Parameter("command-line", "str"), Parameter("cpu-index", "int", required=False)),
         "str",
     ),
+    "x-ballonet-drain": Command(_drain),
     "x-ballonet-info": Command(lambda machine, _: machine.info(), returns="any"),
 }

@@ -63,6 +63,10 @@ class Machine(Protocol):
         """Let it go on."""
         ...
 
+    def drain(self) -> None:
+        """Let the host have at once what is in the balloon and waits for a quiet moment."""
+        ...
+
     def quit(self) -> None:
         """End the device."""
         ...

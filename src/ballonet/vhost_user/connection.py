@@ -253,7 +253,10 @@ class Connection:
             case Discard(ranges):
                 result = self.memory.discard(ranges)
                 self._balloon.counters.add_discard(
-                    result.calls, result.discarded_bytes, result.failed_bytes
+                    result.calls,
+                    result.discarded_bytes,
+                    result.failed_bytes,
+                    result.split_blocks,
                 )
                 if result.error is not None:
                     self._quiet.warn("discard", f"discard failed: {result.error.strerror}")

@@ -60,6 +60,7 @@ class Snapshot:
     poll_interval_s: int
     hint_state: str
     poison_val: int | None  #: None: not written since the driver started
+    waiting_bytes: int  #: in the balloon, and to be dropped in a quiet moment
     inhibited: tuple[InhibitReason, ...]
     report_bytes_per_s: int | None  #: limit of what is discarded of reports; None: none
     broken: str | None  #: how the driver broke the device
@@ -204,6 +205,13 @@ class DeviceServer:
         """Let the guest take its hinted pages back."""
         self._post(self._balloon.finish_hints)
 
+    def drain(self) -> None:
+        """Drop what was put off without waiting for a quiet moment; returns at once.
+
+        `waiting_bytes` of a snapshot says when it is done.
+        """
+        self._worker.post(self._balloon.hurry_deferred)
+
     def inhibit(self, reason: InhibitReason) -> None:
         """Hold discards off; when this returns none is under way."""
         self._ask(lambda: self._balloon.inhibition.inhibit(reason))
@@ -284,6 +292,7 @@ class DeviceServer:
             poll_interval_s=balloon.statistics.poll_interval_s,
             hint_state=balloon.hint_round.state.name,
             poison_val=poison.value if poison.is_known else None,
+            waiting_bytes=balloon.waiting_bytes,
             inhibited=balloon.inhibition.reasons,
             report_bytes_per_s=balloon.reporting.throttle.bytes_per_s,
             broken=balloon.broken,
