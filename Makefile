@@ -31,6 +31,7 @@ check: system .venv/.dev ## format, lint, types, import contract, spelling
 	$(BIN)/codespell
 
 fix: .venv/.dev ## repair what can be repaired
+	$(BIN)/ruff format src tests bench
 	$(BIN)/ruff check --fix src tests bench
 	$(BIN)/ruff format src tests bench
 

@@ -279,7 +279,9 @@ def test_anonymous_memory_is_freed_only_where_pages_were_given(
 
     freed = before - resident_bytes(address, SIZE)
     say(request.node.callspec.id, freed, result.calls)
-    assert result == DiscardResult(result.calls, len(GIVEN) * PAGE, split_blocks=result.split_blocks)
+    assert result == DiscardResult(
+        result.calls, len(GIVEN) * PAGE, split_blocks=result.split_blocks
+    )
     assert freed == len(GIVEN) * PAGE
     expected.reshape(-1, PAGE)[GIVEN] = 0
     assert bytes(memory.view(GPA, SIZE)) == expected.tobytes()
