@@ -36,7 +36,7 @@ AGE_NS_MAX: Final = 1_000_000_000
 WAITING_BYTES_MAX: Final = 1 << 30
 #: Of one step: about a millisecond of the kernel's work, and just one huge page.
 STEP_BYTES: Final = 2 << 20
-_STEP_RANGES: Final = 128
+_STEP_RANGES: Final = 256
 _LOOK_PAGES: Final = 1 << 10
 
 
@@ -132,6 +132,7 @@ class _WaitingPages:
         self._page = region.page_bytes
         self._lead = region.file_offset % self._page
         self._base = region.file_offset // self._page
+        self._block = max(1, STEP_BYTES // self._page)
         self._gpa, self._size = region.gpa, region.size
         count = -(-(self._lead + region.size) // self._page)
         self._waits: NDArray[np.bool_] = np.zeros(count, np.bool_)
@@ -177,6 +178,9 @@ class _WaitingPages:
             self._at = self._waits.size
             return None
         self._at += skipped
+        border = self._at + self._block - (self._at + self._base) % self._block
+        if self._waits[self._at : border].all():
+            return self._take_one(index, min(border, self._waits.size))
         window = self._waits[self._at : self._at + _LOOK_PAGES]
         edges = np.flatnonzero(window[1:] != window[:-1]) + (self._at + 1)
         firsts, ends = np.concatenate(([self._at], edges[1::2])), edges[::2]
@@ -184,18 +188,24 @@ class _WaitingPages:
             ends = np.concatenate((ends, [self._at + window.size]))
         return self._cut(index, firsts, ends)
 
+    def _take_one(self, index: int, end: int) -> Ranges:
+        """What waits up to `end`, without a gap."""
+        first, self._at = self._at, end
+        self._waits[first:end] = False
+        offset, length = first * self._page - self._lead, (end - first) * self._page
+        return Ranges(index, np.array([offset]), np.array([length]))
+
     def _cut(self, index: int, firsts: Int64s, ends: Int64s) -> Ranges:
-        pages = max(1, STEP_BYTES // self._page)
         firsts, ends = firsts[:_STEP_RANGES], ends[:_STEP_RANGES]
         total = np.cumsum(ends - firsts)
-        last = int(np.searchsorted(total, pages))
+        last = int(np.searchsorted(total, self._block))
         if last < firsts.size:
-            excess = int(total[last]) - pages
+            excess = int(total[last]) - self._block
             firsts, ends = firsts[: last + 1], ends[: last + 1].copy()
             ends[last] -= excess
         if self._waits[int(ends[-1]) : int(ends[-1]) + 1].any():
             # It goes on there: cut at the border of a huge page, if there is one.
-            border = (int(ends[-1]) + self._base) // pages * pages - self._base
+            border = (int(ends[-1]) + self._base) // self._block * self._block - self._base
             ends[-1] = border if border > firsts[-1] else ends[-1]
         self._at = int(ends[-1])
         self._waits[int(firsts[0]) : self._at] = False
@@ -205,5 +215,7 @@ class _WaitingPages:
 def _each_page(firsts: Int64s, counts: Int64s) -> Int64s:
     """Every page of ranges that do not touch."""
     ends = np.cumsum(counts)
+    if ends[-1] == firsts.size:
+        return firsts
     pages: Int64s = np.repeat(firsts - (ends - counts), counts)
     return pages + np.arange(pages.size)

@@ -22,7 +22,7 @@ from ballonet.memory.runs import Ranges
 __all__ = ["InhibitReason", "Inhibition"]
 
 #: Ranges in one Discard effect: bounds the time until the next look at everything else.
-RANGES_PER_DISCARD: Final = 128
+RANGES_PER_DISCARD: Final = 256
 
 
 class InhibitReason(Enum):

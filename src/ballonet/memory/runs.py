@@ -166,6 +166,10 @@ def locate_runs(runs: PageRuns, table: RegionTable) -> Located:
     """Translate runs of pages to ranges that may be discarded."""
     if runs.pages.size == 1:
         return _locate_one(int(runs.first_pfns[0]), int(runs.pages[0]), table)
+    if runs.pages.size:
+        inside_one = _locate_inside_one(runs, table)
+        if inside_one is not None:
+            return inside_one
     ends = runs.first_pfns + runs.pages
     found: list[Ranges] = []
     accepted = 0
@@ -198,6 +202,24 @@ def _locate_one(first_pfn: int, pages: int, table: RegionTable) -> Located:
             offset = begin - region.file_offset
             found.append(Ranges(index, np.array([offset]), np.array([length])))
     return Located(tuple(found), accepted, pages - accepted)
+
+
+def _locate_inside_one(runs: PageRuns, table: RegionTable) -> Located | None:
+    """The same where all runs lie in one region of small host pages; None where they do not."""
+    lowest, end = int(runs.first_pfns[0]), int(runs.first_pfns[-1] + runs.pages[-1])
+    for index, region in enumerate(table.regions):
+        first, stop = _pages_inside(region)
+        if first <= lowest and end <= stop and _is_page_by_page(region):
+            offsets = (runs.first_pfns << BALLOON_PAGE_SHIFT) - region.gpa
+            ranges = Ranges(index, offsets, runs.pages << BALLOON_PAGE_SHIFT)
+            return Located((ranges,), runs.total_pages, 0)
+    return None
+
+
+def _is_page_by_page(region: Region) -> bool:
+    """Each balloon page is just one host page."""
+    to_file = region.file_offset - region.gpa
+    return region.page_bytes == BALLOON_PAGE_BYTES and to_file % BALLOON_PAGE_BYTES == 0
 
 
 def _pages_inside(region: Region) -> tuple[int, int]:
