@@ -166,3 +166,15 @@ def test_in_a_hurry_it_does_not_wait_for_a_pause() -> None:
     assert deferral.is_due
     assert deferral.step() is not None
     assert not deferral.is_due
+
+
+def test_a_guest_that_takes_pages_back_has_not_paused() -> None:
+    clock = FakeClock()
+    deferral = Deferral(clock)
+    deferral.give(locate(np.arange(5, dtype=np.uint32), TABLE).ranges, TABLE)
+    clock.advance_ns(QUIET_NS - 1)
+    deferral.take(np.array([4], np.uint32))
+    clock.advance_ns(QUIET_NS - 1)
+    assert not deferral.is_due
+    clock.advance_ns(1)
+    assert deferral.is_due

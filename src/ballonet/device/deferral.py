@@ -28,7 +28,7 @@ from ballonet.units import BALLOON_PAGE_SHIFT
 
 __all__ = ["Deferral"]
 
-#: The guest has paused if it gave nothing for so long.
+#: The guest has paused if it gave and took nothing for so long.
 QUIET_NS: Final = 1_000_000
 #: However busy the guest is, work begins when the oldest page has waited so long,
 AGE_NS_MAX: Final = 1_000_000_000
@@ -49,7 +49,7 @@ class Deferral:
         self._regions: dict[int, _WaitingPages] = {}
         self.waiting_bytes = 0
         self.steps = 0
-        self._oldest_ns = self._newest_ns = 0
+        self._oldest_ns = self._heard_ns = 0
         self._is_late = False  # too much waits, or for too long: until nothing does
 
     @property
@@ -59,7 +59,7 @@ class Deferral:
             return None
         if self._is_late:
             return 0
-        return min(self._newest_ns + QUIET_NS, self._oldest_ns + AGE_NS_MAX)
+        return min(self._heard_ns + QUIET_NS, self._oldest_ns + AGE_NS_MAX)
 
     @property
     def is_due(self) -> bool:
@@ -72,15 +72,15 @@ class Deferral:
         if table is not self._table:
             self.cancel()
             self._table = table
-        self._newest_ns = self._clock.now_ns()
+        self._heard_ns = self._clock.now_ns()
         for ranges in found:
             waiting = self._regions.get(ranges.region)
             if waiting is None:
                 waiting = self._regions[ranges.region] = _WaitingPages(table.regions[ranges.region])
             if not self.waiting_bytes:
-                self._oldest_ns = self._newest_ns
+                self._oldest_ns = self._heard_ns
             self.waiting_bytes += waiting.give(ranges)
-        if self.waiting_bytes and self._newest_ns >= self._oldest_ns + AGE_NS_MAX:
+        if self.waiting_bytes and self._heard_ns >= self._oldest_ns + AGE_NS_MAX:
             self._is_late = True
         if self.waiting_bytes >= WAITING_BYTES_MAX:
             self._is_late = True
@@ -88,6 +88,7 @@ class Deferral:
     def take(self, pfns: NDArray[np.unsignedinteger]) -> None:
         """Take pages off, because the guest is about to have them again."""
         if self.waiting_bytes:
+            self._heard_ns = self._clock.now_ns()
             for waiting in self._regions.values():
                 self.waiting_bytes -= waiting.take(pfns)
             self._is_late &= self.waiting_bytes > 0
