@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from tests.support.clock import FakeClock
 
 from ballonet.device import deferral as module_under_test
@@ -44,6 +45,14 @@ def bytes_of(ranges: Ranges) -> set[tuple[int, int]]:
     return found
 
 
+def give(deferral: Deferral, pfns: NDArray[np.uint32], table: RegionTable) -> None:
+    """One message, sorted at once."""
+    deferral.put(pfns, table)
+    unsorted = deferral.pull()
+    assert unsorted is not None
+    deferral.give(locate(unsorted, table).ranges)
+
+
 def places(pfns: list[int]) -> set[tuple[int, int]]:
     """Where balloon pages lie, as far as they lie in memory."""
     found = set()
@@ -65,9 +74,8 @@ def test_what_is_dropped_was_given_and_not_taken_back(
     for verb, pfns in steps:
         array = np.array(pfns, np.uint32)
         if verb == "give":
-            ranges = locate(array, TABLE).ranges
-            deferral.give(ranges, TABLE)
-            for one in ranges:
+            give(deferral, array, TABLE)
+            for one in locate(array, TABLE).ranges:
                 waits |= bytes_of(one)
         elif verb == "take":
             deferral.take(array)
@@ -94,7 +102,7 @@ def test_it_waits_for_a_pause_but_not_for_ever() -> None:
     clock = FakeClock()
     deferral = Deferral(clock)
     for i in range(2000):
-        deferral.give(locate(np.array([i % 300], np.uint32), TABLE).ranges, TABLE)
+        give(deferral, np.array([i % 300], np.uint32), TABLE)
         if deferral.is_due:
             assert clock.now_ns() >= AGE_NS_MAX
             break
@@ -105,7 +113,7 @@ def test_it_waits_for_a_pause_but_not_for_ever() -> None:
     assert not deferral.waiting_bytes
     assert not deferral.is_due
     deferral.cancel()
-    deferral.give(locate(np.array([5], np.uint32), TABLE).ranges, TABLE)
+    give(deferral, np.array([5], np.uint32), TABLE)
     assert not deferral.is_due
     clock.advance_ns(QUIET_NS)
     assert deferral.is_due
@@ -115,9 +123,9 @@ def test_too_much_does_not_wait_and_then_nothing_does(monkeypatch: pytest.Monkey
     monkeypatch.setattr(module_under_test, "WAITING_BYTES_MAX", 4 * PAGE)
     monkeypatch.setattr(module_under_test, "STEP_BYTES", PAGE)
     deferral = Deferral(FakeClock())
-    deferral.give(locate(np.arange(3, dtype=np.uint32), TABLE).ranges, TABLE)
+    give(deferral, np.arange(3, dtype=np.uint32), TABLE)
     assert not deferral.is_due
-    deferral.give(locate(np.arange(5, dtype=np.uint32), TABLE).ranges, TABLE)
+    give(deferral, np.arange(5, dtype=np.uint32), TABLE)
     for _ in range(5):
         assert deferral.is_due
         assert deferral.step() is not None
@@ -127,7 +135,7 @@ def test_too_much_does_not_wait_and_then_nothing_does(monkeypatch: pytest.Monkey
 def test_neighbours_of_many_messages_become_one_range() -> None:
     deferral = Deferral(FakeClock())
     for i in range(0, 300, 3):
-        deferral.give(locate(np.array([i + 2, i, i + 1], np.uint32), TABLE).ranges, TABLE)
+        give(deferral, np.array([i + 2, i, i + 1], np.uint32), TABLE)
     (ranges,) = deferral.drain()
     assert ranges.offsets.tolist() == [0]
     assert ranges.lengths.tolist() == [300 * PAGE]
@@ -135,9 +143,9 @@ def test_neighbours_of_many_messages_become_one_range() -> None:
 
 def test_other_memory_forgets_what_waited() -> None:
     deferral = Deferral(FakeClock())
-    deferral.give(locate(np.array([1, 2], np.uint32), TABLE).ranges, TABLE)
+    give(deferral, np.array([1, 2], np.uint32), TABLE)
     other = RegionTable([Region(0, 64 * PAGE, 1 << 40, 0)])
-    deferral.give(locate(np.array([9], np.uint32), other).ranges, other)
+    give(deferral, np.array([9], np.uint32), other)
     assert deferral.waiting_bytes == PAGE
 
 
@@ -146,7 +154,7 @@ def test_what_goes_on_is_cut_at_the_borders_of_huge_pages() -> None:
     table = RegionTable([Region(0, size, 1 << 40, file_offset)])
     deferral = Deferral(FakeClock())
     pfns = np.setdiff1d(np.arange(size // PAGE), np.arange(100, 700, 2)).astype(np.uint32)
-    deferral.give(locate(pfns, table).ranges, table)
+    give(deferral, pfns, table)
     given = set(pfns.tolist())
     ends = []
     for found in deferral.drain():
@@ -160,7 +168,7 @@ def test_in_a_hurry_it_does_not_wait_for_a_pause() -> None:
     deferral = Deferral(FakeClock())
     deferral.hurry()
     assert not deferral.is_due
-    deferral.give(locate(np.arange(5, dtype=np.uint32), TABLE).ranges, TABLE)
+    give(deferral, np.arange(5, dtype=np.uint32), TABLE)
     assert not deferral.is_due
     deferral.hurry()
     assert deferral.is_due
@@ -171,7 +179,7 @@ def test_in_a_hurry_it_does_not_wait_for_a_pause() -> None:
 def test_a_guest_that_takes_pages_back_has_not_paused() -> None:
     clock = FakeClock()
     deferral = Deferral(clock)
-    deferral.give(locate(np.arange(5, dtype=np.uint32), TABLE).ranges, TABLE)
+    give(deferral, np.arange(5, dtype=np.uint32), TABLE)
     clock.advance_ns(QUIET_NS - 1)
     deferral.take(np.array([4], np.uint32))
     clock.advance_ns(QUIET_NS - 1)

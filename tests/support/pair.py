@@ -155,6 +155,7 @@ class Pair:
     def discard_deferred(self) -> None:
         """A step of what the device has put off, whether it is time or not."""
         if self.device.deferral is not None:
+            self.obey(self.device.sort_deferred())
             ranges = self.device.deferral.step()
             if ranges is not None:
                 self.obey(self.device.inhibition.discard([ranges]))

@@ -189,14 +189,20 @@ class Balloon:
     def drain(self) -> Iterator[Effect]:
         """Drop now what was put off; before rings stop, memory changes, or somebody counts."""
         if self.deferral is not None:
+            yield from self.sort_deferred()
             yield from self.inhibition.discard(self.deferral.drain())
 
     def discard_deferred(self) -> Iterator[Effect]:
         """Drop a little of what was put off, if it is time to."""
         if self.deferral is not None and self.deferral.is_due:
+            yield from self.sort_deferred()
             ranges = self.deferral.step()
             if ranges is not None:
                 yield from self.inhibition.discard([ranges])
+
+    def sort_deferred(self) -> Iterator[Effect]:
+        """Count now what was put off; before somebody looks."""
+        yield from self._inflation.sort()
 
     def hurry_deferred(self) -> None:
         """Somebody asks for what was put off: drop it from now on, a little at a time."""

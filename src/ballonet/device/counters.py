@@ -9,7 +9,7 @@ __all__ = ["Counters"]
 
 @dataclass(slots=True)
 class Counters:
-    """Pages are balloon pages of 4 KiB; a page inflated twice counts twice."""
+    """Pages are balloon pages of 4 KiB; a page named twice in inflate or deflate counts twice."""
 
     inflate_messages: int = 0
     inflated_pages: int = 0
@@ -21,7 +21,7 @@ class Counters:
     ignored_hint_pieces: int = 0  #: outside a round, or while the guest's poison forbids their use
     report_messages: int = 0
     reported_bytes: int = 0
-    rejected_pages: int = 0  #: named by the driver, but in no region
+    rejected_pages: int = 0  #: of those, named by the driver, but in no region
     rejected_pieces: int = 0  #: hinted or reported, but not wholly in one region
     refused_chains: int = 0  #: returned without being looked at
     broken_rings: int = 0

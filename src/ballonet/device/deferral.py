@@ -5,10 +5,12 @@ an inflate may be answered at once and the page dropped behind the guest's back,
 neighbours.  A deflate takes its pages off the list before it is answered; nothing of a page that
 the guest may have again is ever on it.  What waits is bounded in bytes and in age.
 
-Theory of operation.  One bit for each host page of a region says "waits".  Work begins when the
-guest pauses, when the oldest page has waited long enough, or when too much waits; then it goes on
-until nothing waits, in steps small enough not to keep the guest's next message waiting.  Dropping
-what is whole while the guest is busy was measured to cost the guest more than it gains.
+Theory of operation.  Messages are kept as they came until there are many, or until anything else
+is to happen; then whoever knows what they mean sorts them, all in one go.  One bit for each host
+page of a region says "waits".  Work begins when the guest pauses, when the oldest page has waited
+long enough, or when too much waits; then it goes on until nothing waits, in steps small enough not
+to keep the guest's next message waiting.  Dropping what is whole while the guest is busy was
+measured to cost the guest more than it gains.
 Cost: one byte for each host page of a region in which something waits.
 Source: VIRTIO 1.4 5.5.6: with MUST_TELL_HOST a page may be changed until its deflate is used.
 """
@@ -37,6 +39,9 @@ WAITING_BYTES_MAX: Final = 1 << 30
 #: Of one step: about a millisecond of the kernel's work, and just one huge page.
 STEP_BYTES: Final = 2 << 20
 _STEP_RANGES: Final = 256
+#: Sorted at once, this much costs little for each page; more would keep the guest waiting.
+_UNSORTED_PAGES_MAX: Final = 1 << 14
+_UNSORTED_MESSAGES_MAX: Final = 64
 _LOOK_PAGES: Final = 1 << 10
 
 
@@ -45,7 +50,9 @@ class Deferral:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._table: RegionTable | None = None
+        self.table = RegionTable([])  #: what the pages that wait lie in
+        self._unsorted: list[NDArray[np.unsignedinteger]] = []
+        self._unsorted_pages = 0
         self._regions: dict[int, _WaitingPages] = {}
         self.waiting_bytes = 0
         self.steps = 0
@@ -55,7 +62,7 @@ class Deferral:
     @property
     def deadline_ns(self) -> int | None:
         """When work should begin; None: nothing waits."""
-        if not self.waiting_bytes:
+        if not self.waiting_bytes and not self._unsorted:
             return None
         if self._is_late:
             return 0
@@ -67,23 +74,48 @@ class Deferral:
         deadline_ns = self.deadline_ns
         return deadline_ns is not None and self._clock.now_ns() >= deadline_ns
 
-    def give(self, found: Iterable[Ranges], table: RegionTable) -> None:
-        """Put whole host pages on the list."""
-        if table is not self._table:
+    @property
+    def wants_sorting(self) -> bool:
+        """So much is unsorted that it is time."""
+        return (
+            self._unsorted_pages >= _UNSORTED_PAGES_MAX
+            or len(self._unsorted) >= _UNSORTED_MESSAGES_MAX
+        )
+
+    def put(self, pfns: NDArray[np.unsignedinteger], table: RegionTable) -> None:
+        """Keep the page numbers of a message, unsorted."""
+        if table is not self.table:
             self.cancel()
-            self._table = table
+            self.table = table
         self._heard_ns = self._clock.now_ns()
+        if not self.waiting_bytes and not self._unsorted:
+            self._oldest_ns = self._heard_ns
+        self._unsorted.append(pfns)
+        self._unsorted_pages += pfns.size
+
+    def pull(self) -> NDArray[np.unsignedinteger] | None:
+        """Take all page numbers that are unsorted, to be given now; None: there are none.
+
+        To be called before `take`, `step` and `drain`.
+        """
+        if not self._unsorted:
+            return None
+        pfns, self._unsorted, self._unsorted_pages = np.concatenate(self._unsorted), [], 0
+        return pfns
+
+    def give(self, found: Iterable[Ranges]) -> None:
+        """Put whole host pages on the list."""
         for ranges in found:
             waiting = self._regions.get(ranges.region)
             if waiting is None:
-                waiting = self._regions[ranges.region] = _WaitingPages(table.regions[ranges.region])
-            if not self.waiting_bytes:
-                self._oldest_ns = self._heard_ns
+                region = self.table.regions[ranges.region]
+                waiting = self._regions[ranges.region] = _WaitingPages(region)
             self.waiting_bytes += waiting.give(ranges)
-        if self.waiting_bytes and self._heard_ns >= self._oldest_ns + AGE_NS_MAX:
+        if self._heard_ns >= self._oldest_ns + AGE_NS_MAX:
             self._is_late = True
         if self.waiting_bytes >= WAITING_BYTES_MAX:
             self._is_late = True
+        self._is_late &= self.waiting_bytes > 0
 
     def take(self, pfns: NDArray[np.unsignedinteger]) -> None:
         """Take pages off, because the guest is about to have them again."""
@@ -95,7 +127,7 @@ class Deferral:
 
     def hurry(self) -> None:
         """Let work begin now, and go on until nothing waits."""
-        self._is_late = self.waiting_bytes > 0
+        self._is_late = self.waiting_bytes > 0 or bool(self._unsorted)
 
     def step(self) -> Ranges | None:
         """Ranges to drop now, taken off the list; None if nothing waits."""
@@ -114,7 +146,8 @@ class Deferral:
     def cancel(self) -> None:
         """Forget everything: the guest may have all its pages again."""
         self._regions.clear()
-        self._table = None
+        self._unsorted, self._unsorted_pages = [], 0
+        self.table = RegionTable([])
         self.waiting_bytes = 0
         self._is_late = False
 

@@ -56,25 +56,35 @@ class Inflation:
     ) -> Generator[Effect, None, None]:
         """Discard the pages of a message. Raises: GuestMemoryError."""
         pfns = yield from self._read(QueueRole.INFLATE, chain, memory)
-        located = yield from self._locate(QueueRole.INFLATE, pfns, memory)
-        ranges = self._with_parts(pfns, located, memory) if must_tell_host else located.ranges
         if self.deferral is not None and must_tell_host:
-            self.deferral.give(ranges, memory.table)
+            self.deferral.put(pfns, memory.table)
         else:
-            yield from self.inhibition.discard(ranges)
+            yield from self._discard(pfns, memory.table, must_tell_host=must_tell_host)
         self.counters.inflate_messages += 1
-        self.counters.inflated_pages += located.accepted_pages
+        self.counters.inflated_pages += pfns.size
+        if self.deferral is not None and self.deferral.wants_sorting:
+            yield from self.sort()
+
+    def sort(self) -> Generator[Effect, None, None]:
+        """Find out what the messages mean whose pages were put off as they came."""
+        pfns = None if self.deferral is None else self.deferral.pull()
+        if self.deferral is not None and pfns is not None:
+            table = self.deferral.table
+            located = locate(pfns, table)
+            self.deferral.give(self._with_parts(pfns, located, table))
+            yield from self._count_rejected(QueueRole.INFLATE, located)
 
     def deflate(self, chain: Chain, memory: BalloonMemory) -> Generator[Effect, None, None]:
         """Note that the driver takes pages back. Raises: GuestMemoryError."""
         pfns = yield from self._read(QueueRole.DEFLATE, chain, memory)
+        yield from self.sort()
         if self._parts is not None:
             self._parts.take(pfns)
         if self.deferral is not None:
             self.deferral.take(pfns)
-        located = yield from self._locate(QueueRole.DEFLATE, pfns, memory)
+        yield from self._count_rejected(QueueRole.DEFLATE, locate(pfns, memory.table))
         self.counters.deflate_messages += 1
-        self.counters.deflated_pages += located.accepted_pages
+        self.counters.deflated_pages += pfns.size
 
     def forget_parts(self) -> None:
         """Another driver or other memory may come next: no page is known to be in the balloon."""
@@ -90,21 +100,25 @@ class Inflation:
         raw = read_pieces(memory, chain.readable)
         return parse_pfns(raw, big_endian=self.big_endian)
 
-    def _locate(
-        self, role: QueueRole, pfns: NDArray[np.unsignedinteger], memory: BalloonMemory
-    ) -> Generator[Effect, None, Located]:
-        located = locate(pfns, memory.table)
+    def _discard(
+        self, pfns: NDArray[np.unsignedinteger], table: RegionTable, *, must_tell_host: bool
+    ) -> Iterator[Effect]:
+        located = locate(pfns, table)
+        yield from self._count_rejected(QueueRole.INFLATE, located)
+        ranges = self._with_parts(pfns, located, table) if must_tell_host else located.ranges
+        yield from self.inhibition.discard(ranges)
+
+    def _count_rejected(self, role: QueueRole, located: Located) -> Iterator[Effect]:
         if located.rejected_pages:
             self.counters.rejected_pages += located.rejected_pages
             yield Emit(PagesRejected(role, located.rejected_pages))
-        return located
 
     def _with_parts(
-        self, pfns: NDArray[np.unsignedinteger], located: Located, memory: BalloonMemory
+        self, pfns: NDArray[np.unsignedinteger], located: Located, table: RegionTable
     ) -> Iterator[Ranges]:
         """The ranges of a message, with host pages that earlier messages had begun."""
-        if self._parts is None or self._parts.table is not memory.table:
-            self._parts = HostPageParts(memory.table)
+        if self._parts is None or self._parts.table is not table:
+            self._parts = HostPageParts(table)
         parts = self._parts
         yield from (ranges for ranges in located.ranges if not parts.covers(ranges.region))
         yield from parts.give(pfns)

@@ -274,6 +274,7 @@ class DeviceServer:
             self._observed(effect.event)
 
     def _look(self) -> Snapshot:
+        self._perform(self._balloon.sort_deferred())
         memory = self._connection.memory if self._connection else None
         balloon, reading = self._balloon, self._balloon.statistics.reading
         poison = balloon.config.poison
