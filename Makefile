@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help run test test-unit test-kernel test-qemu check fix fuzz bench clean system system-qemu
+.PHONY: help run test test-unit test-kernel test-qemu check fix fuzz bench plots clean system system-qemu
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -40,6 +40,10 @@ fuzz: system .venv/.dev ## a million random guests against the device, on all pr
 
 bench: system .venv/.dev ## measurements, each a ratio; figures go to build/bench.json
 	$(BIN)/python -m bench
+
+plots: system .venv/.dev ## pictures of the last measurements, for docs/performance.md
+	$(BIN)/pip install --quiet --editable '.[plots]'
+	$(BIN)/python -m bench.plots
 
 clean: ## remove everything that was built
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

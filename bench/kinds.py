@@ -110,7 +110,7 @@ def _whole_blocks() -> Ratio:
                     memory.discard(Ranges(0, np.array([offset]), np.array([step])))
                 samples.append((time.thread_time() - begun_s) / pages * 1e6)
     return Ratio(
-        f"processor time for a page, {_HUGE_MEMFD}, contiguous",
+        f"processor time for a page, {_HUGE_MEMFD}, by the size of a piece",
         "half of a huge page at a time, a message of Linux",
         "a huge page at a time",
         halves,
