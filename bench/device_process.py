@@ -24,7 +24,15 @@ from ballonet.virtio.features import BALLOON_FEATURES, Feature
 from ballonet.virtio.queues import QueueRole
 from ballonet.virtio.ring.chain import Piece
 
-__all__ = ["FILLED", "LARGE_WANTED", "DeviceProcess", "Giver", "LargeBench", "cpu_seconds"]
+__all__ = [
+    "FILLED",
+    "LARGE_WANTED",
+    "MEMORY_BYTES",
+    "DeviceProcess",
+    "Giver",
+    "LargeBench",
+    "cpu_seconds",
+]
 
 MEMORY_BYTES: Final = 1 << 30
 LARGE_WANTED: Final = (
