@@ -16,7 +16,7 @@ from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from ballonet.device.clock import Clock
+from ballonet.device.clock import Clock, earliest
 from ballonet.device.config_space import ConfigSpace
 from ballonet.device.counters import Counters
 from ballonet.device.deferral import Deferral
@@ -109,8 +109,7 @@ class Balloon:
     def deadline_ns(self) -> int | None:
         """When `tick` has something to do; None: only an input can change that."""
         deferral_ns = None if self.deferral is None else self.deferral.deadline_ns
-        waits = (self.statistics.deadline_ns, self.hint_round.deadline_ns, deferral_ns)
-        return min((wait for wait in waits if wait is not None), default=None)
+        return earliest(self.statistics.deadline_ns, self.hint_round.deadline_ns, deferral_ns)
 
     @property
     def stats_diagnosis(self) -> StatsDiagnosis:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-__all__ = ["NS_PER_S", "Clock"]
+__all__ = ["NS_PER_S", "Clock", "earliest"]
 
 NS_PER_S = 1_000_000_000
 
@@ -19,3 +19,12 @@ class Clock(Protocol):
     def wall_s(self) -> int:
         """Seconds since 1970, as the host's calendar has it."""
         ...
+
+
+def earliest(*deadlines_ns: int | None) -> int | None:
+    """The first of some deadlines; None stands for never. It is asked for with every message."""
+    first = None
+    for deadline_ns in deadlines_ns:
+        if deadline_ns is not None and (first is None or deadline_ns < first):
+            first = deadline_ns
+    return first

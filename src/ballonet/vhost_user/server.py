@@ -17,7 +17,7 @@ from threading import Thread
 from typing import Final, TypeVar
 
 from ballonet.device.balloon import Balloon, BalloonSettings
-from ballonet.device.clock import NS_PER_S
+from ballonet.device.clock import NS_PER_S, earliest
 from ballonet.device.counters import Counters
 from ballonet.device.effects import Effect, Emit, Event, StatsReceived
 from ballonet.device.hint_round import HINT_LEASE_S
@@ -326,12 +326,8 @@ class DeviceServer:
         self._state_file.save(self._balloon.save())
 
     def _deadline_ns(self) -> int | None:
-        waits = (
-            self._balloon.deadline_ns,
-            self._accept_at_ns,
-            None if self._state_file is None else self._state_file.deadline_ns,
-        )
-        return min((wait for wait in waits if wait is not None), default=None)
+        file_ns = None if self._state_file is None else self._state_file.deadline_ns
+        return earliest(self._balloon.deadline_ns, self._accept_at_ns, file_ns)
 
     def _work(self) -> bool:
         deadline_ns = self._balloon.deadline_ns
