@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from ballonet.device.balloon import Balloon, BalloonSettings
+from ballonet.device.clock import earliest
 from ballonet.device.effects import (
     ActualChanged,
     Call,
@@ -228,8 +229,7 @@ class RecordingServer(DeviceServer):
         )
 
     def _deadline_ns(self) -> int | None:
-        waits = (super()._deadline_ns(), self._writer.deadline_ns)
-        return min((wait for wait in waits if wait is not None), default=None)
+        return earliest(super()._deadline_ns(), self._writer.deadline_ns)
 
     def _work(self) -> bool:
         deadline_ns = self._writer.deadline_ns
