@@ -18,6 +18,7 @@ from ballonet.cli.file_limit import raise_file_limit
 from ballonet.cli.monitor_client import JSON_OPTION, run
 from ballonet.cli.size import SizeType
 from ballonet.errors import SettingsError
+from ballonet.host.guest_list import check_name
 from ballonet.host.host import CONTROL_NAME, Host
 from ballonet.units import format_bytes
 from ballonet.vms.qmp_vm import connected
@@ -85,6 +86,7 @@ def add(
     as_json: bool,
 ) -> None:
     """Make a device for one more guest, and say where its sockets are."""
+    check_name(name)
     arguments: dict[str, object] = {"name": name}
     if memory_bytes is not None:
         arguments["memory"] = memory_bytes
