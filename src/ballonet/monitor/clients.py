@@ -82,7 +82,7 @@ class Clients:
             _write(writer, session.greeting())
             while data := await reader.read(_READ_BYTES):
                 for reply in session.feed(data):
-                    _write(writer, reply)
+                    _write(writer, reply if isinstance(reply, bytes) else await reply)
                 await self._budget.pay()
         except OSError:
             pass  # the client is gone

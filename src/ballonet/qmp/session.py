@@ -2,7 +2,8 @@
 
 Theory of operation.  The server greets; the client must send qmp_capabilities before any other
 command, and hears no event until then.  Every command is answered in order, with its `id` if it
-had one; what is no command is answered with an error and changes nothing.
+had one; what is no command is answered with an error and changes nothing.  A command that takes
+time returns an awaitable; the next one is obeyed when it has been answered.
 Not here: sockets (server.py), what commands do (commands.py).
 Source: QEMU docs/interop/qmp-spec.rst, monitor/qmp.c, qapi/qmp-dispatch.c.
 """
@@ -10,7 +11,7 @@ Source: QEMU docs/interop/qmp-spec.rst, monitor/qmp.c, qapi/qmp-dispatch.c.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Awaitable, Iterator, Mapping
 from typing import Final
 
 from ballonet.qmp.commands import COMMANDS, VERSION, Command, run_command
@@ -18,7 +19,10 @@ from ballonet.qmp.errors import CommandError, CommandNotFoundError
 from ballonet.qmp.json_stream import JsonError, JsonStream
 from ballonet.qmp.limiter import Event
 
-__all__ = ["ServerSession", "encode", "encode_event"]
+__all__ = ["Reply", "ServerSession", "encode", "encode_event"]
+
+#: An answer, or what has to be awaited for it.
+Reply = bytes | Awaitable[bytes]
 
 _MEMBERS: Final = frozenset({"execute", "arguments", "id"})
 
@@ -36,24 +40,23 @@ class ServerSession:
         """What the client reads first."""
         return encode({"QMP": {"version": VERSION, "capabilities": []}})
 
-    def feed(self, data: bytes) -> list[bytes]:
-        """Obey every command that is complete now; one answer each."""
-        return [encode(self._answer(value)) for value in self._stream.feed(data)]
+    def feed(self, data: bytes) -> Iterator[Reply]:
+        """Obey every command that is complete now, each when the answer before it was taken."""
+        for value in self._stream.feed(data):
+            yield self._answer(value)
 
     def event(self, event: Event) -> bytes | None:
         """What this client is told of an event; None before negotiation."""
         return encode_event(event) if self.negotiated else None
 
-    def _answer(self, value: object | JsonError) -> dict[str, object]:
-        reply: dict[str, object]
+    def _answer(self, value: object | JsonError) -> Reply:
         try:
-            reply = {"return": self._execute(_command_of(value))}
+            result = self._execute(_command_of(value))
         except CommandError as error:
-            reply = {"error": {"class": error.qmp_class, "desc": error.desc}}
-        if not isinstance(value, dict) or "id" not in value:
-            return reply
-        given = {"id": value["id"]}
-        return given | reply if "error" in reply else reply | given
+            return _refusal(value, error)
+        if isinstance(result, Awaitable):
+            return _answer_later(value, result)
+        return _success(value, result)
 
     def _execute(self, command: dict[str, object]) -> object:
         name, arguments = str(command["execute"]), command.get("arguments", {})
@@ -98,6 +101,25 @@ def encode_event(event: Event) -> bytes:
     if event.data:
         message["data"] = event.data
     return encode(message)
+
+
+async def _answer_later(value: object, result: Awaitable[object]) -> bytes:
+    try:
+        return _success(value, await result)
+    except CommandError as error:
+        return _refusal(value, error)
+
+
+def _success(value: object, result: object) -> bytes:
+    return encode({"return": result} | _id_of(value))
+
+
+def _refusal(value: object | JsonError, error: CommandError) -> bytes:
+    return encode(_id_of(value) | {"error": {"class": error.qmp_class, "desc": error.desc}})
+
+
+def _id_of(value: object | JsonError) -> dict[str, object]:
+    return {"id": value["id"]} if isinstance(value, dict) and "id" in value else {}
 
 
 def _command_of(value: object | JsonError) -> dict[str, object]:
