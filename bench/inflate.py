@@ -6,7 +6,6 @@ from the new target to the driver's last write of `actual`.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 
 from ballonet.device.balloon import BalloonSettings
@@ -28,7 +27,7 @@ def measure() -> Iterator[Ratio]:
     times: dict[str, list[tuple[float, float]]] = {"ours": [], "direct": [], "base": []}
     with (
         BalloonedGuest(guest, BalloonSettings(defers=True)) as ours,
-        BalloonedGuest(guest, BalloonSettings()) as direct,
+        BalloonedGuest(guest, BalloonSettings(defers=False)) as direct,
         BalloonedGuest(guest, BalloonSettings(discards=False)) as base,
     ):
         release = ours.guest.release
@@ -71,8 +70,6 @@ def _there_and_back(machine: BalloonedGuest) -> tuple[float, float]:
     """Seconds of an inflate and of a deflate."""
     touch_all(machine)
     inflated = machine.resize(PAGES, stalled_after_s=20)
-    while machine.device.snapshot().waiting_bytes:
-        time.sleep(0.01)
     deflated = machine.resize(0, stalled_after_s=20)
     if not inflated.reached or not deflated.reached:
         raise GuestError(f"the guest stopped at {inflated.actual_pages} of {PAGES} pages")

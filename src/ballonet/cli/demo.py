@@ -30,7 +30,7 @@ from ballonet.guests.kernel_package import find_kernel_package
 from ballonet.guests.linux import LinuxGuestSettings
 from ballonet.units import bytes_to_pages, format_bytes, pages_to_bytes
 
-__all__ = ["demo"]
+__all__ = ["Figures", "GuestView", "demo", "figures_table", "moments"]
 
 #: Of the memory the guest calls available; the rest keeps its own programs alive.
 _FILL_PERCENT = 90
@@ -63,9 +63,11 @@ class Figures:
     host_bytes_before: int
     host_bytes_inflated: int
     host_bytes_after: int
-    inflate_seconds: float
+    inflate_seconds: float  #: until the guest was done
+    host_has_it_seconds: float | None  #: until its memory was the host's; None: some still waits
+    host_waiting_bytes: int  #: given by the guest, and not the host's yet
     deflate_seconds: float
-    inflate_cpu_seconds: float
+    inflate_cpu_seconds: float  #: until the host had it
     discard_calls: int
     guest_before: GuestView
     guest_inflated: GuestView
@@ -118,7 +120,12 @@ def demo(
             extra = {"given_back_bytes": figures.given_back_bytes}
             click.echo(json.dumps(asdict(figures) | extra, indent=2))
         else:
-            console.print(_table(figures))
+            console.print(figures_table(figures))
+        if figures.host_waiting_bytes:
+            raise GuestError(
+                f"{format_bytes(figures.host_waiting_bytes)} of what the guest gave are still not"
+                " back with the host"
+            )
         if hold:
             _hold(machine, console)
 
@@ -154,8 +161,9 @@ def _run(
     cpu = time.process_time()
     inflated = _resize(machine, target_bytes, "Inflating", console)
     cpu = time.process_time() - cpu
-    view_inflated = GuestView.of(guest)
     during = device.snapshot()
+    view_inflated = GuestView.of(guest)
+    console.print(f"  {moments(inflated)}")
     console.print(f"  the host holds {format_bytes(during.held_bytes)} for it")
 
     deflated = _resize(machine, 0, "Deflating", console)
@@ -172,6 +180,8 @@ def _run(
         host_bytes_inflated=during.held_bytes,
         host_bytes_after=after.held_bytes,
         inflate_seconds=round(inflated.seconds, 4),
+        host_has_it_seconds=_rounded(inflated.host_seconds),
+        host_waiting_bytes=inflated.waiting_bytes,
         deflate_seconds=round(deflated.seconds, 4),
         inflate_cpu_seconds=round(cpu, 4),
         discard_calls=during.counters.discard_calls,
@@ -179,6 +189,18 @@ def _run(
         guest_inflated=view_inflated,
         guest_after=GuestView.of(guest),
     )
+
+
+def moments(inflated: Resized) -> str:
+    """When the guest was done, and when the host was."""
+    done = f"the guest was done after {inflated.seconds:.2f} s"
+    if inflated.host_seconds is None:
+        return f"{done}; of that {format_bytes(inflated.waiting_bytes)} still wait to be freed"
+    return f"{done}, the host had its memory after {inflated.host_seconds:.2f} s"
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 4)
 
 
 def _name(guest: Guest) -> str:
@@ -224,7 +246,7 @@ def _progress(
         yield show
 
 
-def _table(figures: Figures) -> Table:
+def figures_table(figures: Figures) -> Table:
     """The figures for people."""
     table = Table(title=f"{figures.guest_name} and its balloon", title_justify="left")
     for heading in ("", "before", "inflated", "after"):
@@ -235,12 +257,17 @@ def _table(figures: Figures) -> Table:
     table.add_row("guest's MemTotal", *(format_bytes(view.total_bytes) for view in views))
     table.add_row("guest's MemAvailable", *(format_bytes(view.available_bytes) for view in views))
     table.add_section()
-    per_second = figures.given_back_bytes / figures.inflate_seconds
     table.add_row("given back", "", format_bytes(figures.given_back_bytes), "")
-    table.add_row(
-        "how fast", "", f"{figures.inflate_seconds:.2f} s", f"{figures.deflate_seconds:.2f} s"
-    )
-    table.add_row("", "", f"{format_bytes(int(per_second))}/s", "")
+    guest_s = (f"{figures.inflate_seconds:.2f} s", f"{figures.deflate_seconds:.2f} s")
+    table.add_row("the guest was done after", "", *guest_s)
+    host_s = figures.host_has_it_seconds
+    if host_s is None:
+        waiting = format_bytes(figures.host_waiting_bytes)
+        table.add_row("the host had it after", "", f"never, {waiting} wait", "")
+    else:
+        per_second = format_bytes(int(figures.given_back_bytes / host_s))
+        table.add_row("the host had it after", "", f"{host_s:.2f} s", "")
+        table.add_row("how fast", "", f"{per_second}/s", "")
     table.add_row("cost: CPU of this process", "", f"{figures.inflate_cpu_seconds:.2f} s", "")
     table.add_row("cost: system calls to free", "", str(figures.discard_calls), "")
     return table

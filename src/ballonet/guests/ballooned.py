@@ -29,15 +29,22 @@ __all__ = ["Ballooned", "BalloonedEmbeddedGuest", "BalloonedGuest", "Resized"]
 G = TypeVar("G", bound=Guest)
 
 _PROGRESS_INTERVAL_S: Final = 0.1
+#: Between two looks at what waits; each costs the device's thread about 50 µs.
+_SETTLE_INTERVAL_S: Final = 0.005
 
 
 @dataclass(frozen=True, slots=True)
 class Resized:
-    """How a change of target went: seconds from the request to the last move of `actual`."""
+    """How a change of target went; seconds from the request.
 
-    seconds: float
+    The guest is done before the host has its memory: discards may be put off.
+    """
+
+    seconds: float  #: to the last move of `actual`
+    host_seconds: float | None  #: until nothing waited to be dropped any more; None: it still does
     target_pages: int
     actual_pages: int
+    waiting_bytes: int  #: given by the guest, and not dropped yet
 
     @property
     def reached(self) -> bool:
@@ -89,23 +96,49 @@ class Ballooned(Generic[G]):
         stalled_after_s: float,
         progress: Callable[[int], None] = _no_progress,
     ) -> Resized:
-        """Ask for a balloon of `target_pages`; wait until it is there, or nothing moves any more.
+        """Ask for a balloon of `target_pages`; wait until it is there, and the host has its part.
 
+        Ends too when nothing moves for so long.
         Units: 4 KiB balloon pages; `progress` is given `actual` a few times a second.
         """
-        started = time.monotonic()
+        started_s = time.monotonic()
+        seconds, actual_pages = self._wait_for_guest(target_pages, stalled_after_s, progress)
+        waiting_bytes = self._wait_for_host(stalled_after_s)
+        return Resized(
+            seconds=seconds,
+            host_seconds=None if waiting_bytes else time.monotonic() - started_s,
+            target_pages=target_pages,
+            actual_pages=actual_pages,
+            waiting_bytes=waiting_bytes,
+        )
+
+    def _wait_for_guest(
+        self, target_pages: int, stalled_after_s: float, progress: Callable[[int], None]
+    ) -> tuple[float, int]:
+        """Seconds to the last move of `actual`, and where it stands."""
+        started_s = time.monotonic()
         with self._moved:
-            self._target_pages, self._moved_at = target_pages, started
+            self._target_pages, self._moved_at = target_pages, started_s
         self.device.set_target(target_pages)
         while True:
             with self._moved:
                 if self._actual_pages != target_pages:
                     self._moved.wait(_PROGRESS_INTERVAL_S)
-                result = Resized(self._moved_at - started, target_pages, self._actual_pages)
-                idle_s = time.monotonic() - self._moved_at
-            progress(result.actual_pages)
-            if result.reached or idle_s > stalled_after_s:
-                return result
+                actual_pages, moved_s = self._actual_pages, self._moved_at
+            progress(actual_pages)
+            if actual_pages == target_pages or time.monotonic() - moved_s > stalled_after_s:
+                return moved_s - started_s, actual_pages
+
+    def _wait_for_host(self, stalled_after_s: float) -> int:
+        """Have what waits dropped now; returns the bytes that still wait after a standstill."""
+        self.device.drain()
+        least, moved_s = self.device.snapshot().waiting_bytes, time.monotonic()
+        while least and time.monotonic() - moved_s <= stalled_after_s:
+            time.sleep(_SETTLE_INTERVAL_S)
+            waiting_bytes = self.device.snapshot().waiting_bytes
+            if waiting_bytes < least:
+                least, moved_s = waiting_bytes, time.monotonic()
+        return least
 
     def _observe(self, event: Event) -> None:
         """Note what the driver says, on the device's thread."""
