@@ -42,7 +42,12 @@ class StatsReading:
     def is_unset(self) -> bool:
         """No value says anything: a Windows guest whose balloon service does not run."""
         values = [*self.sample.values.values(), *self.sample.unknown.values()]
-        return all(value == UNSET for value in values)
+        return bool(values) and all(value == UNSET for value in values)
+
+    @property
+    def is_empty(self) -> bool:
+        """The buffer had no whole entry: a driver that has no value yet."""
+        return not (self.sample.values or self.sample.unknown)
 
 
 class StatsDiagnosis(Enum):
@@ -52,6 +57,7 @@ class StatsDiagnosis(Enum):
     NOT_NEGOTIATED = "the driver did not accept STATS_VQ"
     NO_BUFFER = "the driver has not sent a buffer yet"
     NO_ANSWER = "asked, no answer since"
+    NO_VALUES = "the driver has sent no values yet"
     ALL_UNSET = "the driver sends no values; on Windows, its balloon service does not run"
     ANSWERED = "the driver answers"
 
@@ -180,6 +186,8 @@ class Statistics:
             return StatsDiagnosis.NO_ANSWER
         if self.reading is None:
             return StatsDiagnosis.NO_BUFFER
+        if self.reading.is_empty:
+            return StatsDiagnosis.NO_VALUES
         return StatsDiagnosis.ALL_UNSET if self.reading.is_unset else StatsDiagnosis.ANSWERED
 
     def _arm(self, wait_ns: int | None) -> None:

@@ -209,7 +209,8 @@ def test_every_reason_for_having_no_statistics_has_its_own_words(driver: Driver)
     assert device.diagnosis(negotiated=True) is StatsDiagnosis.NO_ANSWER
     driver.answers(UNSET)
     assert device.diagnosis(negotiated=True) is StatsDiagnosis.ALL_UNSET
-    driver.answers(b"")
-    assert device.diagnosis(negotiated=True) is StatsDiagnosis.ALL_UNSET
+    for no_whole_entry in (b"", RAW[:8]):
+        driver.answers(no_whole_entry)
+        assert device.diagnosis(negotiated=True) is StatsDiagnosis.NO_VALUES
     device.forget_guest()
     assert device.diagnosis(negotiated=True) is StatsDiagnosis.NO_BUFFER
