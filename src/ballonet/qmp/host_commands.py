@@ -12,7 +12,10 @@ from ballonet.errors import BallonetError
 from ballonet.qmp.commands import VERSION, Arguments, Command, Parameter
 from ballonet.qmp.errors import CommandError
 
-__all__ = ["HOST_COMMANDS", "HostMachine"]
+__all__ = ["HOST_COMMANDS", "MEMORY_BYTES_MIN", "HostMachine"]
+
+#: Less than this no guest has.
+MEMORY_BYTES_MIN: Final = 1 << 20
 
 
 class HostMachine(Protocol):
@@ -37,8 +40,10 @@ class HostMachine(Protocol):
 
 def _add(host: HostMachine, arguments: Arguments) -> object:
     memory = arguments.get("memory")
+    if memory is not None and not (isinstance(memory, int) and memory >= MEMORY_BYTES_MIN):
+        raise CommandError("Parameter 'memory' expects a size of 1 MiB or more")
     try:
-        return host.add_guest(str(arguments["name"]), None if memory is None else int(str(memory)))
+        return host.add_guest(str(arguments["name"]), memory)
     except BallonetError as error:
         raise CommandError(str(error)) from error
 
