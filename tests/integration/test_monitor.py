@@ -20,9 +20,11 @@ from tests.support.wait import wait_until
 
 from ballonet.device import deferral
 from ballonet.device.balloon import BalloonSettings
+from ballonet.device.state import DeviceState
 from ballonet.monitor.clients import CLIENTS_MAX
 from ballonet.monitor.serving import monitoring
 from ballonet.vhost_user.listener import listening_socket
+from ballonet.vhost_user.server import DeviceServer, serving
 
 
 class Client:
@@ -220,6 +222,35 @@ def test_polling_by_the_monitor_asks_the_guest(qmp: Path, device: Device) -> Non
         assert not guest.front_end.wait_call(STATS, 1.5)
         assert client.ask("cont") == {"return": {}}
         assert guest.wait_used(STATS)
+
+
+def test_a_restored_poll_interval_is_shown(tmp_path: Path) -> None:
+    qmp, state = tmp_path / "qmp", tmp_path / "state"
+    state.write_text(json.dumps(DeviceState(poll_interval_s=7).as_fields()))
+    with (
+        listening_socket(tmp_path / "b.sock") as sock,
+        listening_socket(qmp) as qmp_sock,
+        serving(DeviceServer(BalloonSettings(), sock, listening=True, state_path=state)) as device,
+        monitoring(device, [qmp_sock]),
+        Client(qmp).negotiate() as client,
+    ):
+        shown = client.ask(
+            "qom-get",
+            path="/machine/peripheral-anon/device[0]",
+            property="guest-stats-polling-interval",
+        )
+        assert shown == {"return": 7}
+
+
+def test_a_device_paused_by_anyone_is_shown_as_paused(qmp: Path, device: Device) -> None:
+    with Client(qmp).negotiate() as client:
+        device.server.pause()
+        assert client.ask("query-status")["return"]["status"] == "paused"
+        assert client.ask("x-ballonet-info")["return"]["paused"] is True
+        assert client.ask("cont") == {"return": {}}
+        client.wait_for("RESUME")
+        assert client.ask("query-status")["return"]["running"] is True
+        assert not device.snapshot().paused
 
 
 def test_clients_that_misbehave_are_no_hindrance_to_one_that_does_not(

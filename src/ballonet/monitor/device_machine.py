@@ -32,8 +32,7 @@ class DeviceMachine:
         self.balloon_id = balloon_id
         self._device, self._memory_bytes = device, memory_bytes
         self._post = post
-        self._interval_s = 0
-        self._running, self._has_ended = True, False
+        self._has_ended = False
 
     @property
     def ram_bytes(self) -> int | None:
@@ -53,7 +52,7 @@ class DeviceMachine:
     @property
     def running(self) -> bool:
         """Not stopped by `stop`; true at once, whenever the device's thread gets to it."""
-        return self._running
+        return not self._device.peek().paused
 
     @property
     def stats(self) -> dict[str, int]:
@@ -70,7 +69,7 @@ class DeviceMachine:
     @property
     def poll_interval_s(self) -> int:
         """Seconds between questions."""
-        return self._interval_s
+        return self._device.peek().poll_interval_s
 
     def set_logical_bytes(self, size: int) -> None:
         """Ask for a balloon that leaves the guest this much."""
@@ -79,20 +78,17 @@ class DeviceMachine:
 
     def set_poll_interval(self, seconds: int) -> None:
         """Ask for statistics so often."""
-        self._interval_s = seconds
         self._device.set_poll_interval(seconds)
 
     def stop(self) -> None:
         """Let time stand still."""
-        if self._running:
-            self._running = False
+        if self.running:
             self._device.pause()
             self._post("STOP", dict)
 
     def cont(self) -> None:
         """Let time go on."""
-        if not self._running:
-            self._running = True
+        if not self.running:
             self._device.unpause()
             self._post("RESUME", dict)
 
@@ -122,6 +118,7 @@ def _info(now: Snapshot) -> dict[str, object]:
     return {
         "connected": now.connected,
         "running": now.running,
+        "paused": now.paused,
         "features": feature_names(now.negotiated),
         "guest-memory": now.guest_bytes,
         "host-memory": now.held_bytes,

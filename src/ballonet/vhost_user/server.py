@@ -27,6 +27,7 @@ from ballonet.device.statistics import StatsDiagnosis, StatsReading, check_poll_
 from ballonet.errors import GuestError, SettingsError
 from ballonet.vhost_user.connection import Connection
 from ballonet.vhost_user.event_loop import EventLoop
+from ballonet.vhost_user.mailbox import Mailbox
 from ballonet.vhost_user.state_file import StateFile
 from ballonet.vhost_user.system_clock import SystemClock
 from ballonet.virtio.features import Feature
@@ -84,6 +85,8 @@ class Glance:
     actual_pages: int
     stats: StatsReading | None
     stage: Stage
+    poll_interval_s: int
+    paused: bool  #: by the operator
 
 
 def _ignore(_: Event) -> None:
@@ -109,10 +112,14 @@ class DeviceServer:
         self._balloon = self._make_balloon(settings)
         self._state_file = None if state_path is None else StateFile(state_path, self._clock)
         self._restore()
-        self._next_target: int | None = None
         self._stats_waiters: list[Future[StatsReading]] = []
         self._loop = EventLoop() if loop is None else loop
         self._worker = self._loop.join(self._work, self._deadline_ns)
+        self._target: Mailbox[int] = Mailbox(self._worker.post, self._take_target)
+        self._poll_interval: Mailbox[int] = Mailbox(
+            self._worker.post, self._balloon.statistics.set_poll_interval
+        )
+        self._paused: Mailbox[bool] = Mailbox(self._worker.post, self._take_paused)
         self._stop = self._loop.stop if stop is None else stop
         self._sock = sock
         self._observers: tuple[Callable[[Event], None], ...] = (observe,)
@@ -154,10 +161,7 @@ class DeviceServer:
         """
         if not 0 <= target_pages < 1 << 32:
             raise SettingsError("target", target_pages, "0 to 2**32 - 1 pages of 4 KiB")
-        is_posted = self._next_target is not None
-        self._next_target = target_pages
-        if not is_posted:  # of many requests at once the last counts
-            self._post(self._take_target)
+        self._target.put(target_pages)
 
     def subscribe(self, observe: Callable[[Event], None]) -> None:
         """Call `observe` on the device's thread for everything that happens from now on."""
@@ -173,7 +177,7 @@ class DeviceServer:
         Raises: SettingsError.
         """
         check_poll_interval(interval_s)
-        self._worker.post(lambda: self._balloon.statistics.set_poll_interval(interval_s))
+        self._poll_interval.put(interval_s)
 
     def request_stats(self) -> None:
         """Ask the guest for a fresh statistics sample; returns at once."""
@@ -226,11 +230,11 @@ class DeviceServer:
 
     def pause(self) -> None:
         """Ask for no statistics until `unpause`."""
-        self._worker.post(self._balloon.pause)
+        self._paused.put(value=True)
 
     def unpause(self) -> None:
         """Ask for statistics again, as often as before."""
-        self._worker.post(self._balloon.unpause)
+        self._paused.put(value=False)
 
     def snapshot(self) -> Snapshot:
         """Look at the device, all at one moment. Raises: TimeoutError, if it does not run."""
@@ -239,13 +243,14 @@ class DeviceServer:
     def peek(self) -> Glance:
         """Look at the device without waiting for its thread: each value is true by itself."""
         connection, balloon = self._connection, self._balloon
-        next_target = self._next_target
         return Glance(
             guest_bytes=connection.memory.total_bytes if connection else 0,
-            target_pages=balloon.target_pages if next_target is None else next_target,
+            target_pages=self._target.newest(balloon.target_pages),
             actual_pages=balloon.actual_pages,
             stats=balloon.statistics.reading,
             stage=balloon.stage,
+            poll_interval_s=self._poll_interval.newest(balloon.statistics.poll_interval_s),
+            paused=self._paused.newest(balloon.paused),
         )
 
     def _ask(self, question: Callable[[], T]) -> T:
@@ -254,10 +259,17 @@ class DeviceServer:
     def _post(self, effects: Callable[[], Iterator[Effect]]) -> None:
         self._worker.post(lambda: self._perform(effects()))
 
-    def _take_target(self) -> Iterator[Effect]:
-        target_pages, self._next_target = self._next_target, None
-        if target_pages is not None:
-            yield from self._balloon.set_target(target_pages)
+    def _take_target(self, target_pages: int) -> None:
+        effects = self._balloon.set_target(target_pages)
+        self._perform(effects)
+        for _ in effects:
+            pass  # a connection that was cut just now obeys nothing; the device must know it yet
+
+    def _take_paused(self, paused: bool) -> None:  # noqa: FBT001 - the value of a mailbox
+        if paused:
+            self._balloon.pause()
+        else:
+            self._balloon.unpause()
 
     def _give_up_waiting(self, answer: Future[StatsReading]) -> StatsDiagnosis:
         self._stats_waiters = [one for one in self._stats_waiters if one is not answer]
