@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
+import os
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,6 +17,7 @@ from tests.support.front_end import FrontEnd
 from tests.support.scripts import start_uml
 from tests.support.session import Session
 from tests.support.wait import wait_until
+from tests.support.wire import HEADER, NEED_REPLY, VERSION, ClosedError, Req
 
 from ballonet.device.balloon import BalloonSettings
 from ballonet.trace.reader import Line, fold, read_trace
@@ -21,19 +25,33 @@ from ballonet.trace.recording import RecordingServer
 from ballonet.trace.tracks import Track
 from ballonet.trace.writer import TraceWriter
 from ballonet.vhost_user.listener import listening_socket
-from ballonet.vhost_user.server import serving
+from ballonet.vhost_user.server import DeviceServer, serving
 
 BALLONET = str(Path(sys.executable).with_name("ballonet"))
 PAGES = 600
+#: Configuration accesses, whole and not: offset, size, flags, and bytes that are fewer or more.
+ACCESSES = [
+    b"",
+    bytes(4),
+    bytes(11),
+    struct.pack("=III", 0, 0, 0),
+    struct.pack("=III", 0, 4, 0),
+    struct.pack("=III", 0, 4, 0) + bytes(4),
+    struct.pack("=III", 0, 4, 0) + bytes(5),
+    struct.pack("=III", 0xFFFF_FFFF, 4, 0) + bytes(4),
+    struct.pack("=III", 8, 0xFFFF_FFFF, 7) + bytes(8),
+    struct.pack("=III", 0, 256, 0) + bytes(256),
+    bytes(300),
+]
 
 
 @contextmanager
 def recorded(
-    tmp_path: Path, limit_bytes: int = 1 << 30
+    tmp_path: Path, limit_bytes: int = 1 << 30, trace: Path | None = None
 ) -> Iterator[tuple[RecordingServer, Session]]:
     """A recording device with a guest."""
     with listening_socket(tmp_path / "b.sock") as sock:
-        writer = TraceWriter(tmp_path / "trace", limit_bytes)
+        writer = TraceWriter(trace or tmp_path / "trace", limit_bytes)
         server = RecordingServer(BalloonSettings(), sock, listening=True, writer=writer)
         with serving(server), start_uml(tmp_path / "b.sock") as guest:
             yield server, guest
@@ -118,6 +136,93 @@ def test_a_limit_ends_the_record_and_not_the_device(tmp_path: Path) -> None:
         for page in range(200):
             guest.inflate([first + page])
     assert (tmp_path / "trace").stat().st_size < 400_000
+
+
+def answers(path: Path) -> list[bytes | str]:
+    """What a device says to each access, asked for an acknowledgement or not."""
+    found: list[bytes | str] = []
+    for request in (Req.GET_CONFIG, Req.SET_CONFIG):
+        for flags in (VERSION, VERSION | NEED_REPLY):
+            for payload in ACCESSES:
+                with FrontEnd.connect(path) as front_end:
+                    front_end.get_features()
+                    front_end.set_protocol_features(front_end.get_protocol_features())
+                    access = HEADER.pack(request, flags, len(payload)) + payload
+                    question = HEADER.pack(Req.GET_QUEUE_NUM, VERSION, 0)
+                    front_end.wire.send_raw(access + question)
+                    found.append(_answer(front_end))
+    return found
+
+
+def _answer(front_end: FrontEnd) -> bytes | str:
+    """Every byte up to the answer to one more question, or to the end."""
+    said = b""
+    try:
+        while True:
+            header = front_end.wire.receive_raw(HEADER.size)
+            request, _, size = HEADER.unpack(header)
+            said += header + front_end.wire.receive_raw(size)
+            if request == Req.GET_QUEUE_NUM:
+                return said
+    except ClosedError:
+        return f"{said.hex()}, then the end"
+
+
+def test_a_recording_device_answers_malformed_accesses_as_any_other(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with listening_socket(tmp_path / "plain") as sock:
+        plain = DeviceServer(BalloonSettings(), sock, listening=True)
+        with serving(plain):
+            wanted = answers(tmp_path / "plain")
+    with listening_socket(tmp_path / "traced") as sock:
+        writer = TraceWriter(tmp_path / "trace", 1 << 30)
+        traced = RecordingServer(BalloonSettings(), sock, listening=True, writer=writer)
+        with serving(traced):
+            assert answers(tmp_path / "traced") == wanted
+    assert "bug in ballonet" not in caplog.text
+    assert "the trace ends here" not in caplog.text
+    lines = [line for line in read_trace(tmp_path / "trace") if line.name == "SET_CONFIG"]
+    assert {line.details["bytes"] for line in lines} == {0, 4, 11}
+
+
+def test_a_full_disk_ends_the_record_with_one_warning_and_not_the_device(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with recorded(tmp_path, trace=Path("/dev/full")) as (server, guest):
+        change_target(server, guest)
+        assert server.snapshot().actual_pages == PAGES
+    warnings = [record.message for record in caplog.records if record.levelno >= logging.WARNING]
+    assert warnings == ["the trace ends here: No space left on device"]
+
+
+def test_a_pipe_that_nobody_empties_ends_the_record_and_not_the_device(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        with recorded(tmp_path, trace=tmp_path / "pipe") as (_, guest):
+            first, _ = guest.free_range()
+            for page in range(400):
+                guest.inflate([first + page])
+    finally:
+        os.close(reader)
+    assert caplog.text.count("the trace ends here") == 1
+
+
+def test_a_record_that_fails_in_an_unforeseen_way_ends_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("no such thing")
+
+    with recorded(tmp_path) as (server, guest):
+        monkeypatch.setattr(TraceWriter, "instant", fail)
+        monkeypatch.setattr(TraceWriter, "span", fail)
+        change_target(server, guest)
+        assert server.snapshot().actual_pages == PAGES
+    assert caplog.text.count("the trace ends here: RuntimeError: no such thing") == 1
 
 
 def test_the_command_prints_words_objects_and_parts(trace: Path) -> None:

@@ -35,7 +35,7 @@ from ballonet.trace.writer import TraceWriter
 from ballonet.vhost_user.connection import Connection
 from ballonet.vhost_user.effects import Effect
 from ballonet.vhost_user.event_loop import Worker
-from ballonet.vhost_user.messages import ConfigAccess, Message, Request, VringState
+from ballonet.vhost_user.messages import Message, Request, VringState
 from ballonet.vhost_user.server import DeviceServer
 from ballonet.virtio.features import feature_names
 from ballonet.virtio.queues import QueueRole
@@ -51,6 +51,7 @@ _WITH_QUEUE: Final = frozenset(
     }
 )
 _STATE_BYTES: Final = 8
+_CONFIG_HEADER_BYTES: Final = 12
 #: Counter of messages, of pages or bytes, and the queue, of everything a chain may be.
 _SERVED: Final = (
     ("inflate_messages", "inflated_pages", QueueRole.INFLATE),
@@ -62,7 +63,7 @@ _SERVED: Final = (
 
 
 class RecordingConnection(Connection):
-    """Records, then does what every connection does."""
+    """Records, and does what every connection does, whatever becomes of the record."""
 
     def __init__(
         self,
@@ -79,39 +80,51 @@ class RecordingConnection(Connection):
         self._before = asdict(balloon.counters)
 
     def _kicked(self, queue: int) -> None:
-        self._writer.instant(track_of(self._balloon.roles[queue]), "kick")
+        self._writer.attempt(lambda: self._record_queue(queue, "kick"))
         super()._kicked(queue)
 
     def _handle(self, message: Message) -> None:
-        self._record_message(message)
+        self._writer.attempt(lambda: self._record_message(message))
         super()._handle(message)
-
-    def _record_message(self, message: Message) -> None:
-        if message.code in (Request.GET_CONFIG, Request.SET_CONFIG):
-            access = ConfigAccess.parse(message.payload)
-            verb = "reads" if message.code == Request.GET_CONFIG else "writes"
-            data = access.data
-            if message.code == Request.GET_CONFIG:
-                cmd_id = self._balloon.hint_round.shown_cmd_id
-                data = self._balloon.config.read(access.offset, len(data), cmd_id=cmd_id)
-            self._writer.instant(Track.CONFIG, f"driver {verb}", **_fields(access.offset, data))
-            return
-        details: dict[str, object] = {"fds": len(message.fds)} if message.fds else {}
-        if message.code in _WITH_QUEUE and len(message.payload) == _STATE_BYTES:
-            queue, number = VringState.parse(message.payload)
-            details |= {"queue": queue, "value": number}
-        self._writer.instant(Track.SOCKET, message.name, **details)
 
     def _perform(self, effect: Effect) -> None:
         begun_ns = time.monotonic_ns()
         super()._perform(effect)
+        self._writer.attempt(lambda: self._record_effect(effect, begun_ns))
+
+    def _record_queue(self, queue: int, name: str) -> None:
+        self._writer.instant(track_of(self._balloon.roles[queue]), name)
+
+    def _record_message(self, message: Message) -> None:
+        """Say what a front-end sent, whole or not: its content has not been checked yet."""
+        details: dict[str, object] = {"fds": len(message.fds)} if message.fds else {}
+        size = len(message.payload)
+        if message.code in (Request.GET_CONFIG, Request.SET_CONFIG):
+            if size >= _CONFIG_HEADER_BYTES:
+                self._record_access(message)
+                return
+            details["bytes"] = size
+        if message.code in _WITH_QUEUE and size == _STATE_BYTES:
+            queue, number = VringState.parse(message.payload)
+            details |= {"queue": queue, "value": number}
+        self._writer.instant(Track.SOCKET, message.name, **details)
+
+    def _record_access(self, message: Message) -> None:
+        offset, data = int.from_bytes(message.payload[:4], "little"), message.payload[12:]
+        verb = "writes"
+        if message.code == Request.GET_CONFIG:
+            verb, cmd_id = "reads", self._balloon.hint_round.shown_cmd_id
+            data = self._balloon.config.read(offset, len(data), cmd_id=cmd_id)
+        self._writer.instant(Track.CONFIG, f"driver {verb}", **_fields(offset, data))
+
+    def _record_effect(self, effect: Effect, begun_ns: int) -> None:
         match effect:
             case Discard(ranges):
                 count, size = len(ranges.offsets), ranges.total_bytes
                 self._writer.span(Track.DISCARD, "discard", begun_ns, ranges=count, bytes=size)
             case Call(queue):
                 self._record_chain()
-                self._writer.instant(track_of(self._balloon.roles[queue]), "call")
+                self._record_queue(queue, "call")
             case ConfigChanged():
                 self._writer.instant(Track.CONFIG, "config change sent")
             case ChainDone():
@@ -216,7 +229,9 @@ class RecordingServer(DeviceServer):
 
     def _note(self, name: str, **details: object) -> None:
         """Record a request of the host, on the thread that records."""
-        self._worker.post(lambda: self._writer.instant(Track.HOST, name, **details))
+        self._worker.post(
+            lambda: self._writer.attempt(lambda: self._writer.instant(Track.HOST, name, **details))
+        )
 
     def _make_connection(self, sock: socket.socket) -> Connection:
         return RecordingConnection(

@@ -12,7 +12,10 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -27,13 +30,19 @@ _log = logging.getLogger(__name__)
 
 
 class TraceWriter:
-    """Takes events on one thread; `close` it. Raises: SystemCallError, if it cannot be written."""
+    """Takes events on one thread; `close` it. Raises: SystemCallError, if it cannot be written.
+
+    Once it is made nothing is raised any more: a record that cannot go on ends with a warning.
+    """
 
     def __init__(self, path: Path, limit_bytes: int) -> None:
         try:
-            self._file = path.open("w", encoding="utf-8")
+            # A pipe whose reader is slow ends the record: it must not make the device wait.
+            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NONBLOCK, 0o666)
+            self._file = os.fdopen(fd, "w", encoding="utf-8")
         except OSError as error:
             raise SystemCallError("writing", str(path), error.strerror or "") from error
+        self._has_ended = False
         self._left = limit_bytes
         self._start_ns = time.monotonic_ns()
         self._buffer: list[str] = ["["]
@@ -50,6 +59,15 @@ class TraceWriter:
             )
         self.flush()  # so that the file is a trace from the start
 
+    def attempt(self, record: Callable[[], None]) -> None:
+        """Run what only records; whatever goes wrong in it ends the record and nothing else."""
+        if self._has_ended:
+            return
+        try:
+            record()
+        except Exception as error:  # the device must not notice that it is observed
+            self._end(f"{type(error).__name__}: {error}")
+
     def instant(self, track: Track, name: str, **details: object) -> None:
         """Something that happens now."""
         self._put(self._event(track, name, time.monotonic_ns(), details) | {"ph": "i", "s": "t"})
@@ -61,9 +79,9 @@ class TraceWriter:
         self._put(event | {"ph": "X", "dur": (now_ns - begun_ns) / 1000})
 
     def flush(self) -> None:
-        """Write what has come together; a full disk ends the trace, not the device."""
+        """Write what has come together."""
         lines, self._buffer, self.deadline_ns = self._buffer, [], None
-        if not lines or self._left <= 0:
+        if not lines or self._has_ended:
             return
         text = "\n".join(lines) + "\n"
         self._left -= len(text)
@@ -71,15 +89,21 @@ class TraceWriter:
             self._file.write(text)
             self._file.flush()
         except OSError as error:
-            self._left = 0
-            _log.warning("the trace ends here: %s", error.strerror)
+            self._end(error.strerror or str(error))
+            return
         if self._left <= 0:
-            _log.warning("the trace has reached its limit and ends here")
+            self._end("it has reached its limit")
 
     def close(self) -> None:
         """Write the rest."""
         self.flush()
-        self._file.close()
+        with suppress(OSError):  # what could not be written before is tried again, and told already
+            self._file.close()
+
+    def _end(self, why: str) -> None:
+        """Record nothing from now on."""
+        self._has_ended, self._buffer, self.deadline_ns = True, [], None
+        _log.warning("the trace ends here: %s", why)
 
     def _event(
         self, track: Track, name: str, at_ns: int, details: dict[str, object]
@@ -88,6 +112,8 @@ class TraceWriter:
         return {"name": name, "pid": 1, "tid": track.value, "ts": stamp, "args": details}
 
     def _put(self, event: dict[str, object]) -> None:
+        if self._has_ended:
+            return
         self._buffer.append(json.dumps(event) + ",")
         if len(self._buffer) >= _BUFFER_MAX:
             self.flush()
