@@ -247,6 +247,45 @@ def test_a_file_that_is_no_trace_is_wrong_use(tmp_path: Path) -> None:
         assert done.stderr.count("\n") == 1
 
 
+EVENT = '{"name": "kick", "pid": 1, "tid": 4, "ts": 5, "args": {}, "ph": "i", "s": "t"},'
+ODD = {
+    "garbage": "garbage",
+    "not UTF-8": b"\xff\xfe\x00".decode("latin-1"),
+    "deeply nested": "[" * 50_000,
+    "a huge number": EVENT.replace("5", "9" * 4000),
+    "an endless line": EVENT[:-2] + " " * 200_000,
+    "NaN": EVENT.replace("5", "NaN"),
+    "infinite": EVENT.replace("{}", '{"a": 1e999}'),
+    "a list": "[1, 2],",
+    "no details": EVENT.replace("{}", "3"),
+    "a name that is a list": EVENT.replace('"kick"', "[]"),
+    "a track of nobody": EVENT.replace("4", "77"),
+}
+
+
+@pytest.mark.parametrize("odd", list(ODD))
+@pytest.mark.parametrize("options", [(), ("--json", "--all")])
+def test_a_crafted_trace_is_told_up_to_what_is_odd_in_it(
+    tmp_path: Path, odd: str, options: tuple[str, ...]
+) -> None:
+    path = tmp_path / "trace"
+    path.write_bytes("\n".join(("[", EVENT, ODD[odd], EVENT, "")).encode("latin-1"))
+    command = [BALLONET, "trace", str(path), *options]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stdout.count("kick") == 1
+    assert done.stderr == (
+        f"ballonet: {path}, line 3: got 'no event', expected a trace of ballonet\n"
+    )
+
+
+def test_no_byte_of_a_trace_controls_the_terminal(tmp_path: Path) -> None:
+    path = tmp_path / "trace"
+    path.write_text("[\n" + EVENT.replace("kick", r"\u001b[2J\ud800") + "\n")
+    done = subprocess.run([BALLONET, "trace", str(path)], capture_output=True, check=True)
+    assert done.stdout.endswith(b"  \\x1b[2J\\ud800\n")
+
+
 def test_the_device_program_records_and_ends_well(tmp_path: Path) -> None:
     paths = str(tmp_path / "s"), str(tmp_path / "t")
     command = [BALLONET, "device", "--no-defer-discards", "--socket-path", paths[0]]

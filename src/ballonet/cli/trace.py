@@ -46,13 +46,13 @@ def trace(
 
     The file itself opens in the Perfetto UI and in chrome://tracing.
     """
-    chosen = [
+    chosen = (
         line
         for line in read_trace(path)
         if (queue is None or line.track.name.lower() == queue)
         and since_s <= line.at_s
         and (until_s is None or line.at_s <= until_s)
-    ]
+    )
     before_s = 0.0
     for line in chosen if show_all else fold(chosen):
         click.echo(_as_json(line) if as_json else _in_words(line, before_s))

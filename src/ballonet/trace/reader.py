@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, TextIO
 
 from ballonet.errors import SettingsError
 from ballonet.trace.tracks import Track
 
 _KINDS_MAX: Final = 16
+#: Far above what the writer writes in one line; a file may come from anybody.
+_LINE_MAX: Final = 1 << 16
+_SECONDS_MAX: Final = 1e12
 _AMOUNTS: Final = frozenset({"pages", "bytes", "ranges"})
 
 __all__ = ["Line", "fold", "read_trace"]
+
+_Kind = tuple[Track, str, tuple[str, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,37 +40,66 @@ class Line:
         parts = [f"{name} {_shown(value)}" for name, value in self.details.items()]
         times = f", {self.count} times" if self.count > 1 else ""
         took = f" in {self.seconds * 1000:.2f} ms" if self.seconds else ""
-        return f"{self.name}{times}{': ' if parts else ''}{', '.join(parts)}{took}"
+        text = f"{self.name}{times}{': ' if parts else ''}{', '.join(parts)}{took}"
+        return text if text.isprintable() else repr(text)[1:-1]
 
 
 def read_trace(path: Path) -> Iterator[Line]:
     """Every event, in the order of its beginning in the file; a cut end is no error.
 
-    Raises: SettingsError, if the file is no trace.
+    Raises: SettingsError, if the file is no trace, once what stands before is told.
     """
     try:
         with path.open(encoding="utf-8", errors="replace") as file:
-            if file.readline().strip() != "[":
-                raise SettingsError(str(path), "another kind of file", "a trace of ballonet")
-            for raw in file:
-                line = _line(raw)
-                if line is not None:
-                    yield line
+            yield from _lines(path, file)
     except OSError as error:
         raise SettingsError(str(path), error.strerror, "a file that can be read") from error
 
 
+def _lines(path: Path, file: TextIO) -> Iterator[Line]:
+    """Every event of a file. Raises: SettingsError; OSError."""
+    if file.readline(_LINE_MAX).strip() != "[":
+        raise SettingsError(str(path), "another kind of file", "a trace of ballonet")
+    number, unread = 1, 0
+    while raw := file.readline(_LINE_MAX):
+        number += 1
+        if unread:  # only the last line can have been cut short by a crash
+            raise SettingsError(f"{path}, line {unread}", "no event", "a trace of ballonet")
+        try:
+            line = _line(raw)
+        except (ValueError, LookupError, TypeError, ArithmeticError, RecursionError):
+            unread = number
+            continue
+        if line is not None:
+            yield line
+
+
 def _line(raw: str) -> Line | None:
-    """One line of the file; None for names of tracks, and for one that was cut short."""
-    try:
-        event = json.loads(raw.strip().rstrip(",]"))
-        if event["ph"] == "M":
-            return None
-        seconds = event.get("dur", 0.0) / 1e6
-        at_s = event["ts"] / 1e6
-        return Line(at_s, Track(event["tid"]), event["name"], event["args"], seconds)
-    except (ValueError, KeyError, TypeError):
+    """One line of the file; None for names of tracks, and for an end that was closed by hand.
+
+    Raises: ValueError, LookupError, TypeError, ArithmeticError or RecursionError: it is no event.
+    """
+    text = raw.strip().rstrip(",]")
+    if not text:
         return None
+    event = json.loads(text, parse_float=_finite, parse_constant=_finite)
+    if event["ph"] == "M":
+        return None
+    name, details = event["name"], event["args"]
+    if not isinstance(name, str) or not isinstance(details, dict):
+        raise TypeError("no event")
+    times = (event["ts"] / 1e6, event.get("dur", 0.0) / 1e6)
+    if any(abs(seconds) > _SECONDS_MAX for seconds in times):
+        raise ValueError("no time")
+    return Line(times[0], Track(event["tid"]), name, details, times[1])
+
+
+def _finite(text: str) -> float:
+    """A number that JSON has. Raises: ValueError."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(text)
+    return value
 
 
 def fold(lines: Iterable[Line]) -> Iterator[Line]:
@@ -73,21 +108,29 @@ def fold(lines: Iterable[Line]) -> Iterator[Line]:
     A run is what goes on with the same few kinds of events; its lines come at its end, in the
     order in which each kind was first seen.
     """
-    run: dict[tuple[Track, str, tuple[str, ...]], Line] = {}
-    for line in lines:
-        key = (line.track, line.name, tuple(line.details))
-        if key in run:
-            run[key] = _added(run[key], line)
-        elif run and (not _repeats(line) or len(run) >= _KINDS_MAX):
-            yield from run.values()
-            run = {key: line} if _repeats(line) else {}
-            if not run:
-                yield line
-        elif _repeats(line):
-            run[key] = line
-        else:
-            yield line
+    run: dict[_Kind, Line] = {}
+    try:
+        for line in lines:
+            yield from _continue(run, line)
+    except SettingsError:  # what was read until then is told first
+        yield from run.values()
+        raise
     yield from run.values()
+
+
+def _continue(run: dict[_Kind, Line], line: Line) -> Iterator[Line]:
+    """Add a line to the run, or end the run with what does not go on."""
+    key = (line.track, line.name, tuple(line.details))
+    if key in run:
+        run[key] = _added(run[key], line)
+        return
+    if run and (not _repeats(line) or len(run) >= _KINDS_MAX):
+        yield from run.values()
+        run.clear()
+    if _repeats(line):
+        run[key] = line
+    else:
+        yield line
 
 
 def _repeats(line: Line) -> bool:
