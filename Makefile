@@ -2,6 +2,8 @@
 .DEFAULT_GOAL := help
 PYTHON ?= python3
 BIN := .venv/bin
+# Tests run on all processors; those that share a guest stay together, see their conftest.py.
+SIDE_BY_SIDE := -n auto --dist loadgroup
 
 .PHONY: help run test test-unit test-kernel test-qemu check fix fuzz bench plots clean system system-qemu
 
@@ -12,16 +14,16 @@ run: system .venv/.installed ## the main job: a real Linux kernel gives memory b
 	$(BIN)/ballonet demo
 
 test: system system-qemu .venv/.dev ## every test, on a real kernel and against a real QEMU too
-	BALLONET_REQUIRE=kernel,qemu $(BIN)/pytest
+	BALLONET_REQUIRE=kernel,qemu $(BIN)/pytest $(SIDE_BY_SIDE)
 
 test-unit: system .venv/.dev ## the tests that start no kernel
-	$(BIN)/pytest -m 'not kernel and not qemu'
+	$(BIN)/pytest $(SIDE_BY_SIDE) -m 'not kernel and not qemu'
 
 test-kernel: system .venv/.dev ## only the tests on a real kernel
-	BALLONET_REQUIRE=kernel $(BIN)/pytest -m kernel
+	BALLONET_REQUIRE=kernel $(BIN)/pytest $(SIDE_BY_SIDE) -m kernel
 
 test-qemu: system system-qemu .venv/.dev ## only the tests against a real QEMU
-	BALLONET_REQUIRE=kernel,qemu $(BIN)/pytest -m qemu
+	BALLONET_REQUIRE=kernel,qemu $(BIN)/pytest $(SIDE_BY_SIDE) -m qemu
 
 check: system .venv/.dev ## format, lint, types, import contract, spelling
 	$(BIN)/ruff format --check src tests bench

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from ballonet.errors import GuestError
 from ballonet.guests.kernel_package import find_kernel_package
 
-settings.register_profile("default", deadline=None)
+# A busy machine is slow, and that is no fault of what is tested.
+settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("default")
 
 

@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Final
 
 from tests.support.guest_memory import FILE_NAME as GUEST_FILE
-from tests.support.wait import wait_until
+from tests.support.wait import PATIENCE_S, wait_until
 
 from ballonet.device.balloon import BalloonSettings
 from ballonet.device.effects import Event
 from ballonet.vhost_user.listener import listening_socket
 from ballonet.vhost_user.server import DeviceServer, Snapshot, serving
 
-SECONDS: Final = 5.0
+SECONDS: Final = PATIENCE_S
 
 
 @dataclass(frozen=True, slots=True)

@@ -101,7 +101,8 @@ history = st.lists(
 
 
 @settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=60,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 @given(history, st.sampled_from([TOLD, NOT_TOLD]))
 def test_no_history_loses_a_byte_of_a_page_that_is_the_guests(

@@ -14,7 +14,9 @@ from collections.abc import Sequence
 from enum import IntEnum
 from typing import Final
 
-TIMEOUT_S: Final = 5.0
+from tests.support.wait import PATIENCE_S
+
+TIMEOUT_S: Final = PATIENCE_S
 
 HEADER: Final = struct.Struct("=III")
 U64: Final = struct.Struct("=Q")
