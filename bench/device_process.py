@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
@@ -18,6 +16,7 @@ from numpy.typing import NDArray
 from ballonet.conform.device.session import DATA_AT, DeviceSession
 from ballonet.conform.device.vhost_user_bench import VhostUserBench
 from ballonet.errors import GuestError
+from ballonet.guests.processes import PrivateDirectory
 from ballonet.memory.shared_file import SharedFile
 from ballonet.units import BALLOON_PAGE_BYTES
 from ballonet.virtio.features import BALLOON_FEATURES, Feature
@@ -115,7 +114,7 @@ class DeviceProcess:
 
     def __init__(self, *options: str) -> None:
         self._options = options
-        self._directory = tempfile.TemporaryDirectory(prefix="ballonet-bench-")
+        self._directory = PrivateDirectory("ballonet-bench-", mark="{}/device")
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -126,7 +125,7 @@ class DeviceProcess:
         return self._process.pid
 
     def __enter__(self) -> Self:
-        path = Path(self._directory.name) / "device"
+        path = self._directory.path / "device"
         command = [sys.executable, "-m", "ballonet", "device", "--socket-path", str(path)]
         self._process = subprocess.Popen([*command, *self._options])
         while not path.is_socket():
@@ -143,7 +142,7 @@ class DeviceProcess:
         if self._process is not None:
             self._process.terminate()
             self._process.wait()
-        self._directory.cleanup()
+        self._directory.close()
 
     @contextmanager
     def session(self) -> Iterator[Giver]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import resource
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from pathlib import Path
 from ballonet.device.balloon import BalloonSettings
 from ballonet.guests.ballooned import BalloonedGuest
 from ballonet.guests.linux import LinuxGuestSettings
+from ballonet.guests.processes import PrivateDirectory
 from ballonet.monitor.serving import monitoring
 from ballonet.vhost_user.listener import listening_socket
 from bench.inflate import MEMORY_BYTES, PAGES, inflate_once
@@ -30,16 +30,16 @@ def measure() -> Iterator[Ratio | Figure]:
     peace: list[float] = []
     flood: list[float] = []
     with (
-        tempfile.TemporaryDirectory(prefix="ballonet-bench-") as directory,
+        PrivateDirectory("ballonet-bench-", mark="{}/qmp") as directory,
         BalloonedGuest(LinuxGuestSettings(MEMORY_BYTES), BalloonSettings(defers=True)) as machine,
-        listening_socket(Path(directory) / "qmp") as sock,
+        listening_socket(directory / "qmp") as sock,
         monitoring(machine.device, [sock]),
     ):
         release = machine.guest.release
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         for _ in range(ROUNDS):
             peace.append(inflate_once(machine))
-            with _flooding(Path(directory) / "qmp"):
+            with _flooding(directory / "qmp"):
                 flood.append(inflate_once(machine))
         grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     yield Ratio(

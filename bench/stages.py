@@ -10,7 +10,6 @@ import cProfile
 import multiprocessing
 import pstats
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from multiprocessing.synchronize import Event
@@ -22,6 +21,7 @@ import numpy as np
 
 from ballonet.device.balloon import BalloonSettings
 from ballonet.guests.linux import LinuxGuest, LinuxGuestSettings
+from ballonet.guests.processes import PrivateDirectory
 from ballonet.vhost_user.event_loop import EventLoop
 from ballonet.vhost_user.listener import listening_socket
 from ballonet.vhost_user.server import DeviceServer
@@ -51,8 +51,8 @@ def main(order: str) -> None:
     """Profile one device that gets 200,000 pages."""
     profiler = cProfile.Profile()
     seconds: list[float] = []
-    with tempfile.TemporaryDirectory(prefix="ballonet-bench-") as directory:
-        path = Path(directory) / "device"
+    with PrivateDirectory("ballonet-bench-") as directory:
+        path = directory / "device"
         with listening_socket(path) as sock:
             loop = EventLoop()
             settings = BalloonSettings(defers=True)

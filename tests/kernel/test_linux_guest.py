@@ -71,8 +71,8 @@ def test_what_serves_the_host_survives_a_lack_of_memory(guest: LinuxGuest) -> No
 def test_stopping_leaves_no_process_and_no_file() -> None:
     guest = LinuxGuest(LinuxGuestSettings(MEMORY_BYTES))
     guest.start()
-    directory = guest._directory
-    assert directory is not None
+    assert guest._directory is not None
+    directory = guest._directory.path
     assert guest.pid in guest_processes(directory)
     guest.stop()
     assert guest_processes(directory) == []
@@ -101,7 +101,7 @@ def test_a_guest_ends_with_the_program_that_started_it(tmp_path: Path) -> None:
         "from ballonet.guests.linux import LinuxGuest, LinuxGuestSettings\n"
         f"guest = LinuxGuest(LinuxGuestSettings({MEMORY_BYTES}))\n"
         "guest.start()\n"
-        "print(guest._directory, flush=True)\n"
+        "print(guest._directory.path, flush=True)\n"
         "time.sleep(60)\n"
     )
     with subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True) as parent:

@@ -5,7 +5,6 @@ The device is served by a thread of this process, the guest is a process of its 
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -21,6 +20,7 @@ from ballonet.guests.embedded import EmbeddedGuestSettings
 from ballonet.guests.embedded_process import EmbeddedGuest
 from ballonet.guests.guest import Guest
 from ballonet.guests.linux import LinuxGuest, LinuxGuestSettings
+from ballonet.guests.processes import PrivateDirectory
 from ballonet.vhost_user.listener import listening_socket
 from ballonet.vhost_user.server import DeviceServer, serving
 
@@ -71,7 +71,7 @@ class Ballooned(Generic[G]):
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
-            directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ballonet-")))
+            directory = stack.enter_context(PrivateDirectory("ballonet-"))
             path = directory / "device"
             sock = stack.enter_context(listening_socket(path))
             server = self.server_class(self._balloon, sock, listening=True, observe=self._observe)

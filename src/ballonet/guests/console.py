@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import pty
 import select
-import shutil
 import subprocess
 import sys
 import termios
@@ -21,7 +20,7 @@ from typing import Final
 from ballonet.errors import GuestError
 from ballonet.guests.kernel_package import find_kernel_package
 from ballonet.guests.linux import LinuxGuestSettings, kernel_arguments, make_guest_directory
-from ballonet.guests.processes import dismiss, end_guest, watch_over
+from ballonet.guests.processes import end_guest
 
 __all__ = ["interact"]
 
@@ -44,8 +43,7 @@ def interact(settings: LinuxGuestSettings) -> int:
     if sys.stdin is None:
         raise GuestError("standard input is closed")
     package = find_kernel_package()
-    directory = make_guest_directory(package)
-    try:
+    with make_guest_directory(package) as directory:
         ours, theirs = pty.openpty()
         tty.setraw(theirs)  # the guest has a terminal discipline of its own
         with os.fdopen(ours, "r+b", buffering=0):
@@ -63,7 +61,6 @@ def interact(settings: LinuxGuestSettings) -> int:
                 env={**os.environ, "TMPDIR": str(directory)},
                 start_new_session=True,
             )
-            watcher = watch_over(directory)
             os.close(theirs)
             try:
                 with _raw_terminal(sys.stdin.fileno()):
@@ -72,9 +69,6 @@ def interact(settings: LinuxGuestSettings) -> int:
                 return code if code >= 0 else 128 - code
             finally:
                 end_guest(process, directory)
-                dismiss(watcher)
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
 
 
 class _Output:

@@ -10,11 +10,9 @@ from __future__ import annotations
 
 import base64
 import os
-import shutil
 import signal
 import socket
 import subprocess
-import tempfile
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -26,7 +24,7 @@ from typing import Final, Self
 from ballonet.errors import GuestError
 from ballonet.guests.initramfs import guest_files, pack_cpio
 from ballonet.guests.kernel_package import KernelPackage, find_kernel_package
-from ballonet.guests.processes import dismiss, end_guest, mark_of, watch_over
+from ballonet.guests.processes import GUEST_MARK, PrivateDirectory, end_guest, mark_of
 
 __all__ = ["CommandResult", "LinuxGuest", "LinuxGuestSettings", "kernel_arguments"]
 
@@ -70,17 +68,20 @@ def kernel_arguments(settings: LinuxGuestSettings, directory: Path) -> list[str]
     return arguments
 
 
-def make_guest_directory(package: KernelPackage) -> Path:
-    """A private directory with the guest's first file system, where its memory file will be too."""
+def make_guest_directory(package: KernelPackage) -> PrivateDirectory:
+    """A directory with the guest's first file system, where its memory file will be too.
+
+    Raises: GuestError.
+    """
     home = _SHARED_MEMORY if os.access(_SHARED_MEMORY, os.W_OK) else None
-    directory = Path(tempfile.mkdtemp(prefix="ballonet-guest-", dir=home))
+    directory = PrivateDirectory("ballonet-guest-", home=home, mark=GUEST_MARK)
     files = guest_files(package.busybox, package.applets, package.balloon_module)
     try:
-        (directory / "initramfs").write_bytes(pack_cpio(files))
+        (directory.path / "initramfs").write_bytes(pack_cpio(files))
     except BaseException as error:
-        shutil.rmtree(directory, ignore_errors=True)
+        directory.close()
         if isinstance(error, OSError):
-            raise GuestError(f"{directory} cannot be written: {error.strerror}") from error
+            raise GuestError(f"{directory.path} cannot be written: {error.strerror}") from error
         raise
     return directory
 
@@ -94,9 +95,8 @@ class LinuxGuest:
         self._lock = Lock()
         self._commands = 0
         self._received = b""
-        self._directory: Path | None = None
+        self._directory: PrivateDirectory | None = None
         self._process: subprocess.Popen[bytes] | None = None
-        self._watcher: subprocess.Popen[bytes] | None = None
         self._line: socket.socket | None = None
 
     def __enter__(self) -> Self:
@@ -121,7 +121,7 @@ class LinuxGuest:
         package = find_kernel_package()
         try:
             self._directory = make_guest_directory(package)
-            self._launch(package.kernel, self._directory)
+            self._launch(package.kernel, self._directory.path)
             self.release = self._read_line(time.monotonic() + timeout_s).removeprefix("ready ")
         except BaseException:
             self.stop()
@@ -161,7 +161,7 @@ class LinuxGuest:
         """Everything on the console so far; works for a guest that hangs, too."""
         if self._directory is None:
             return ""
-        return (self._directory / "console").read_text(errors="replace")
+        return (self._directory.path / "console").read_text(errors="replace")
 
     def meminfo(self) -> dict[str, int]:
         """/proc/meminfo, in bytes. Raises: GuestError."""
@@ -180,10 +180,11 @@ class LinuxGuest:
 
     def host_memory_bytes(self) -> int:
         """Host memory behind the guest: the blocks of its memory file, which has no name."""
+        home = None if self._directory is None else self._directory.path
         for link in Path(f"/proc/{self.pid}/fd").iterdir():
             with suppress(FileNotFoundError):
                 target = str(link.readlink())
-                if target.startswith(f"{self._directory}/") and target.endswith(" (deleted)"):
+                if target.startswith(f"{home}/") and target.endswith(" (deleted)"):
                     return link.stat().st_blocks * 512
         raise GuestError("the guest has no memory file")
 
@@ -202,17 +203,14 @@ class LinuxGuest:
     def stop(self) -> None:
         """End the guest, whatever state it is in; nothing of it remains. Safe to call again."""
         if self._process is not None and self._directory is not None:
-            end_guest(self._process, self._directory)
+            end_guest(self._process, self._directory.path)
             self._process = None
         if self._line is not None:
             self._line.close()
             self._line = None
         if self._directory is not None:
-            shutil.rmtree(self._directory, ignore_errors=True)
+            self._directory.close()
             self._directory = None
-        if self._watcher is not None:  # last, so that it still watches if this is interrupted
-            dismiss(self._watcher)
-            self._watcher = None
 
     def _launch(self, kernel: Path, directory: Path) -> None:
         ours, theirs = socket.socketpair()
@@ -233,7 +231,6 @@ class LinuxGuest:
                 env={**os.environ, "TMPDIR": str(directory)},
                 start_new_session=True,
             )
-        self._watcher = watch_over(directory)
 
     def _running(self) -> subprocess.Popen[bytes]:
         if self._process is None:

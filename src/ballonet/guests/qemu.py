@@ -8,7 +8,6 @@ from __future__ import annotations
 import shutil
 import stat
 import subprocess
-import tempfile
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from typing import Final, Self
 from ballonet.errors import GuestError
 from ballonet.guests.initramfs import Entry, pack_cpio
 from ballonet.guests.kernel_package import find_kernel_package
+from ballonet.guests.processes import QEMU_MARK, PrivateDirectory
 
 __all__ = ["QemuGuest", "QemuKernel", "find_qemu_kernel"]
 
@@ -77,7 +77,7 @@ class QemuGuest:
     def __init__(self, memory_bytes: int, *balloon_options: str) -> None:
         self.memory_bytes = memory_bytes
         self._options = ",".join(("virtio-balloon-pci", "id=balloon0", *balloon_options))
-        self._directory: Path | None = None
+        self._directory: PrivateDirectory | None = None
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
@@ -97,16 +97,16 @@ class QemuGuest:
         """Its monitor. Raises: GuestError."""
         if self._directory is None:
             raise GuestError("the guest does not run")
-        return self._directory / "qmp"
+        return self._directory.path / "qmp"
 
     def start(self) -> None:
         """Boot; returns when the balloon's driver is there. Raises: GuestError."""
         kernel, busybox = find_qemu_kernel(), find_kernel_package().busybox
-        self._directory = Path(tempfile.mkdtemp(prefix="ballonet-qemu-"))
+        self._directory = PrivateDirectory("ballonet-qemu-", mark=QEMU_MARK)
         try:
             files = _guest_files(busybox, kernel.modules)
-            (self._directory / "initramfs").write_bytes(pack_cpio(files))
-            self._launch(kernel.image, self._directory)
+            (self._directory.path / "initramfs").write_bytes(pack_cpio(files))
+            self._launch(kernel.image, self._directory.path)
             self._wait_until_ready()
         except BaseException:
             self.stop()
@@ -119,7 +119,7 @@ class QemuGuest:
             self._process.wait()
             self._process = None
         if self._directory is not None:
-            shutil.rmtree(self._directory, ignore_errors=True)
+            self._directory.close()
             self._directory = None
 
     def console(self) -> str:
@@ -127,14 +127,15 @@ class QemuGuest:
         if self._directory is None:
             return ""
         with suppress(FileNotFoundError):
-            return (self._directory / "console").read_text(errors="replace")
+            return (self._directory.path / "console").read_text(errors="replace")
         return ""
 
     def _launch(self, image: Path, directory: Path) -> None:
         with (directory / "errors").open("wb") as errors:
             self._process = subprocess.Popen(
                 [
-                    *("qemu-system-x86_64", "-machine", "q35,accel=tcg", "-cpu", "max"),
+                    *("qemu-system-x86_64", "-name", QEMU_MARK.format(directory)),
+                    *("-machine", "q35,accel=tcg", "-cpu", "max"),
                     *("-m", f"{self.memory_bytes >> 20}", "-nodefaults", "-no-user-config"),
                     *("-display", "none", "-serial", f"file:{directory / 'console'}"),
                     *("-kernel", image, "-initrd", directory / "initramfs"),

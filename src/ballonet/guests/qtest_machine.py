@@ -10,7 +10,6 @@ from __future__ import annotations
 import shutil
 import socket
 import subprocess
-import tempfile
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -23,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from ballonet.driver.balloon_driver import BalloonDriver
 from ballonet.driver.settings import DriverSettings
 from ballonet.errors import GuestError
+from ballonet.guests.processes import QEMU_MARK, PrivateDirectory
 from ballonet.kernel.kernel import Kernel, KernelSettings
 from ballonet.kernel.physical import MemoryPiece, PhysicalMemory
 from ballonet.kernel.tasks import Job, Scheduler
@@ -109,9 +109,7 @@ class QtestMachine:
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
-            directory = Path(
-                stack.enter_context(tempfile.TemporaryDirectory(prefix="ballonet-qtest-"))
-            )
+            directory = stack.enter_context(PrivateDirectory("ballonet-qtest-", mark=QEMU_MARK))
             self.memory = stack.enter_context(
                 SharedFile("ballonet-qtest", self.settings.memory_bytes, huge=self.settings.huge)
             )
@@ -256,7 +254,8 @@ class QtestMachine:
             options += ["disable-modern=on", "disable-legacy=off"]
         memory = f"size={settings.memory_bytes},mem-path=/proc/self/fd/{self.memory.fd},share=on"
         return [
-            *("qemu-system-x86_64", "-accel", "tcg", "-nodefaults", "-no-user-config"),
+            *("qemu-system-x86_64", "-name", QEMU_MARK.format(directory)),
+            *("-accel", "tcg", "-nodefaults", "-no-user-config"),
             *("-bios", str(directory / "firmware")),
             *("-machine", f"{machine},memory-backend=ram", "-m", f"{settings.memory_bytes >> 20}"),
             *("-object", f"memory-backend-file,id=ram,{memory}", "-display", "none"),

@@ -7,7 +7,6 @@ it into a second QEMU, whose memory shows what was sent.
 from __future__ import annotations
 
 import os
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -19,6 +18,7 @@ from ballonet.conform.checks import NotApplicable
 from ballonet.conform.device.bench import EVERYTHING, HostControl
 from ballonet.conform.device.session import DeviceSession, Heard
 from ballonet.errors import GuestError
+from ballonet.guests.processes import PrivateDirectory
 from ballonet.guests.qtest_machine import QTEST_LOW_BYTES, Bus, QtestMachine, QtestSettings
 from ballonet.units import BALLOON_PAGE_BYTES
 from ballonet.virtio.features import Feature
@@ -108,8 +108,8 @@ class _QemuControl:
     @contextmanager
     def attending(self, machine: QtestMachine) -> Iterator[None]:
         """Inside the block, this QEMU is meant."""
-        with tempfile.TemporaryDirectory(prefix="ballonet-conform-") as directory:
-            self._machine, self._file = machine, Path(directory) / "stream"
+        with PrivateDirectory("ballonet-conform-") as directory:
+            self._machine, self._file = machine, directory / "stream"
             self._destination = None
             try:
                 yield

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -14,6 +13,7 @@ from ballonet.conform.device.session import DeviceSession, Heard
 from ballonet.device.balloon import BalloonSettings
 from ballonet.device.effects import Event, PagesHinted
 from ballonet.errors import GuestError, MapError, SettingsError
+from ballonet.guests.processes import PrivateDirectory
 from ballonet.memory.regions import Region
 from ballonet.memory.shared_file import SharedFile
 from ballonet.vhost_user.event_loop import EventLoop
@@ -96,10 +96,7 @@ class OwnBench(VhostUserBench):
         self.control = self._control
 
     def _start(self, stack: ExitStack, *, big_pages: bool) -> Path:
-        directory = Path(
-            stack.enter_context(tempfile.TemporaryDirectory(prefix="ballonet-conform-"))
-        )
-        path = directory / "device"
+        path = stack.enter_context(PrivateDirectory("ballonet-conform-")) / "device"
         sock = stack.enter_context(listening_socket(path))
         offer = RING_FEATURES | BALLOON_FEATURES | Feature.RING_PACKED | Feature.IN_ORDER
         page_bytes = _BIG_PAGE if big_pages else 4096

@@ -6,17 +6,16 @@ different things in it.
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
-from pathlib import Path
 from typing import Final
 
 from ballonet.conform.driver.features import EVERYTHING
 from ballonet.conform.driver.guests import DriverBench, Machine
 from ballonet.errors import GuestError
+from ballonet.guests.processes import PrivateDirectory
 from ballonet.units import BALLOON_PAGE_BYTES
 from ballonet.virtio.features import Feature
 from ballonet.virtio.queues import QueueRole
@@ -78,8 +77,8 @@ def _resizing(bench: DriverBench) -> Iterator[Fact]:
 def _pressure(bench: DriverBench) -> Iterator[Fact]:
     """A balloon that pushes the page cache out."""
     machine = bench.machine(_OFFERED)
-    with tempfile.TemporaryDirectory(prefix="ballonet-") as directory:
-        path = Path(directory) / "file"
+    with PrivateDirectory("ballonet-") as directory:
+        path = directory / "file"
         with path.open("wb") as file:
             file.truncate(_FILE_BYTES)
         watch = _Watch(machine)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -16,6 +15,7 @@ from ballonet.guests.embedded import EmbeddedGuestSettings
 from ballonet.guests.embedded_process import EmbeddedGuest
 from ballonet.guests.guest import Guest
 from ballonet.guests.linux import LinuxGuest, LinuxGuestSettings
+from ballonet.guests.processes import PrivateDirectory
 from ballonet.kernel.kernel import KernelSettings
 from ballonet.vhost_user.listener import listening_socket
 from ballonet.vhost_user.server import serving
@@ -119,8 +119,7 @@ class _Benches:
         """A running guest. Raises: GuestError."""
         key = offered, poisons
         if key not in self._machines:
-            directory = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="ballonet-"))
-            path = Path(directory) / "device"
+            path = self._stack.enter_context(PrivateDirectory("ballonet-")) / "device"
             sock = self._stack.enter_context(listening_socket(path))
             server = ScriptedServer(BalloonSettings(offered), sock, listening=True)
             self._stack.enter_context(serving(server))
