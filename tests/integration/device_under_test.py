@@ -34,6 +34,11 @@ class Device:
         """Look at the device."""
         return self.server.snapshot()
 
+    def settle(self) -> None:
+        """Whatever was readable for the device before is served when this returns."""
+        for _ in range(2):  # the first may be asked in the middle of the turn that serves it
+            self.snapshot()
+
     def wait_until_free(self) -> None:
         """The last front-end is gone, as the device sees it."""
         message = "the device still has a front-end"

@@ -24,7 +24,7 @@ BALLONET = str(Path(sys.executable).with_name("ballonet"))
 
 def conform(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [BALLONET, "conform", *arguments], capture_output=True, text=True, timeout=115, check=False
+        [BALLONET, "conform", *arguments], capture_output=True, text=True, check=False
     )
 
 

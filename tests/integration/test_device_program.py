@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from tests.support.front_end import FrontEnd
-from tests.support.wait import wait_until
+from tests.support.wait import PATIENCE_S, wait_until
 
 PROGRAMS = Path(sys.executable).parent
 
@@ -21,7 +21,7 @@ PROGRAMS = Path(sys.executable).parent
 def ballonet(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Run the program to its end."""
     command = [str(PROGRAMS / "ballonet"), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 @contextmanager
@@ -98,7 +98,7 @@ def test_a_path_in_use_is_refused_and_a_stale_one_is_taken_over(tmp_path: Path) 
             assert "another program listens" in second.stderr
             assert front_end.get_features()
         process.send_signal(signal.SIGTERM)
-        assert process.wait(5) == 0
+        assert process.wait(PATIENCE_S) == 0
     assert not path.exists()
 
 
@@ -110,7 +110,7 @@ def test_a_connected_socket_is_served_until_the_front_end_leaves() -> None:
             theirs.close()
             with FrontEnd(ours) as front_end:
                 assert front_end.get_features()
-            assert process.wait(5) == 0
+            assert process.wait(PATIENCE_S) == 0
 
 
 def test_a_listening_socket_is_inherited_and_its_path_stays(tmp_path: Path) -> None:
@@ -123,7 +123,7 @@ def test_a_listening_socket_is_inherited_and_its_path_stays(tmp_path: Path) -> N
                 with FrontEnd.connect(path) as front_end:
                     assert front_end.get_features()
             process.send_signal(signal.SIGTERM)
-            assert process.wait(5) == 0
+            assert process.wait(PATIENCE_S) == 0
     assert path.exists()
 
 

@@ -7,13 +7,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from tests.support.wait import wait_until
+from tests.support.wait import holds, wait_until
 
 from ballonet.guests.embedded import EmbeddedGuestSettings
 from ballonet.guests.embedded_process import EmbeddedGuest
@@ -45,21 +44,25 @@ def actual(machine: EmbeddedGuest) -> int:
     return int(machine.ask("driver")["actual_pages"])
 
 
+def saved(directory: Path) -> tuple[int, int]:
+    """Target and balloon of the state file."""
+    state = json.loads((directory / "state").read_text())
+    return state["target_pages"], state["actual_pages"]
+
+
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 def test_the_target_survives_and_no_page_is_lost(tmp_path: Path, how: signal.Signals) -> None:
     with device(tmp_path, "--target", "128M") as first, guest(tmp_path, "desktop") as machine:
         wait_until(lambda: actual(machine) == PAGES, 20, "the balloon is full")
-        time.sleep(0.4)
+        wait_until(lambda: saved(tmp_path) == (PAGES, PAGES), 20, "its state is saved")
         first.send_signal(how)
         first.wait()
         (tmp_path / "device").unlink(missing_ok=True)
         machine.ask("hog", size=8 * MIB)  # the guest works on without a device
         with device(tmp_path):
             wait_until(lambda: machine.ask("driver")["reconnections"] == 1, 20, "it is back")
-            time.sleep(0.5)
-            assert actual(machine) == PAGES
-            state = json.loads((tmp_path / "state").read_text())
-            assert state["target_pages"] == state["actual_pages"] == PAGES
+            assert holds(lambda: actual(machine) == PAGES, 0.5)
+            assert saved(tmp_path) == (PAGES, PAGES)
             assert machine.ask("release_hogs") == 1  # reads back what it wrote
             assert machine.is_running
 
@@ -80,7 +83,7 @@ def test_a_state_file_that_is_none_is_one_clear_line(tmp_path: Path) -> None:
         state.write_text(text)
         command = [BALLONET, "device", "--socket-path", str(tmp_path / "s")]
         command += ["--state-file", str(state)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 2, text
         assert done.stderr.count("\n") == 1
         assert "state file" in done.stderr or "--state-file" in done.stderr

@@ -38,7 +38,6 @@ Start = Callable[[Where], Session]
 
 LOG_ALL = 1 << 26
 CHANGED = BackendMessage(CONFIG_CHANGE, 1, b"")
-SILENCE_S = 0.05
 STAT_FREE, STAT_TOTAL = 4, 5
 
 _start_qemu_old = partial(start_qemu, protocol=0xFFFF_FFFF ^ PROTOCOL_MEM_SLOTS)
@@ -126,8 +125,9 @@ def test_a_new_target_is_announced_once_and_then_read(device: Device, start: Sta
         assert guest.read_num_pages() == 0
         device.server.set_target(0x0001_2345)
         assert guest.front_end.read_backend_message() == CHANGED
-        assert guest.front_end.read_backend_message(SILENCE_S) is None
         assert guest.read_num_pages() == 0x0001_2345
+        device.settle()
+        assert guest.front_end.read_backend_message(0) is None
 
 
 @each_front_end
@@ -191,7 +191,8 @@ def test_a_statistics_buffer_is_kept_until_the_host_asks(device: Device, start: 
     with start(device.path) as guest:
         head = guest.put_stats([(STAT_FREE, 1 << 30), (STAT_TOTAL, 2 << 30), (999, 1)])
         wait_until(lambda: device.snapshot().sample, SECONDS, "no sample arrives")
-        assert not guest.front_end.wait_call(STATS, SILENCE_S)
+        device.settle()
+        assert not guest.front_end.wait_call(STATS, 0)
         assert guest.rings[STATS].used_idx == 0
         device.server.request_stats()
         assert [(used.head, used.length) for used in guest.wait_used(STATS)] == [(head, 0)]
@@ -285,7 +286,8 @@ def test_a_stopped_vm_is_told_of_a_new_target_only_when_it_runs_again(device: De
     with start_qemu(device.path) as guest:
         bases = scripts.stop_qemu(guest)
         device.server.set_target(33)
-        assert guest.front_end.read_backend_message(SILENCE_S) is None
+        device.settle()
+        assert guest.front_end.read_backend_message(0) is None
         scripts.run_qemu(guest, bases=bases)
         assert guest.front_end.read_backend_message() == CHANGED
         assert guest.read_num_pages() == 33
@@ -316,7 +318,8 @@ def test_chains_offered_while_a_uml_guest_is_suspended_wait_for_its_resume(devic
         head = guest.rings[INFLATE].add([guest.write_pfns(INFLATE, [first + 1])])
         guest.rings[INFLATE].publish()
         guest.front_end.kick(INFLATE)
-        assert not guest.front_end.wait_call(INFLATE, SILENCE_S)
+        device.settle()
+        assert not guest.front_end.wait_call(INFLATE, 0)
         for queue in guest.rings:
             guest.front_end.set_vring_enable(queue, 1)
         assert [used.head for used in guest.wait_used(INFLATE)] == [head]
@@ -456,7 +459,8 @@ def test_a_driver_that_wants_no_calls_gets_none(device: Device) -> None:
         first, _ = guest.free_range()
         guest.offer(INFLATE, [guest.write_pfns(INFLATE, [first])])
         wait_until(lambda: ring.used_idx == 1, SECONDS, "the chain is not used")
-        assert not guest.front_end.wait_call(INFLATE, SILENCE_S)
+        device.settle()
+        assert not guest.front_end.wait_call(INFLATE, 0)
 
 
 def test_kicks_without_chains_are_harmless(device: Device) -> None:

@@ -16,7 +16,7 @@ import pytest
 from tests.support.front_end import FrontEnd
 from tests.support.scripts import start_uml
 from tests.support.session import Session
-from tests.support.wait import wait_until
+from tests.support.wait import PATIENCE_S, wait_until
 from tests.support.wire import HEADER, NEED_REPLY, VERSION, ClosedError, Req
 
 from ballonet.device.balloon import BalloonSettings
@@ -295,5 +295,5 @@ def test_the_device_program_records_and_ends_well(tmp_path: Path) -> None:
         with FrontEnd.connect(tmp_path / "s") as front_end:
             assert front_end.get_features()
         process.terminate()
-        assert process.wait(10) == 0
+        assert process.wait(PATIENCE_S) == 0
     assert "GET_FEATURES" in {line.name for line in read_trace(tmp_path / "t")}

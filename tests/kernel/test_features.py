@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -40,7 +39,7 @@ def able() -> Iterator[BalloonedGuest]:
 
 def test_all_six_features_are_observed_by_the_command_for_it() -> None:
     done = subprocess.run(
-        [BALLONET, "features", "--json"], capture_output=True, text=True, timeout=110, check=False
+        [BALLONET, "features", "--json"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     rows = json.loads(done.stdout)
@@ -202,9 +201,8 @@ def test_the_guest_is_answered_while_it_is_asked_for_everything_at_once() -> Non
     with boot() as machine:
         guest, device = machine.guest, machine.device
         device.set_poll_interval(1)
-        end = time.monotonic() + 6
         target = 0
-        while time.monotonic() < end:
+        while (done := device.snapshot().counters).stats_messages < 6 or done.hint_rounds < 3:
             target = 20_000 - target
             device.begin_hint_round()
             machine.resize(target, stalled_after_s=5)
@@ -214,6 +212,4 @@ def test_the_guest_is_answered_while_it_is_asked_for_everything_at_once() -> Non
         assert machine.resize(0, stalled_after_s=20).reached
         snapshot = device.snapshot()
         assert snapshot.broken is None
-        assert snapshot.counters.stats_messages >= 4
-        assert snapshot.counters.hint_rounds >= 1
         assert guest.vmstat()["balloon_inflate"] == snapshot.counters.inflated_pages

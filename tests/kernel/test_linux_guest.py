@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from tests.support.wait import wait_until
+from tests.support.wait import PATIENCE_S, wait_until
 
 from ballonet.errors import GuestError
 from ballonet.guests.linux import LinuxGuest, LinuxGuestSettings
@@ -119,7 +119,6 @@ def test_commands_piped_into_the_console_are_run_and_the_guest_powers_off() -> N
         input="echo kernel $(uname -r)\n",
         capture_output=True,
         text=True,
-        timeout=60,
         check=False,
     )
     assert done.returncode == 0
@@ -184,7 +183,7 @@ def test_a_console_that_is_killed_takes_every_process_of_its_guest_along(number:
         assert directory is not None
         assert len(guest_processes(directory)) > 1
         process.send_signal(number)
-        process.wait(20)
+        process.wait(PATIENCE_S)
         wait_until(lambda: not guest_processes(directory), 10, "the guest ended")
         wait_until(lambda: not directory.exists(), 10, "its files are gone")
     finally:

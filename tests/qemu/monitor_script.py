@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from qemu.qmp import ExecuteError, Message, QMPClient
+from tests.support.wait import PATIENCE_S, comes_true, stays_true
 
 INTERVAL: Final = "guest-stats-polling-interval"
 UNSET: Final = 2**64 - 1
@@ -25,7 +26,6 @@ STATS_OF_7_2: Final = frozenset(
         *("available-memory", "disk-caches", "htlb-pgalloc", "htlb-pgfail"),
     )
 )
-_STEP_S: Final = 20.0
 Transcript = list[tuple[str, Any]]
 
 
@@ -59,11 +59,20 @@ class Conversation:
 
     async def until(self, command: str, wanted: object, **arguments: object) -> bool:
         """Repeat a query until it answers this."""
-        for _ in range(int(_STEP_S / 0.05)):
-            if await self.say(command, **arguments) == wanted:
-                return True
-            await asyncio.sleep(0.05)
-        return False
+
+        async def answered() -> bool:
+            return bool(await self.say(command, **arguments) == wanted)
+
+        return await comes_true(answered)
+
+    async def told(self, name: str, data: object = None) -> bool:
+        """The newest event of a name has arrived, with this data if any is given."""
+
+        async def arrived() -> bool:
+            found = [event["data"] for event in self.events if event["event"] == name]
+            return bool(found) and data in (None, found[-1])
+
+        return await comes_true(arrived)
 
 
 async def converse(path: Path, balloon: str, ram_bytes: int) -> Transcript:
@@ -86,6 +95,13 @@ async def converse(path: Path, balloon: str, ram_bytes: int) -> Transcript:
     with suppress(EOFError):  # how the library tells that the other side has hung up
         await client.disconnect()
     return talk.transcript
+
+
+def _seconds(event: Message) -> float:
+    """When it happened."""
+    stamp = event["timestamp"]
+    assert isinstance(stamp, dict)
+    return float(stamp["seconds"] + stamp["microseconds"] / 1e6)
 
 
 async def _listen(talk: Conversation) -> None:
@@ -128,7 +144,7 @@ async def _plain(path: Path) -> Transcript:
     for raw, count in PLAIN:
         writer.write(raw)
         for _ in range(count):
-            line = await asyncio.wait_for(reader.readline(), _STEP_S)
+            line = await asyncio.wait_for(reader.readline(), PATIENCE_S)
             assert line.endswith(b"\r\n")
             transcript.append((raw[:80].decode(), json.loads(line)))
     writer.close()
@@ -171,11 +187,12 @@ async def _balloon(talk: Conversation, ram_bytes: int) -> None:
     talk.events.clear()
     talk.shape("balloon", await talk.say("balloon", value=target))
     talk.shape("reached", await talk.until("query-balloon", {"actual": target}))
-    await asyncio.sleep(2.2)
+    last = await talk.told("BALLOON_CHANGE", {"actual": target})
+    talk.shape("the last event has the last value", last)
     talk.shape("events", sorted({str(event["event"]) for event in talk.events}))
     talk.shape("event's members", sorted({name for event in talk.events for name in event}))
-    talk.shape("the last event has the last value", talk.events[-1]["data"] == {"actual": target})
-    talk.shape("few events", len(talk.events) <= 3)
+    seconds = [_seconds(event) for event in talk.events]
+    talk.shape("few events", len(seconds) <= max(seconds) - min(seconds) + 2)
     # No multiple of a page is rounded up.
     talk.shape("balloon and a bit", await talk.say("balloon", value=target + 1000))
     talk.shape("rounded", await talk.until("query-balloon", {"actual": target + 4096}))
@@ -221,8 +238,7 @@ async def _statistics(talk: Conversation, balloon: str) -> None:
     talk.shape("makes sense", 0 < free < total != UNSET)
     talk.shape("no more", await talk.say("qom-set", path=balloon, property=INTERVAL, value=0))
     kept = await _stats(talk, balloon)
-    await asyncio.sleep(2.2)
-    talk.shape("kept", await _stats(talk, balloon) == kept and kept["last-update"] > 0)
+    talk.shape("kept", await _stands_still(talk, balloon) and kept["last-update"] > 0)
 
 
 async def _stats(talk: Conversation, balloon: str) -> dict[str, Any]:
@@ -231,12 +247,21 @@ async def _stats(talk: Conversation, balloon: str) -> dict[str, Any]:
 
 
 async def _newer(talk: Conversation, balloon: str, than: int) -> dict[str, Any]:
-    for _ in range(200):
-        now = await _stats(talk, balloon)
-        if now["last-update"] > than:
-            return now
-        await asyncio.sleep(0.05)
-    raise AssertionError("no newer statistics came")
+    async def came() -> bool:
+        return bool((await _stats(talk, balloon))["last-update"] > than)
+
+    assert await comes_true(came), "no newer statistics came"
+    return await _stats(talk, balloon)
+
+
+async def _stands_still(talk: Conversation, balloon: str) -> bool:
+    """No statistics come for longer than two intervals."""
+    before = await _stats(talk, balloon)
+
+    async def same() -> bool:
+        return await _stats(talk, balloon) == before
+
+    return await stays_true(same, 2.2)
 
 
 async def _stopping(talk: Conversation, balloon: str) -> None:
@@ -246,10 +271,12 @@ async def _stopping(talk: Conversation, balloon: str) -> None:
     await _newer(talk, balloon, (await _stats(talk, balloon))["last-update"])
     for command in ("stop", "query-status", "stop"):
         await talk.note(command)
-    await asyncio.sleep(0.3)
+
+    async def stopped() -> bool:  # what was under way may still arrive
+        return await _stands_still(talk, balloon)
+
+    talk.shape("frozen", await comes_true(stopped))
     frozen = await _stats(talk, balloon)
-    await asyncio.sleep(2.2)
-    talk.shape("frozen", await _stats(talk, balloon) == frozen)
     for command in ("cont", "query-status", "cont"):
         await talk.note(command)
     talk.shape("thawed", bool(await _newer(talk, balloon, frozen["last-update"])))
@@ -278,9 +305,6 @@ async def _end(talk: Conversation) -> None:
     """The last event."""
     talk.events.clear()
     await talk.note("quit")
-    for _ in range(100):
-        if any(event["event"] == "SHUTDOWN" for event in talk.events):
-            break
-        await asyncio.sleep(0.05)
+    await talk.told("SHUTDOWN")
     last = [event["data"] for event in talk.events if event["event"] == "SHUTDOWN"]
     talk.shape("SHUTDOWN", last)

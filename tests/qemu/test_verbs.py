@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from tests.qemu.conftest import MEMORY_BYTES
+from tests.support.wait import PATIENCE_S
 
 from ballonet.device.balloon import BalloonSettings
 from ballonet.guests.ballooned import BalloonedGuest
@@ -40,7 +41,7 @@ def qmp(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 
 def ballonet(*arguments: str, text: str = "") -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [BALLONET, *arguments], input=text, capture_output=True, text=True, timeout=60, check=False
+        [BALLONET, *arguments], input=text, capture_output=True, text=True, check=False
     )
 
 
@@ -88,7 +89,7 @@ def test_watching_goes_on_until_it_is_interrupted(qmp: str) -> None:
         assert process.stdout is not None
         samples = [json.loads(process.stdout.readline()) for _ in range(3)]
         process.send_signal(2)
-        assert process.wait(10) == 0
+        assert process.wait(PATIENCE_S) == 0
     times = [sample["last-update"] for sample in samples]
     assert times == sorted(times)
     assert json.loads(ballonet("info", qmp, "--json").stdout)["poll-interval"] == 0
