@@ -46,12 +46,18 @@ class Device:
 
 
 @contextmanager
-def running_device(path: Path, settings: BalloonSettings | None = None) -> Iterator[Device]:
+def running_device(
+    path: Path, settings: BalloonSettings | None = None, *, state_path: Path | None = None
+) -> Iterator[Device]:
     """Serve on a thread of this process."""
     events: list[Event] = []
     with listening_socket(path) as sock:
         server = DeviceServer(
-            settings or BalloonSettings(), sock, listening=True, observe=events.append
+            settings or BalloonSettings(),
+            sock,
+            listening=True,
+            observe=events.append,
+            state_path=state_path,
         )
         with serving(server):
             yield Device(path, server, events)
@@ -68,18 +74,25 @@ def soft_file_limit(limit: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
+def listens(path: Path) -> bool:
+    """Somebody listens at a socket; its path is there a moment earlier."""
+    lines = Path("/proc/net/unix").read_text(encoding="utf-8").splitlines()
+    return any(line.endswith(f" {path}") and line.split()[3] == "00010000" for line in lines)
+
+
 class DeviceProcess:
     """A back-end as users start it, for front-ends that may kill it; a context manager."""
 
-    def __init__(self, path: Path, log: Path) -> None:
+    def __init__(self, path: Path, log: Path, *options: str | Path) -> None:
         self.path: Final = path
         self._log_path = log
         program = Path(sys.executable).with_name("ballonet")
         with log.open("ab") as stderr:
             self._process = subprocess.Popen(
-                [program, "device", "--no-defer-discards", "--socket-path", path], stderr=stderr
+                [program, "device", "--no-defer-discards", "--socket-path", path, *options],
+                stderr=stderr,
             )
-        wait_until(path.exists, SECONDS, f"{path} does not exist")
+        wait_until(lambda: listens(path), SECONDS, f"nobody listens at {path}: {self.log()}")
 
     def is_alive(self) -> bool:
         """The process has not ended."""

@@ -12,8 +12,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from tests.integration.device_under_test import DeviceProcess, running_device
+from tests.support.scripts import start_qemu
+from tests.support.small_disk import small_disk
 from tests.support.wait import holds, wait_until
 
+from ballonet.device.state import DeviceState
 from ballonet.guests.embedded import EmbeddedGuestSettings
 from ballonet.guests.embedded_process import EmbeddedGuest
 
@@ -77,14 +81,60 @@ def test_a_balloon_that_was_moving_goes_on(tmp_path: Path) -> None:
             wait_until(lambda: actual(machine) == 200 * MIB >> 12, 30, "the balloon is full")
 
 
-def test_a_state_file_that_is_none_is_one_clear_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize("text", ["", "[]", '{"version": 9}', "\x00", "[" * 100_000])
+def test_a_state_file_that_is_none_is_one_clear_line_and_the_device_serves(
+    tmp_path: Path, text: str
+) -> None:
     state = tmp_path / "state"
-    for text in ("", "[]", '{"version": 9}', '{"version": 1, "target_pages": -1}', "\x00"):
-        state.write_text(text)
+    state.write_text(text)
+    process = DeviceProcess(tmp_path / "device", tmp_path / "log", "--state-file", state)
+    with start_qemu(process.path) as machine:
+        assert machine.read_num_pages() == 0
+    assert process.stop() == 0
+    assert process.log().count("\n") == 1
+    assert str(state) in process.log()
+    assert DeviceState.from_fields(json.loads(state.read_text())) == DeviceState()
+    if text:
+        assert (tmp_path / "state.bad").read_text() == text
+
+
+def test_a_state_file_that_can_never_be_is_one_clear_line_and_the_end(tmp_path: Path) -> None:
+    for state, code in ((tmp_path, 2), (Path("/dev/null"), 2), (tmp_path / "no" / "state", 1)):
         command = [BALLONET, "device", "--socket-path", str(tmp_path / "s")]
         command += ["--state-file", str(state)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert done.returncode == 2, text
-        assert done.stderr.count("\n") == 1
-        assert "state file" in done.stderr or "--state-file" in done.stderr
+        assert (done.returncode, done.stderr.count("\n")) == (code, 1), done.stderr
+        assert str(state) in done.stderr
         assert not os.path.lexists(tmp_path / "s")
+
+
+def test_a_full_disk_stops_neither_a_target_nor_the_device_and_is_made_up_for(
+    tmp_path: Path,
+) -> None:
+    with small_disk(tmp_path / "disk") as disk:
+        state = disk.path / "state"
+        with (
+            running_device(tmp_path / "device", state_path=state) as running,
+            start_qemu(running.path) as machine,
+        ):
+            disk.fill()
+            for pages in range(1, 100):
+                running.server.set_target(pages)
+                wait_until(lambda: machine.read_num_pages() == pages, 20, "the target arrives")  # noqa: B023
+            machine.inflate([machine.free_range()[0]])
+            assert json.loads(state.read_text())["target_pages"] == 0
+            disk.free()
+            message = "the state is not written"
+            wait_until(lambda: json.loads(state.read_text())["target_pages"] == 99, 60, message)
+
+
+def test_a_disk_that_is_full_from_start_to_end_is_one_line_or_two(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk") as disk:
+        disk.fill()
+        options = ("--state-file", disk.path / "state", "--target", "1M")
+        process = DeviceProcess(tmp_path / "device", tmp_path / "log", *options)
+        with start_qemu(process.path) as machine:
+            assert machine.read_num_pages() == 256
+        assert process.stop() == 0
+        assert 1 <= process.log().count("\n") <= 2
+        assert "No space left" in process.log()

@@ -107,7 +107,8 @@ class _CapabilitiesFirst(click.Command):
     "--state-file",
     "state_path",
     type=click.Path(path_type=Path),
-    help="Keep the target here, so that a device started anew goes on where this one stopped.",
+    help="Keep the target here, so that a device started anew goes on where this one stopped. "
+    "A file that holds something else is kept as PATH.bad.",
 )
 def device(
     socket_path: Path | None,

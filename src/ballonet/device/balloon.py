@@ -229,7 +229,7 @@ class Balloon:
         """What a device in another process needs to go on with the same guest."""
         return DeviceState(
             self.target_pages,
-            self.actual_pages,
+            self.config.kept_actual_pages,
             self.config.poison.value if self.config.poison.is_known else None,
             self.hint_round.cmd_id,
             self.statistics.poll_interval_s,

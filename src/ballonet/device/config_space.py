@@ -22,6 +22,7 @@ class ConfigSpace:
         self.actual_pages = 0
         self.poison = PagePoison()
         self._actual_raw = bytes(4)
+        self._left_pages: int | None = None  # `actual` at a reset, until it is known who came after
 
     def read(self, offset: int, length: int, *, cmd_id: int) -> bytes:
         """`length` bytes from `offset`; zero where nothing exists."""
@@ -49,19 +50,43 @@ class ConfigSpace:
         if not offset < ACTUAL.stop <= end:
             return False
         before, self.actual_pages = self.actual_pages, int.from_bytes(raw[ACTUAL], "little")
-        return before != self.actual_pages
+        if before == self.actual_pages:
+            return False
+        self._left_pages = None
+        return True
+
+    @property
+    def kept_actual_pages(self) -> int:
+        """What the driver said last, even if it is gone: it may come back and say nothing new."""
+        return self.actual_pages if self._left_pages is None else self._left_pages
 
     def restore_actual(self, actual_pages: int) -> None:
-        """Believe what the guest said to another device."""
-        self.actual_pages = actual_pages
-        self._actual_raw = actual_pages.to_bytes(4, "little")
+        """Believe what the guest said to another device, until its rings show who it is."""
+        self._show_actual(actual_pages)
+        self._left_pages = actual_pages
 
     def reset(self) -> None:
         """Virtio reset: the target and `actual` stay, as in QEMU."""
         self.poison.reset()
+        self._left_pages = self.kept_actual_pages
 
     def forget_guest(self) -> None:
         """The guest is gone: what it said about itself no longer holds; the target stays."""
         self.poison.forget_guest()
-        self.actual_pages = 0
-        self._actual_raw = bytes(4)
+        self._left_pages = self.kept_actual_pages
+        self._show_actual(0)
+
+    def recognise_driver(self, *, goes_on: bool) -> None:
+        """The inflate ring starts: where it stood when the driver was last here, or afresh.
+
+        A driver that goes on, behind a connection that was lost or a device that was replaced,
+        has the same balloon and says nothing, because Linux writes `actual` only when it changes.
+        A new one has none, and says nothing either.
+        """
+        if self._left_pages is not None:
+            self._show_actual(self._left_pages if goes_on else 0)
+            self._left_pages = None
+
+    def _show_actual(self, actual_pages: int) -> None:
+        self.actual_pages = actual_pages
+        self._actual_raw = actual_pages.to_bytes(4, "little")

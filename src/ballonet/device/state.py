@@ -43,6 +43,6 @@ class DeviceState:
             if name == "poison_val" and value is None:
                 continue
             least, most = limits[name]
-            if not isinstance(value, int) or not least <= value <= most:
+            if type(value) is not int or not least <= value <= most:  # True is an int, too
                 raise SettingsError(f"state file: {name}", str(value), f"{least} to {most}")
         return cls(**values)  # type: ignore[arg-type]

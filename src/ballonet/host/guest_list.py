@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from ballonet.errors import SettingsError
-from ballonet.vhost_user.state_file import write_whole
+from ballonet.runtime.files import write_whole
 
 __all__ = ["GuestList", "check_name"]
 

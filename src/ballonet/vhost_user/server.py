@@ -335,7 +335,7 @@ class DeviceServer:
         state = self._state_file.load()
         if state is not None:
             self._balloon.restore(state)
-        self._state_file.save(self._balloon.save())
+        self._state_file.begin(self._balloon.save())
 
     def _deadline_ns(self) -> int | None:
         file_ns = None if self._state_file is None else self._state_file.deadline_ns
@@ -348,7 +348,7 @@ class DeviceServer:
         if self._accept_at_ns is not None and self._accept_at_ns <= self._clock.now_ns():
             self._accept_at_ns = None
             self._worker.register(self._sock.fileno(), self._accept)
-        if self._state_file is not None and self._connection is not None:
+        if self._state_file is not None:
             self._state_file.note(self._balloon.save())
         return self._connection is not None and self._connection.work()
 

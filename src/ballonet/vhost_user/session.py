@@ -53,6 +53,7 @@ from ballonet.vhost_user.messages import (
     parse_single_region,
 )
 from ballonet.vhost_user.vring import (
+    FRESH_BASES,
     SessionMemory,
     Vring,
     areas_to_log,
@@ -62,7 +63,7 @@ from ballonet.vhost_user.vring import (
     make_ring,
 )
 from ballonet.virtio.features import Feature
-from ballonet.virtio.queues import QUEUE_COUNT
+from ballonet.virtio.queues import QUEUE_COUNT, QueueRole
 from ballonet.virtio.ring.notify import Fence
 
 __all__ = ["Session"]
@@ -347,6 +348,8 @@ class Session:
             return
         ring = make_ring(queue, vring, self.memory, self.balloon.negotiated, self.fence)
         if ring is not None:
+            if self.balloon.roles[queue] is QueueRole.INFLATE:
+                self.balloon.config.recognise_driver(goes_on=ring.base not in FRESH_BASES)
             self.balloon.attach(queue, ring)
             self.kicked(queue)
 

@@ -1,24 +1,35 @@
 """A device's state in a file, so that another process can go on where this one stopped.
 
-Written whole, under another name, and then renamed: a reader sees the old one or the new one.
+Neither a file that holds something else nor a disk that is full stops the device: it says so once
+in a while, and serves on.
 """
 
 from __future__ import annotations
 
+import errno
 import json
-import os
-from contextlib import suppress
+import logging
 from pathlib import Path
 from typing import Final
 
-from ballonet.device.clock import Clock
+from ballonet.device.clock import NS_PER_S, Clock
 from ballonet.device.state import DeviceState
 from ballonet.errors import SettingsError, SystemCallError
+from ballonet.runtime.files import put_aside, read_small, write_whole
+from ballonet.vhost_user.quiet_log import QuietLog
 
-__all__ = ["StateFile", "write_whole"]
+__all__ = ["StateFile"]
 
 #: The guest moves `actual` hundreds of times a second; a little of it may be lost.
 _WAIT_NS: Final = 200_000_000
+#: A write lasts until the disk has it, and nobody is served meanwhile: the pause is so many times
+#: as long, so that a slow disk takes 5 % of the time at most.
+_WAIT_FACTOR: Final = 20
+#: After a write that failed, doubled each time.
+_RETRY_NS_MIN: Final = NS_PER_S
+_RETRY_NS_MAX: Final = 60 * NS_PER_S
+_REASON_MAX: Final = 200  # characters
+_log = logging.getLogger(__name__)
 
 
 class StateFile:
@@ -26,50 +37,82 @@ class StateFile:
 
     def __init__(self, path: Path, clock: Clock) -> None:
         self._path, self._clock = path, clock
+        self._quiet = QuietLog(_log, clock.now_ns)
         self._saved: DeviceState | None = None
-        self._saved_ns = 0
+        self._wait_until_ns = 0  # a change of anything but the target can wait so long
+        self._retry_at_ns = 0  # before, nothing is tried: the last write failed
+        self._retry_ns = _RETRY_NS_MIN
         self.deadline_ns: int | None = None  #: when a change has to be written
 
     def load(self) -> DeviceState | None:
-        """What an earlier process left; None if there was none. Raises: SettingsError."""
+        """What an earlier process left, or None; what is no state is put aside, and that is logged.
+
+        Raises: SettingsError, if the path names something other than a readable file;
+        SystemCallError, if what is no state cannot be put aside.
+        """
         try:
-            text = self._path.read_text()
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise SettingsError(
-                "--state-file", self._path, f"readable: {error.strerror}"
-            ) from error
-        try:
-            self._saved = DeviceState.from_fields(json.loads(text))
-        except ValueError as error:
-            raise SettingsError("--state-file", self._path, f"a state file: {error}") from error
+            self._saved = self._read()
+        except SystemCallError as error:
+            raise SettingsError("--state-file", self._path, f"readable: {error.reason}") from error
+        except (ValueError, RecursionError) as error:  # JSON may be nested too deeply to be read
+            reason = (str(error) or "cannot be read")[:_REASON_MAX]
+            aside = put_aside(self._path)
+            _log.warning("no state in %s, kept as %s: %s", self._path, aside.name, reason)
         return self._saved
 
+    def begin(self, state: DeviceState) -> None:
+        """Write the first state. Raises: SystemCallError, unless the disk is merely full."""
+        try:
+            self._write(state)
+        except SystemCallError as error:
+            if not _is_full(error):
+                raise
+            self._failed(error)
+
     def note(self, state: DeviceState) -> None:
-        """Write a state, at once if the target changed, else soon. Raises: SystemCallError."""
+        """Write a state, at once if the target changed, else soon; a failure is logged."""
         if state == self._saved:
             self.deadline_ns = None
             return
         is_urgent = self._saved is None or state.target_pages != self._saved.target_pages
-        if is_urgent or self._clock.now_ns() >= self._saved_ns + _WAIT_NS:
-            self.save(state)
+        not_before_ns = max(self._retry_at_ns, 0 if is_urgent else self._wait_until_ns)
+        if self._clock.now_ns() < not_before_ns:
+            self.deadline_ns = not_before_ns
         else:
-            self.deadline_ns = self._saved_ns + _WAIT_NS
+            self.save(state)
 
     def save(self, state: DeviceState) -> None:
-        """Write a state now. Raises: SystemCallError."""
+        """Write a state now; a failure is logged, and `deadline_ns` says when to try again."""
+        try:
+            self._write(state)
+        except SystemCallError as error:
+            self._failed(error)
+
+    def _read(self) -> DeviceState | None:
+        """Raises: SystemCallError; ValueError, RecursionError for what is no state."""
+        raw = read_small(self._path)
+        if raw is None:
+            return None
+        if not raw.strip():  # as a crash leaves it on some file systems
+            _log.warning("%s is empty: starting without state", self._path)
+            return None
+        return DeviceState.from_fields(json.loads(raw.decode()))
+
+    def _write(self, state: DeviceState) -> None:
+        """Raises: SystemCallError."""
+        begin_ns = self._clock.now_ns()
         write_whole(self._path, json.dumps(state.as_fields()) + "\n")
-        self._saved, self._saved_ns, self.deadline_ns = state, self._clock.now_ns(), None
+        now_ns = self._clock.now_ns()
+        self._saved, self.deadline_ns = state, None
+        self._wait_until_ns = now_ns + max(_WAIT_NS, _WAIT_FACTOR * (now_ns - begin_ns))
+        self._retry_at_ns, self._retry_ns = 0, _RETRY_NS_MIN
+
+    def _failed(self, error: SystemCallError) -> None:
+        self._quiet.warn("state", f"{error}; the device serves on, and tries again")
+        self._retry_at_ns = self.deadline_ns = self._clock.now_ns() + self._retry_ns
+        self._retry_ns = min(2 * self._retry_ns, _RETRY_NS_MAX)
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Put text in place of a file's, all or none of it. Raises: SystemCallError."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        draft.write_text(text)
-        draft.replace(path)
-    except OSError as error:
-        with suppress(OSError):
-            draft.unlink(missing_ok=True)
-        raise SystemCallError("writing", str(path), error.strerror or str(error)) from error
+def _is_full(error: SystemCallError) -> bool:
+    cause = error.__cause__
+    return isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT)

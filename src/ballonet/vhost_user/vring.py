@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from ballonet.device.balloon import BalloonMemory
 from ballonet.errors import GuestMemoryError, RingError, SessionError
@@ -27,6 +27,7 @@ from ballonet.virtio.ring.packed import (
 from ballonet.virtio.ring.split import SplitAreas, SplitRing, split_area_bytes
 
 __all__ = [
+    "FRESH_BASES",
     "SessionMemory",
     "Vring",
     "areas_to_log",
@@ -35,6 +36,9 @@ __all__ = [
     "check_num",
     "make_ring",
 ]
+
+#: Where a ring begins that no driver has used: split; packed, with both wrap counters 1.
+FRESH_BASES: Final = (0, 0x8000_8000)
 
 _LOG = 1  # flag of the addresses: writes to the used ring are to be logged
 
