@@ -170,25 +170,44 @@ def start_qemu(
     """QEMU's generic vhost-user device: initialisation, realise, then DRIVER_OK."""
     style = ConfigStyle(is_whole=True)
     session = _session(where, ram or qemu_ram(), style, queue_size)
-    front_end = session.front_end
     with _closed_on_error(session):
-        front_end.get_features()
-        session.protocol = front_end.get_protocol_features() & protocol
-        front_end.set_protocol_features(session.protocol)
-        if session.protocol & PROTOCOL_MQ:
-            front_end.get_queue_num()
-        if session.protocol & PROTOCOL_MEM_SLOTS:
-            _check(front_end.get_max_mem_slots() >= len(session.ram.regions), "too few slots")
-        if session.protocol & PROTOCOL_BACKEND_REQ:
-            front_end.set_backend_req_fd()
-        front_end.set_owner()
-        session.offered = front_end.get_features()
-        for queue in range(QUEUES):
-            front_end.set_vring_call(queue)
-            front_end.set_vring_err(queue)
-        front_end.get_config(0, WHOLE_BYTES)
+        _greet_like_qemu(session, protocol)
         run_qemu(session, wanted)
     return session
+
+
+def reconnect_qemu(
+    where: Path, session: Session, wanted: int = DRIVER_BITS, *, protocol: int = _QEMU_PROTOCOL
+) -> None:
+    """The connection was lost and is made again; the guest's driver has not noticed.
+
+    Rings go on at what the device has used [QEMU virtio_queue_restore_last_avail_idx].
+    """
+    session.front_end.close()
+    session.front_end = FrontEnd.connect(where)
+    _greet_like_qemu(session, protocol)
+    bases = {queue: session.split_ring(queue).used_idx for queue in session.rings}
+    run_qemu(session, wanted, bases=bases)
+
+
+def _greet_like_qemu(session: Session, protocol: int) -> None:
+    """What comes before a driver."""
+    front_end = session.front_end
+    front_end.get_features()
+    session.protocol = front_end.get_protocol_features() & protocol
+    front_end.set_protocol_features(session.protocol)
+    if session.protocol & PROTOCOL_MQ:
+        front_end.get_queue_num()
+    if session.protocol & PROTOCOL_MEM_SLOTS:
+        _check(front_end.get_max_mem_slots() >= len(session.ram.regions), "too few slots")
+    if session.protocol & PROTOCOL_BACKEND_REQ:
+        front_end.set_backend_req_fd()
+    front_end.set_owner()
+    session.offered = front_end.get_features()
+    for queue in range(QUEUES):
+        front_end.set_vring_call(queue)
+        front_end.set_vring_err(queue)
+    front_end.get_config(0, WHOLE_BYTES)
 
 
 def run_qemu(

@@ -131,6 +131,10 @@ class Wire:
         """Hang up; safe to call again."""
         self._sock.close()
 
+    def shut_down(self) -> None:
+        """Say that no more will come, and listen on."""
+        self._sock.shutdown(socket.SHUT_WR)
+
     def send_raw(self, data: bytes, fds: Sequence[int] = ()) -> None:
         """Send bytes as they are."""
         if not fds:

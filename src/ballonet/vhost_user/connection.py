@@ -9,6 +9,7 @@ from __future__ import annotations
 import array
 import logging
 import os
+import select
 import socket
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -72,6 +73,7 @@ _FDS_SPACE: Final = socket.CMSG_SPACE((FDS_MAX + 1) * 4)
 #: Queues whose messages come one after the other, each when the one before is answered.
 _FOLLOWED: Final = frozenset({QueueRole.INFLATE, QueueRole.DEFLATE})
 _RECEIVE: Final = int(socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC)
+_HUNG_UP: Final = select.POLLHUP | select.POLLRDHUP
 _CONFIG_CHANGE: Final = pack_message(BackendRequest.CONFIG_CHANGE, reply=False)
 _log = logging.getLogger(__name__)
 
@@ -115,6 +117,14 @@ class Connection:
         elif self._balloon.deferral is not None and self._balloon.deferral.is_due:
             self._guarded(lambda: self._obey_checked(self._balloon.discard_deferred()))
         return bool(self.session.tasks)
+
+    def end_if_hung_up(self) -> None:
+        """Notice now that the front-end has left; what it had sent before is still obeyed."""
+        poll = select.poll()
+        poll.register(self._sock, _HUNG_UP)
+        if poll.poll(0):
+            while self._open:  # nothing more can come, so its end of file does
+                self._read_some()
 
     def close(self) -> None:
         """End the connection and give everything back; safe to call again."""

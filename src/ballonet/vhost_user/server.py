@@ -361,6 +361,8 @@ class DeviceServer:
             self._accept_at_ns = self._clock.now_ns() + _ACCEPT_AGAIN_NS
             return
         if self._connection is not None:
+            self._connection.end_if_hung_up()  # its VMM may have left, and come again at once
+        if self._connection is not None:
             _log.warning("a second front-end was turned away: this device has one already")
             sock.close()
             return
