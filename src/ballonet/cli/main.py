@@ -5,6 +5,7 @@ Verbs are imported when used, so `ballonet --help` needs neither numpy nor any p
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import signal
@@ -101,6 +102,11 @@ def _run(command: click.Command) -> int:
         return EXIT_WRONG_USE
     except BallonetError as error:
         _complain(str(error))
+        return EXIT_FAILED
+    except OSError as error:
+        if error.errno not in {errno.EMFILE, errno.ENFILE}:
+            raise
+        _complain(f"{error.strerror}; `ulimit -n` says how many there may be")
         return EXIT_FAILED
     return 0
 

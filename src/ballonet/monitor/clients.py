@@ -1,4 +1,4 @@
-"""The clients of a monitor: one task each, on the monitor's loop.
+"""The clients of a monitor: one task each, on the loop they were begun on.
 
 A client that floods is read slowly, one that does not read is cut off, one too many is turned away.
 """
@@ -8,14 +8,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Final
 
-from ballonet.monitor.cpu_budget import CpuBudget
+from ballonet.monitor.cpu_budget import Account, CpuBudget
 from ballonet.qmp.commands import Command
 from ballonet.qmp.limiter import Event
-from ballonet.qmp.session import ServerSession
+from ballonet.qmp.session import Reply, ServerSession
 
 __all__ = ["CLIENTS_MAX", "Clients"]
 
@@ -32,29 +32,28 @@ _log = logging.getLogger(__name__)
 class Clients:
     """All clients of one machine's monitor."""
 
-    def __init__(self, machine: object, commands: Mapping[str, Command], budget: CpuBudget) -> None:
-        self._machine, self._commands, self._budget = machine, commands, budget
-        self.somebody: Final = asyncio.Event()  #: set while there are clients
+    def __init__(
+        self,
+        machine: object,
+        commands: Mapping[str, Command],
+        changed: Callable[[], None],
+    ) -> None:
+        """`changed` is called whenever a client has come or gone."""
+        self._machine, self._commands, self._changed = machine, commands, changed
+        self._budget = CpuBudget()
+        self._strangers = self._budget.account()  # pays for those who come, and for who has left
+        self._listening: dict[socket.socket, asyncio.TimerHandle | None] = {}
         self._writers: dict[ServerSession, asyncio.StreamWriter] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def accept(self, sock: socket.socket) -> None:
-        """Serve everyone who connects to a listening socket, until cancelled."""
-        loop = asyncio.get_running_loop()
-        while True:
-            try:
-                connection, _ = await loop.sock_accept(sock)
-            except OSError as error:
-                _log.warning("a monitor client could not be accepted: %s", error.strerror)
-                await asyncio.sleep(_ACCEPT_AGAIN_S)
-                continue
-            if len(self._tasks) >= CLIENTS_MAX:
-                connection.close()
-            else:
-                task = loop.create_task(self._serve(connection))
-                self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
-            await self._budget.pay()
+    def __bool__(self) -> bool:
+        """Whether anyone is there."""
+        return bool(self._writers)
+
+    def listen(self, sock: socket.socket) -> None:
+        """Serve everyone who connects to a socket that does not block."""
+        self._listening[sock] = None
+        asyncio.get_running_loop().add_reader(sock, self._accept, sock)
 
     def broadcast(self, event: Event) -> None:
         """Tell everyone who has negotiated."""
@@ -64,37 +63,106 @@ class Clients:
                 _write(writer, data)
 
     async def close(self) -> None:
-        """Hang up on everyone, after what was sent has gone out."""
-        for writer in self._writers.values():
-            writer.close()
+        """Listen no more, and hang up on everyone, after what was sent has gone out."""
+        for sock in list(self._listening):
+            self._ignore(sock)
+            del self._listening[sock]
+        for task in self._tasks:
+            task.cancel()
         if self._tasks:
-            _, late = await asyncio.wait(self._tasks, timeout=_CLOSE_S)
-            for task in late:
-                task.cancel()
+            await asyncio.wait(self._tasks, timeout=_CLOSE_S)
+        for writer in self._writers.values():
+            writer.transport.abort()  # it does not read what was sent, and has had its time
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=_CLOSE_S)
+
+    def _accept(self, sock: socket.socket) -> None:
+        with self._strangers.paying():
+            try:
+                connection, _ = sock.accept()
+            except BlockingIOError:
+                return  # it has left again
+            except OSError as error:
+                _log.warning("a monitor client could not be accepted: %s", error.strerror)
+                self._listen_again_in(sock, _ACCEPT_AGAIN_S)
+                return
+            if len(self._tasks) >= CLIENTS_MAX:
+                connection.close()
+            else:
+                task = asyncio.get_running_loop().create_task(self._serve(connection))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+        wait_s = self._strangers.wait_s()
+        if wait_s:
+            self._listen_again_in(sock, wait_s)
+
+    def _listen_again_in(self, sock: socket.socket, wait_s: float) -> None:
+        self._ignore(sock)
+        self._listening[sock] = asyncio.get_running_loop().call_later(wait_s, self.listen, sock)
+
+    def _ignore(self, sock: socket.socket) -> None:
+        timer = self._listening[sock]
+        if timer is not None:
+            timer.cancel()
+        asyncio.get_running_loop().remove_reader(sock)
 
     async def _serve(self, connection: socket.socket) -> None:
         """One client, from its greeting to its end."""
         reader, writer = await asyncio.open_connection(sock=connection, limit=_READ_BYTES)
-        session = ServerSession(self._machine, self._commands)
+        session = ServerSession(self._machine, self._commands, _bug)
+        account = self._budget.account()
         self._writers[session] = writer
-        self.somebody.set()
+        self._changed()
         try:
             _write(writer, session.greeting())
             while data := await reader.read(_READ_BYTES):
-                for reply in session.feed(data):
-                    _write(writer, reply if isinstance(reply, bytes) else await reply)
-                await self._budget.pay()
+                await _obey(session, data, writer, account)
         except OSError:
             pass  # the client is gone
         except Exception:  # a bug of ours must not reach other clients, nor the device
             _log.exception("this is a bug in ballonet; the monitor client is cut off")
         finally:
-            del self._writers[session]
-            if not self._writers:
-                self.somebody.clear()
-            writer.close()
+            await self._say_goodbye(session, account)
+
+    async def _say_goodbye(self, session: ServerSession, account: Account) -> None:
+        writer = self._writers[session]
+        account.close()
+        self._strangers.spend(account.used_s())  # who comes again at once has no new burst
+        writer.close()
+        try:
             with suppress(OSError):
                 await writer.wait_closed()
+        except asyncio.CancelledError:  # the end, and it has not read what was sent before
+            writer.transport.abort()
+            raise
+        finally:
+            del self._writers[session]
+            self._changed()
+
+
+async def _obey(
+    session: ServerSession, data: bytes, writer: asyncio.StreamWriter, account: Account
+) -> None:
+    """Answer what is complete now, at the pace the client can afford."""
+    replies = iter(session.feed(data))
+    while True:
+        with account.paying():
+            reply: Reply | None = next(replies, None)
+            if isinstance(reply, bytes):
+                _write(writer, reply)
+        if reply is None:
+            break
+        if not isinstance(reply, bytes):
+            _write(writer, await reply)
+        await _pause(account)
+    await asyncio.sleep(0)
+    await _pause(account)
+
+
+async def _pause(account: Account) -> None:
+    """Wait while the client is in debt."""
+    while wait_s := account.wait_s():
+        await asyncio.sleep(wait_s)
 
 
 def _write(writer: asyncio.StreamWriter, data: bytes) -> None:
@@ -106,3 +174,7 @@ def _write(writer: asyncio.StreamWriter, data: bytes) -> None:
         transport.abort()
     else:
         writer.write(data)
+
+
+def _bug(error: Exception) -> None:
+    _log.error("this is a bug in ballonet; the command is answered with an error", exc_info=error)

@@ -1,12 +1,14 @@
 """One machine's monitor: its sockets, its clients, and the events they are told of.
 
-While nobody is connected it sleeps, and what happens is not kept.
-Not here: the protocol (qmp), the thread it runs on (server.py).
+It runs on the loop it is begun on, whoever that loop belongs to.  While nobody is connected it
+sleeps, and what happens is not kept.
+Not here: the protocol (qmp), a thread of its own (server.py).
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +16,6 @@ from contextlib import suppress
 from typing import Final
 
 from ballonet.monitor.clients import Clients
-from ballonet.monitor.cpu_budget import CpuBudget
 from ballonet.monitor.outbox import Outbox
 from ballonet.qmp.commands import COMMANDS, Command
 from ballonet.qmp.limiter import Event, EventLimiter
@@ -28,6 +29,7 @@ Watch = Callable[[], Sequence[Event]]
 LIMITED: Final = frozenset({"BALLOON_CHANGE", "x-ballonet-device-broken", "x-ballonet-reporting"})
 _WATCH_S: Final = 0.5
 _PAUSE_S: Final = 0.02  # between two looks at what was posted
+_log = logging.getLogger(__name__)
 
 
 class Monitor:
@@ -41,57 +43,94 @@ class Monitor:
         watch: Watch = tuple,
         commands: Mapping[str, Command] = COMMANDS,
     ) -> None:
-        self._machine, self._sockets, self._commands = machine, sockets, commands
-        self._outbox, self._watch = outbox, watch
+        self._sockets, self._outbox, self._watch = sockets, outbox, watch
         self._limiter = EventLimiter()
-        self._clients: Clients | None = None
-        self._tasks: list[asyncio.Task[None]] = []
+        self._clients = Clients(machine, commands, self._clients_changed)
+        self._stirred: asyncio.Event | None = None  # made on the loop it is for
+        self._pump_task: asyncio.Task[None] | None = None
+        self._is_ending = False
 
-    def begin(self, budget: CpuBudget) -> None:
-        """Serve from now on; on the loop of the monitors."""
-        loop = asyncio.get_running_loop()
-        self._clients = Clients(self._machine, self._commands, budget)
+    def begin(self) -> None:
+        """Serve from now on; on a running loop. Whoever made the sockets closes them."""
+        self._stirred = asyncio.Event()
+        self._pump_task = asyncio.get_running_loop().create_task(self._pump(self._stirred))
         for sock in self._sockets:
             sock.settimeout(0)
-            self._tasks.append(loop.create_task(self._clients.accept(sock)))
-        self._tasks.append(loop.create_task(self._pump(self._clients)))
+            self._clients.listen(sock)
 
     async def end(self) -> None:
-        """Tell clients what was posted, and hang up."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self._clients is not None:
-            self._send_posted(self._clients)
-            await self._clients.close()
+        """Tell clients what was posted, and hang up; when this returns all are gone."""
+        self._is_ending = True
+        if self._pump_task is not None:
+            self._stir()
+            await asyncio.wait({self._pump_task})
+        for event in self._outbox.take():
+            self._clients.broadcast(event)
+        self._outbox.close()
+        await self._clients.close()
 
-    async def _pump(self, clients: Clients) -> None:
-        """Send events as they may go out, and look at the machine now and then."""
-        while True:
+    @property
+    def is_idle(self) -> bool:
+        """Nobody is connected."""
+        return not self._clients
+
+    def _clients_changed(self) -> None:
+        if self.is_idle:
             self._outbox.close()
-            await clients.somebody.wait()
+        else:
             self._outbox.open()
-            while clients.somebody.is_set():
-                await self._pump_once(clients)
+        self._stir()
 
-    async def _pump_once(self, clients: Clients) -> None:
-        loop, woken = asyncio.get_running_loop(), asyncio.Event()
-        self._send_posted(clients)
-        for event in self._watch():
-            clients.broadcast(event)
-        await asyncio.sleep(_PAUSE_S)
-        self._outbox.call_when_posted(lambda: loop.call_soon_threadsafe(woken.set))
-        with suppress(TimeoutError):
-            await asyncio.wait_for(woken.wait(), self._wait_s())
+    def _stir(self) -> None:
+        if self._stirred is not None:
+            self._stirred.set()
 
-    def _send_posted(self, clients: Clients) -> None:
+    async def _pump(self, stirred: asyncio.Event) -> None:
+        """Send events as they may go out, and look at the machine now and then.
+
+        It ends by itself when the monitor does: a task that is cancelled while it waits for two
+        things may take the one for the other.
+        """
+        while not self._is_ending:
+            stirred.clear()
+            if self.is_idle:
+                await stirred.wait()
+                continue
+            try:
+                self._tell()
+            except Exception:  # clients are served without events
+                _log.exception("this is a bug in ballonet; events of a monitor are lost")
+            await self._sleep(stirred)
+        self._tell_late()
+
+    async def _sleep(self, stirred: asyncio.Event) -> None:
+        """Until something is posted, or it is time to look; a moment at least."""
+        loop = asyncio.get_running_loop()
+        timer = loop.call_later(self._wait_s(), stirred.set)
+
+        def wake() -> None:  # on the thread of whoever posts
+            with suppress(RuntimeError):  # the loop has ended meanwhile
+                loop.call_soon_threadsafe(stirred.set)
+
+        self._outbox.call_when_posted(wake)
+        await stirred.wait()
+        timer.cancel()
+        if not self._is_ending:
+            await asyncio.sleep(_PAUSE_S)
+
+    def _tell(self) -> None:
         now_ns = time.monotonic_ns()
         for event in self._outbox.take():
             ready = self._limiter.put(event, now_ns) if event.name in LIMITED else event
             if ready is not None:
-                clients.broadcast(ready)
-        for event in self._limiter.due(now_ns):
-            clients.broadcast(event)
+                self._clients.broadcast(ready)
+        for event in (*self._limiter.due(now_ns), *self._watch()):
+            self._clients.broadcast(event)
+
+    def _tell_late(self) -> None:
+        """The last of each kind that had to wait, with what it said then."""
+        for event in self._limiter.rest():
+            self._clients.broadcast(event)
 
     def _wait_s(self) -> float:
         deadline_ns = self._limiter.deadline_ns

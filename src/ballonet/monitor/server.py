@@ -7,12 +7,14 @@ Not here: what a monitor does (monitor.py).
 from __future__ import annotations
 
 import asyncio
+import select
+import socket
 from collections.abc import Callable
-from threading import Event as Flag
+from concurrent.futures import Future
 from threading import Thread, current_thread
 from typing import Final
 
-from ballonet.monitor.cpu_budget import CpuBudget
+from ballonet.errors import SystemCallError
 from ballonet.monitor.monitor import Monitor
 
 __all__ = ["MonitorServer"]
@@ -26,16 +28,19 @@ class MonitorServer:
     def __init__(self) -> None:
         self._monitors: set[Monitor] = set()
         self._ending: set[asyncio.Task[None]] = set()
-        self._budget: CpuBudget | None = None  # made on the thread it is for
-        self._ready = Flag()
+        self._ready: Future[None] = Future()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping: asyncio.Event | None = None
         self._thread = Thread(target=self._run, name="ballonet-monitor", daemon=True)
 
     def start(self) -> None:
-        """Serve from now on."""
+        """Serve from now on. Raises: SystemCallError, as when there are too many open files."""
         self._thread.start()
-        self._ready.wait()
+        try:
+            self._ready.result()
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise SystemCallError("starting", "the monitor's thread", reason) from error
 
     def stop(self) -> None:
         """End every monitor, and the thread; safe to call again."""
@@ -70,18 +75,30 @@ class MonitorServer:
 
     def _begin(self, monitor: Monitor) -> None:
         self._monitors.add(monitor)
-        monitor.begin(self._budget or CpuBudget())
+        monitor.begin()
 
     async def _end(self, monitor: Monitor) -> None:
         self._monitors.discard(monitor)
         await monitor.end()
 
     def _run(self) -> None:
-        asyncio.run(self._serve())
+        try:
+            _check_descriptors()
+            asyncio.run(self._serve())
+        except Exception as error:
+            if self._ready.done():
+                raise
+            self._ready.set_exception(error)
 
     async def _serve(self) -> None:
         self._loop, self._stopping = asyncio.get_running_loop(), asyncio.Event()
-        self._budget = CpuBudget()
-        self._ready.set()
+        self._ready.set_result(None)
         await self._stopping.wait()
         await asyncio.gather(*(self._end(one) for one in list(self._monitors)), *self._ending)
+
+
+def _check_descriptors() -> None:
+    """Raises: OSError, where no loop can be made: a half-made one complains by itself later."""
+    one, other = socket.socketpair()
+    with one, other, select.epoll():
+        pass

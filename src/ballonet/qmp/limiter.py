@@ -28,7 +28,7 @@ class EventLimiter:
     """One limit for each kind of event."""
 
     def __init__(self) -> None:
-        self._waiting: dict[str, Event | None] = {}
+        self._waiting: dict[str, Event] = {}
         self._until_ns: dict[str, int] = {}
 
     @property
@@ -55,3 +55,9 @@ class EventLimiter:
                 self._until_ns[name] = now_ns + EVENT_INTERVAL_NS
                 ready.append(event)
         return ready
+
+    def rest(self) -> list[Event]:
+        """What still waits, for the end, when there is nothing to spare any more."""
+        rest = list(self._waiting.values())
+        self._waiting.clear()
+        return rest

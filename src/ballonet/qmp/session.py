@@ -11,9 +11,10 @@ Source: QEMU docs/interop/qmp-spec.rst, monitor/qmp.c, qapi/qmp-dispatch.c.
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Final
 
+from ballonet.errors import BallonetError
 from ballonet.qmp.commands import COMMANDS, VERSION, Command, run_command
 from ballonet.qmp.errors import CommandError, CommandNotFoundError
 from ballonet.qmp.json_stream import JsonError, JsonStream
@@ -24,15 +25,25 @@ __all__ = ["Reply", "ServerSession", "encode", "encode_event"]
 #: An answer, or what has to be awaited for it.
 Reply = bytes | Awaitable[bytes]
 
+
+def _ignore(_: Exception) -> None:
+    """For sessions nobody listens to."""
+
+
 _MEMBERS: Final = frozenset({"execute", "arguments", "id"})
 
 
 class ServerSession:
     """The protocol's state for one client."""
 
-    def __init__(self, machine: object, commands: Mapping[str, Command] = COMMANDS) -> None:
-        """`commands`: those of the kind of machine it is."""
-        self._machine, self._commands = machine, commands
+    def __init__(
+        self,
+        machine: object,
+        commands: Mapping[str, Command] = COMMANDS,
+        bug: Callable[[Exception], None] = _ignore,
+    ) -> None:
+        """`commands`: those of the kind of machine it is; `bug` hears of what no command raises."""
+        self._machine, self._commands, self._bug = machine, commands, bug
         self._stream = JsonStream()
         self.negotiated = False
 
@@ -52,11 +63,31 @@ class ServerSession:
     def _answer(self, value: object | JsonError) -> Reply:
         try:
             result = self._execute(_command_of(value))
-        except CommandError as error:
-            return _refusal(value, error)
-        if isinstance(result, Awaitable):
-            return _answer_later(value, result)
-        return _success(value, result)
+            if isinstance(result, Awaitable):
+                return self._answer_later(value, result)
+            return _success(value, result)
+        except Exception as error:
+            return self._refusal(value, error)
+
+    async def _answer_later(self, value: object, result: Awaitable[object]) -> bytes:
+        try:
+            return _success(value, await result)
+        except Exception as error:
+            return self._refusal(value, error)
+
+    def _refusal(self, value: object | JsonError, error: Exception) -> bytes:
+        """An error reply, whatever went wrong: the session goes on."""
+        match error:
+            case CommandError():
+                refused = error
+            case BallonetError():
+                refused = CommandError(str(error))
+            case TimeoutError():
+                refused = CommandError("The device does not answer")
+            case _:
+                self._bug(error)
+                refused = CommandError(f"This is a bug in ballonet: {type(error).__name__}")
+        return encode(_id_of(value) | {"error": {"class": refused.qmp_class, "desc": refused.desc}})
 
     def _execute(self, command: dict[str, object]) -> object:
         name, arguments = str(command["execute"]), command.get("arguments", {})
@@ -103,19 +134,8 @@ def encode_event(event: Event) -> bytes:
     return encode(message)
 
 
-async def _answer_later(value: object, result: Awaitable[object]) -> bytes:
-    try:
-        return _success(value, await result)
-    except CommandError as error:
-        return _refusal(value, error)
-
-
 def _success(value: object, result: object) -> bytes:
     return encode({"return": result} | _id_of(value))
-
-
-def _refusal(value: object | JsonError, error: CommandError) -> bytes:
-    return encode(_id_of(value) | {"error": {"class": error.qmp_class, "desc": error.desc}})
 
 
 def _id_of(value: object | JsonError) -> dict[str, object]:
