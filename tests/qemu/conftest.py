@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.support.wait import wait_until
 
+from ballonet.device.balloon import BalloonSettings
 from ballonet.errors import GuestError
 from ballonet.guests.qemu import QemuGuest, find_qemu_kernel
+from ballonet.monitor.serving import monitoring
+from ballonet.vhost_user.listener import listening_socket
+from ballonet.vhost_user.server import DeviceServer, serving
 
+_PATIENCE_S = 60.0
 MEMORY_BYTES = 512 << 20
 
 
@@ -38,3 +45,34 @@ def qemu() -> Iterator[QemuGuest]:
     """A QEMU of 512 MiB whose guest has a balloon."""
     with QemuGuest(MEMORY_BYTES) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def bare_qemu(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The monitor of a QEMU that has no machine."""
+    path = tmp_path_factory.mktemp("qemu") / "qmp"
+    with subprocess.Popen(
+        [
+            *("qemu-system-x86_64", "-machine", "none", "-S", "-display", "none", "-nodefaults"),
+            *("-qmp", f"unix:{path},server=on,wait=off"),
+        ],
+        stdin=subprocess.DEVNULL,
+    ) as started:
+        try:
+            wait_until(path.exists, _PATIENCE_S, "QEMU does not start")
+            yield path
+        finally:
+            started.kill()
+
+
+@pytest.fixture(scope="session")
+def our_monitor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The monitor of a device without a guest."""
+    folder = tmp_path_factory.mktemp("ours")
+    with (
+        listening_socket(folder / "vu") as sock,
+        listening_socket(folder / "qmp") as qmp,
+        serving(DeviceServer(BalloonSettings(), sock, listening=True)) as device,
+        monitoring(device, [qmp]),
+    ):
+        yield folder / "qmp"
