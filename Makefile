@@ -2,10 +2,13 @@
 .DEFAULT_GOAL := help
 PYTHON ?= python3
 BIN := .venv/bin
+# Errors only: warnings of a machine's own package sources would hide them.
+PIP_INSTALL := pip install -qq --disable-pip-version-check
+SAY_PIP = echo "installing Python packages into $(1), which may take a minute ..."
 # Tests run on all processors; those that share a guest stay together, see their conftest.py.
 SIDE_BY_SIDE := -n auto --dist loadgroup
 
-.PHONY: help run test test-unit test-kernel test-qemu check fix fuzz bench plots clean system system-qemu
+.PHONY: help run test test-unit test-kernel test-qemu test-oldest check fix fuzz bench plots clean system system-qemu
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -24,6 +27,14 @@ test-kernel: system .venv/.dev ## only the tests on a real kernel
 
 test-qemu: system system-qemu .venv/.dev ## only the tests against a real QEMU
 	BALLONET_REQUIRE=kernel,qemu $(BIN)/pytest $(SIDE_BY_SIDE) -m qemu
+
+test-oldest: system ## those without a kernel, on the oldest dependencies that are allowed
+	@$(call SAY_PIP,.venv-oldest)
+	@$(PYTHON) -m venv .venv-oldest
+	@.venv-oldest/bin/python scripts/oldest-requirements >.venv-oldest/requirements
+	@.venv-oldest/bin/$(PIP_INSTALL) --force-reinstall --no-deps .
+	@.venv-oldest/bin/$(PIP_INSTALL) --requirement .venv-oldest/requirements .
+	.venv-oldest/bin/pytest $(SIDE_BY_SIDE) -p no:cacheprovider tests/unit tests/integration
 
 check: system .venv/.dev ## format, lint, types, import contract, spelling
 	$(BIN)/ruff format --check src tests bench
@@ -44,11 +55,12 @@ bench: system .venv/.dev ## measurements, each a ratio; figures go to build/benc
 	$(BIN)/python -m bench
 
 plots: system .venv/.dev ## pictures of the last measurements, for docs/performance.md
-	$(BIN)/pip install --quiet --editable '.[plots]'
+	@$(call SAY_PIP,.venv)
+	@$(BIN)/$(PIP_INSTALL) --editable '.[plots]'
 	$(BIN)/python -m bench.plots
 
 clean: ## remove everything that was built
-	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-oldest build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 system:
 	@sh scripts/system-packages
@@ -57,12 +69,14 @@ system-qemu:
 	@sh scripts/system-packages qemu
 
 .venv/bin/python:
-	$(PYTHON) -m venv .venv
+	@$(PYTHON) -m venv .venv
 
 .venv/.installed: pyproject.toml | system .venv/bin/python
-	$(BIN)/pip install --quiet --editable '.[monitor]'
+	@$(call SAY_PIP,.venv)
+	@$(BIN)/$(PIP_INSTALL) --editable '.[monitor]'
 	@touch $@
 
 .venv/.dev: pyproject.toml | system .venv/bin/python
-	$(BIN)/pip install --quiet --editable '.[dev]'
+	@$(call SAY_PIP,.venv)
+	@$(BIN)/$(PIP_INSTALL) --editable '.[dev]'
 	@touch $@ .venv/.installed

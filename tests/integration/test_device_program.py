@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import files
 from pathlib import Path
 
 import pytest
@@ -127,9 +129,24 @@ def test_a_listening_socket_is_inherited_and_its_path_stays(tmp_path: Path) -> N
     assert path.exists()
 
 
-def test_the_descriptor_for_management_software_names_the_installed_program() -> None:
-    descriptor = json.loads(Path("packaging/50-ballonet-balloon.json").read_text())
+def test_the_readmes_command_makes_a_descriptor_of_the_program_that_is_installed(
+    tmp_path: Path,
+) -> None:
+    lines = Path("README.md").read_text().splitlines()
+    command = next(line for line in lines if line.startswith("    sed "))
+    target = str(tmp_path / "descriptor")
+    command = command.replace("/etc/qemu/vhost-user/50-ballonet-balloon.json", target)
+    path = f"{PROGRAMS}:{os.environ['PATH']}"
+    subprocess.run(["sh", "-ec", command], check=True, env={"PATH": path})
+    descriptor = json.loads((tmp_path / "descriptor").read_text())
     assert descriptor["type"] == "balloon"
-    binary = Path(descriptor["binary"])
-    assert binary.is_absolute()
-    assert (PROGRAMS / binary.name).exists()
+    assert Path(descriptor["binary"]) == PROGRAMS / "vhost-user-balloon"
+    assert Path(descriptor["binary"]).exists()
+
+
+def test_no_descriptor_is_installed_that_names_a_program_elsewhere() -> None:
+    installed = files("ballonet") or []
+    descriptors = [one.locate() for one in installed if "vhost-user" in one.parent.parts]
+    for descriptor in descriptors:
+        binary = json.loads(Path(str(descriptor)).read_text())["binary"]
+        assert Path(binary).exists()
