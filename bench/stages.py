@@ -22,7 +22,6 @@ import numpy as np
 from ballonet.device.balloon import BalloonSettings
 from ballonet.guests.linux import LinuxGuest, LinuxGuestSettings
 from ballonet.guests.processes import PrivateDirectory
-from ballonet.vhost_user.event_loop import EventLoop
 from ballonet.vhost_user.listener import listening_socket
 from ballonet.vhost_user.server import DeviceServer
 from bench.device_process import LARGE_WANTED, MEMORY_BYTES, Giver, LargeBench
@@ -54,23 +53,23 @@ def main(order: str) -> None:
     with PrivateDirectory("ballonet-bench-") as directory:
         path = directory / "device"
         with listening_socket(path) as sock:
-            loop = EventLoop()
             settings = BalloonSettings(defers=True)
-            server = DeviceServer(settings, sock, listening=True, loop=loop)
+            server = DeviceServer(settings, sock, listening=True)
             run = _run_guest if order == "guest" else _run_driver
+
+            def begin() -> None:
+                server.loop.post(profiler.enable)
 
             def follow() -> None:
                 try:
-                    seconds.append(run(server, path, order, lambda: loop.post(profiler.enable)))
+                    seconds.append(run(server, path, order, begin))
                 finally:
-                    loop.stop()
+                    server.stop()
 
             thread = Thread(target=follow)
             thread.start()
-            loop.run()
+            server.run()
             profiler.disable()
-            server.close()
-            loop.close()
             thread.join()
     _tell(order, seconds[0], pstats.Stats(profiler))
 

@@ -112,8 +112,9 @@ class DeviceProcess:
         return [line for line in self.map_lines() if GUEST_FILE in line]
 
     def log(self) -> str:
-        """What it wrote to stderr."""
-        return self._log_path.read_text(encoding="utf-8")
+        """What it wrote to stderr, after where it listens."""
+        lines = self._log_path.read_text(encoding="utf-8").splitlines(keepends=True)
+        return "".join(line for line in lines if not line.startswith("ballonet: listening at "))
 
     def stop(self) -> int:
         """End it as an operator would; returns its exit code."""

@@ -168,7 +168,7 @@ def test_7_3_31_a_round_with_a_silent_guest_burns_no_processor(
     guest.front_end.read_backend_message()
     guest.say(guest.read_cmd_id())
     device.settle()
-    loop = device.server._loop
+    loop = device.server.loop
     turns = loop.turns
     assert holds(lambda: loop.turns == turns, 0.5)
 

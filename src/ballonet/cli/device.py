@@ -7,7 +7,6 @@ Follows the conventions of QEMU docs/interop/vhost-user.rst "Backend program con
 from __future__ import annotations
 
 import json
-import logging
 import signal
 import socket
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ import click
 
 from ballonet.cli.device_options import balloon_settings, device_options
 from ballonet.cli.monitor_address import MonitorAddress
+from ballonet.cli.sandbox import SANDBOX_OPTION, make_sandbox
 from ballonet.cli.size import SizeType
 from ballonet.monitor.serving import monitoring
 from ballonet.trace.recording import RecordingServer
@@ -110,6 +110,7 @@ class _CapabilitiesFirst(click.Command):
     help="Keep the target here, so that a device started anew goes on where this one stopped. "
     "A file that holds something else is kept as PATH.bad.",
 )
+@SANDBOX_OPTION
 def device(
     socket_path: Path | None,
     fd: int | None,
@@ -121,6 +122,8 @@ def device(
     trace_path: Path | None,
     trace_limit_bytes: int,
     state_path: Path | None,
+    *,
+    sandbox: bool,
     **options: Any,  # noqa: ANN401 - those of device_options
 ) -> None:
     """Serve a balloon device to a VMM over vhost-user.
@@ -142,13 +145,16 @@ def device(
         if target_bytes:
             server.set_target(bytes_to_pages(target_bytes))
         server.set_report_rate(report_bytes_per_s)
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, lambda *_: server.stop())
+        if sandbox:
+            make_sandbox(trace_limit_bytes).enter()
         if sockets:
             stack.enter_context(
                 monitoring(server, sockets, balloon_id=balloon_id, memory_bytes=memory_bytes)
             )
-        logging.getLogger(__name__).info("serving; end with Ctrl-C")
+        for path in monitors if socket_path is None else (socket_path, *monitors):
+            click.echo(f"ballonet: listening at {path}", err=True)
         server.run()
 
 

@@ -1,11 +1,10 @@
-"""`ballonet host`: balloon devices for many guests in one process, and who they are."""
+"""`ballonet host`: balloon devices for many guests, and who they are."""
 
 from __future__ import annotations
 
 import json
-import logging
 import os
-import signal
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,16 +15,17 @@ from rich.table import Table
 from ballonet.cli.device_options import balloon_settings, device_options
 from ballonet.cli.file_limit import raise_file_limit
 from ballonet.cli.monitor_client import JSON_OPTION, run
+from ballonet.cli.sandbox import SANDBOX_OPTION, make_sandbox
 from ballonet.cli.size import SizeType
-from ballonet.errors import SettingsError
-from ballonet.host.guest_list import check_name
-from ballonet.host.host import CONTROL_NAME, Host
+from ballonet.host.directory import CONTROL_NAME, check_private
+from ballonet.host.guest_list import MEMORY_BYTES_MAX, MEMORY_BYTES_MIN, check_name
+from ballonet.host.host import Host
 from ballonet.units import format_bytes
 from ballonet.vms.qmp_vm import connected
 
 __all__ = ["host"]
 
-#: A guest needs two sockets, and thirteen descriptors more once its VMM has connected.
+#: Four for each guest: two sockets, its worker and the way to ask it.
 _FILES_WANTED: Final = 1 << 17
 
 _DIRECTORY: Final = click.option(
@@ -40,30 +40,29 @@ _DIRECTORY: Final = click.option(
 @click.group(invoke_without_command=True)
 @_DIRECTORY
 @device_options
+@SANDBOX_OPTION
 @click.pass_context
-def host(ctx: click.Context, /, directory: Path | None, **options: Any) -> None:  # noqa: ANN401 - those of device_options
-    """Serve balloon devices to many VMMs from one process.
+def host(
+    ctx: click.Context,
+    /,
+    directory: Path | None,
+    *,
+    sandbox: bool,
+    **options: Any,  # noqa: ANN401 - those of device_options
+) -> None:
+    """Serve balloon devices to many VMMs, each from a process of its own.
 
     Without a command, serve until Ctrl-C: at DIRECTORY/NAME.sock the device of a guest, at
     DIRECTORY/NAME.qmp its monitor.  Guests are added and removed meanwhile; they are there again
-    when the host is started again.
+    when the host is started again.  Nobody but its owner may be able to write to the directory.
     """
     ctx.obj = directory
     if ctx.invoked_subcommand is not None:
         return
     settings, path = balloon_settings(options), _directory(directory)
-    try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise SettingsError(
-            "--directory", path, f"one that can be made: {error.strerror}"
-        ) from error
     raise_file_limit(_FILES_WANTED)
-    server = Host(path, settings)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: server.stop())
-    logging.getLogger(__name__).info("the host's directory is %s", path)
-    server.run()
+    server = Host(path, settings, make_sandbox() if sandbox else None)
+    server.run(lambda control: click.echo(f"ballonet: listening at {control}", err=True))
 
 
 @host.command()
@@ -71,7 +70,7 @@ def host(ctx: click.Context, /, directory: Path | None, **options: Any) -> None:
 @click.option(
     "--memory",
     "memory_bytes",
-    type=SizeType(1 << 20, 1 << 44),
+    type=SizeType(MEMORY_BYTES_MIN, MEMORY_BYTES_MAX),
     help="Memory of the guest for its monitor; what the VMM shares, if not given.",
 )
 @_DIRECTORY
@@ -115,11 +114,14 @@ def list_(of_group: Path | None, directory: Path | None, *, as_json: bool) -> No
     if as_json:
         click.echo(json.dumps(rows))
         return
-    table = Table("guest", "memory", "balloon", "target", "stage")
+    table = Table("guest", "memory", "balloon", "target", "stage", "state")
     for row in rows:
-        memory = "no VMM" if row["memory"] is None else format_bytes(row["memory"])
-        actual, target = format_bytes(row["actual"]), format_bytes(row["target"])
-        table.add_row(row["name"], memory, actual, target, row["stage"])
+        sizes = [
+            "unknown" if row[key] is None else format_bytes(row[key])
+            for key in ("memory", "actual", "target")
+        ]
+        state = "no VMM" if row["connected"] is False else row["state"]
+        table.add_row(row["name"], *sizes, row["stage"] or "unknown", state)
     Console(highlight=False).print(table if rows else "no guests; see `ballonet host add`")
 
 
@@ -129,8 +131,14 @@ async def _ask(directory: Path, command: str, arguments: dict[str, object]) -> A
 
 
 def _directory(given: Path | None) -> Path:
-    """The directory of the host: what was given, or the one for this user."""
+    """The directory of the host: what was given, or the one for this user.
+
+    Raises: SettingsError, if the latter is somebody else's: whose host would that be?
+    """
     if given is not None:
         return given
-    run_time = os.environ.get("XDG_RUNTIME_DIR") or ("/run" if os.geteuid() == 0 else "/tmp")  # noqa: S108 - made by us, 0700
-    return Path(run_time) / "ballonet"
+    run_time = os.environ.get("XDG_RUNTIME_DIR") or ("/run" if os.geteuid() == 0 else "/tmp")  # noqa: S108 - checked
+    path = Path(run_time) / "ballonet"
+    with suppress(FileNotFoundError):
+        check_private(path, path.lstat())
+    return path

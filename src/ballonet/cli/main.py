@@ -29,13 +29,17 @@ VERBS: Final = {
     "features": "Observe every feature of the balloon on a real kernel.",
     "guest": "Start a guest by hand.",
     "hints": "Ask a guest for free page hints, as a migration would.",
-    "host": "Serve balloon devices to many VMMs from one process.",
+    "host": "Serve balloon devices to many VMMs, each from a process of its own.",
     "info": "Show a guest's balloon, ours or QEMU's.",
     "monitor": "Type a monitor's commands.",
     "set": "Set how much memory a guest keeps.",
     "stats": "Show a guest's memory statistics.",
     "trace": "Print a recorded conversation of guest and device.",
 }
+
+# The threads of numpy's linear algebra, which nothing here uses, are started when it is imported;
+# a process with threads cannot fork safely, and those would keep their capabilities.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 EXIT_FAILED: Final = 1
 EXIT_WRONG_USE: Final = 2

@@ -57,17 +57,14 @@ class EmbeddedGuestSettings:
 class EmbeddedMachine:
     """Memory, kernel, driver and the way to the device; a context manager."""
 
-    def __init__(self, settings: EmbeddedGuestSettings, loop: EventLoop | None = None) -> None:
-        """`loop`: shared with other guests; else it has its own, and `run` serves it."""
+    def __init__(self, settings: EmbeddedGuestSettings) -> None:
         if settings.workload not in (None, *WORKLOADS):
             raise GuestError(f"no workload {settings.workload!r}; there are {', '.join(WORKLOADS)}")
         if settings.socket_path is None:
             raise GuestError("an embedded guest needs a balloon device")
         self.settings: Final = settings
         self._begun_ns = time.monotonic_ns()
-        self._loop = EventLoop() if loop is None else loop
-        self._owns_loop = loop is None
-        self._worker = self._loop.join(self._work, self._deadline_ns)
+        self._loop = EventLoop(self._work, self._deadline_ns)
         self._memory = SharedFile("ballonet-guest", settings.memory_bytes)
         pieces = [MemoryPiece(0, self._memory.view)]
         self.scheduler: Final = Scheduler(self._now_ns())
@@ -76,7 +73,7 @@ class EmbeddedMachine:
         )
         region = Region(0, settings.memory_bytes, _UVA, 0)
         self.front_end: Final = FrontEnd(
-            self._worker,
+            self._loop,
             settings.socket_path,
             [SharedRegion(region, self._memory.fd)],
             called=self._called,
@@ -112,7 +109,7 @@ class EmbeddedMachine:
         """Obey requests on this socket, and end when it is closed."""
         control.settimeout(0)
         self._control = control
-        self._worker.register(control.fileno(), self._read_requests)
+        self._loop.register(control.fileno(), self._read_requests)
 
     def run(self) -> None:
         """Run until stopped. Raises: GuestError; GuestPanicError."""
@@ -137,9 +134,7 @@ class EmbeddedMachine:
         self.front_end.close()
         self.kernel.memory.release()
         self._memory.close()
-        self._worker.leave()
-        if self._owns_loop:
-            self._loop.close()
+        self._loop.close()
 
     def use_memory(self, percent: int) -> Job[int]:
         """Fill a part of what is available with a file and remove it; returns the bytes."""

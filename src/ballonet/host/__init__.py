@@ -1,1 +1,1 @@
-"""Many balloon devices in one process."""
+"""Balloon devices for many guests: a process for each, and one that watches them."""

@@ -1,4 +1,4 @@
-"""A host: balloon devices for many guests, on one queue thread, with one thread for all monitors.
+"""A host: balloon devices for many guests, a process for each, and the one that watches them.
 
     DIRECTORY/host.qmp      the host's own monitor: guests come and go
     DIRECTORY/host.json     its list of guests
@@ -6,167 +6,213 @@
     DIRECTORY/NAME.qmp      its monitor
     DIRECTORY/NAME.state    what its device must know after a restart
 
-A guest that does nothing costs a few sockets and no time.
+The supervisor, which is this process, maps no guest's memory and reads no message of a guest, its
+VMM or its monitor's clients.  It has one thread, so that it can fork.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from contextlib import ExitStack
-from dataclasses import dataclass
+import signal
+from collections.abc import Awaitable, Callable
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from threading import RLock
-from typing import Final
+from typing import Final, TypeVar
 
 from ballonet.device.balloon import BalloonSettings
 from ballonet.errors import BallonetError, SettingsError, SystemCallError
-from ballonet.host.guest_list import GuestList, check_name
-from ballonet.monitor.device_machine import DeviceMachine
-from ballonet.monitor.device_watch import DeviceWatch
+from ballonet.host.directory import CONTROL_NAME, HostDirectory
+from ballonet.host.guest_list import GuestList, check_memory, check_name
+from ballonet.host.guest_process import GuestProcess
+from ballonet.host.worker import WorkerSettings
+from ballonet.host.worker_status import WorkerStatus
+from ballonet.memory.discard import discards_in_one_call
 from ballonet.monitor.monitor import Monitor
 from ballonet.monitor.outbox import Outbox
-from ballonet.monitor.server import MonitorServer
-from ballonet.monitor.serving import switching_fast
 from ballonet.qmp.host_commands import HOST_COMMANDS
+from ballonet.runtime.sandbox import Sandbox
 from ballonet.units import pages_to_bytes
-from ballonet.vhost_user.event_loop import EventLoop
 from ballonet.vhost_user.listener import listening_socket
-from ballonet.vhost_user.server import DeviceServer
 
-__all__ = ["CONTROL_NAME", "Host"]
+__all__ = ["Host"]
 
-CONTROL_NAME: Final = "host.qmp"
-_ASK_S: Final = 10.0
+#: How long a guest that does not answer holds up a list of all.
+_ASK_S: Final = 1.0
 _log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
 class _Guest:
-    memory_bytes: int | None
-    device: DeviceServer
-    monitor: Monitor
-    machine: DeviceMachine
-    sockets: ExitStack
+    """A worker and the sockets it serves."""
+
+    def __init__(self, process: GuestProcess, sockets: ExitStack) -> None:
+        self.process, self.sockets = process, sockets
 
 
 class Host:
-    """A `HostMachine`. `run` it; the other methods may be called from any thread meanwhile."""
+    """A `HostMachine`; `run` it."""
 
-    def __init__(self, directory: Path, settings: BalloonSettings) -> None:
-        self._directory, self._settings = directory, settings
-        self._list = GuestList(directory / "host.json")
-        self._loop = EventLoop()
-        self._monitors = MonitorServer()
+    def __init__(self, path: Path, settings: BalloonSettings, sandbox: Sandbox | None) -> None:
+        self._directory, self._settings, self._sandbox = HostDirectory(path), settings, sandbox
+        self._list = GuestList(path / "host.json")
+        self._memory: dict[str, int | None] = {}  # the list as it stands in the file
         self._guests: dict[str, _Guest] = {}
-        self._changing = RLock()
+        self._outbox = Outbox()
+        self._stopping = asyncio.Event()
+        self._tasks: set[asyncio.Future[None]] = set()
 
-    def run(self) -> None:
-        """Serve until stopped. Raises: ListenError, SettingsError."""
-        control_path = self._directory / CONTROL_NAME
-        with ExitStack() as stack:
-            stack.callback(self._loop.close)
-            # Whoever has this socket has the directory.
-            control = stack.enter_context(listening_socket(control_path))
-            stack.callback(self._close)
-            self._monitors.start()
-            for name, memory_bytes in self._list.load().items():
-                self._begin(name, memory_bytes)
-            self._monitors.add(Monitor(self, [control], Outbox(), commands=HOST_COMMANDS))
-            stack.enter_context(switching_fast())
-            _log.info("serving %d guests; end with Ctrl-C", len(self._guests))
-            self._loop.run()
+    def run(self, listening: Callable[[Path], None]) -> None:
+        """Serve until a signal or a client ends it; `listening` is called when it serves.
 
-    def stop(self) -> None:
-        """Let `run` return; may be called from a signal handler."""
-        self._loop.stop()
+        Raises: ListenError, SettingsError.
+        """
+        discards_in_one_call()  # tried out here once, not by every worker
+        with self._directory:
+            asyncio.run(self._serve(listening))
 
     def quit(self) -> None:
-        """The same, as a monitor's client says it."""
-        self.stop()
+        """Let `run` return."""
+        self._stopping.set()
 
-    def add_guest(self, name: str, memory_bytes: int | None) -> dict[str, object]:
+    async def add_guest(self, name: str, memory_bytes: int | None) -> dict[str, object]:
         """Serve one more; returns its row. Raises: SettingsError, SystemCallError."""
         check_name(name)
-        with self._changing:
-            if name in self._guests:
-                raise SettingsError("name of a guest", name, "one that is not in use")
-            self._loop.ask(lambda: self._begin(name, memory_bytes), _ASK_S)
-            self._save()
-            return self._row(name)
+        check_memory(name, memory_bytes)
+        if name in self._memory or name in self._guests:
+            raise SettingsError("name of a guest", name, "one that is not in use")
+        guest = self._make(name, memory_bytes)
+        try:
+            self._directory.forget(name)
+            self._list.save(self._memory | {name: memory_bytes})
+            guest.process.start()
+        except BallonetError:
+            guest.sockets.close()
+            with suppress(SystemCallError):
+                self._list.save(self._memory)
+            raise
+        self._memory[name], self._guests[name] = memory_bytes, guest
+        return self._row(name, guest, await guest.process.ask(_ASK_S))
 
-    def remove_guest(self, name: str) -> None:
-        """Hang up on a guest's VMM and forget the guest. Raises: SettingsError, SystemCallError."""
-        with self._changing:
-            guest = self._guests.pop(name, None)
-            if guest is None:
-                raise SettingsError("name of a guest", name, "one of this host's; see `list`")
-            guest.machine.end("host-qmp-quit")
-            self._loop.ask(guest.device.close, _ASK_S)
-            self._monitors.remove(guest.monitor, guest.sockets.close)
-            self._state_path(name).unlink(missing_ok=True)
-            self._save()
+    async def remove_guest(self, name: str) -> None:
+        """Hang up on a guest's VMM and forget the guest; returns when all of it is gone.
 
-    def guests(self) -> list[dict[str, object]]:
-        """A row for each, by name; sizes in bytes."""
-        with self._changing:
-            return [self._row(name) for name in sorted(self._guests)]
+        Raises: SettingsError, SystemCallError; the guest is served on then.
+        """
+        if name not in self._memory:
+            raise SettingsError("name of a guest", name, "one of this host's; see `list`")
+        self._list.save({one: size for one, size in self._memory.items() if one != name})
+        del self._memory[name]
+        # A client that leaves does not stop what it began.
+        await asyncio.shield(self._begin(self._remove(name)))
 
-    def _row(self, name: str) -> dict[str, object]:
-        guest = self._guests[name]
-        now = guest.device.peek()
+    async def guests(self) -> list[dict[str, object]]:
+        """A row for each, by name; sizes in bytes, None: unknown."""
+        guests = sorted(self._guests.items())
+        statuses = await asyncio.gather(*(guest.process.ask(_ASK_S) for _, guest in guests))
+        return [
+            self._row(name, guest, status)
+            for (name, guest), status in zip(guests, statuses, strict=True)
+        ]
+
+    def _row(self, name: str, guest: _Guest, status: WorkerStatus | None) -> dict[str, object]:
+        settings, state = guest.process.settings, guest.process.state
+        if state == "running" and status is None:
+            state = "unresponsive"
+        shared = None if status is None else status.guest_bytes or None
         return {
             "name": name,
-            "socket": str(self._directory / f"{name}.sock"),
-            "qmp": str(self._directory / f"{name}.qmp"),
-            "memory": guest.machine.ram_bytes,
-            "target": pages_to_bytes(now.target_pages),
-            "actual": pages_to_bytes(now.actual_pages),
-            "stage": now.stage.name.lower().replace("_", "-"),
+            "socket": str(self._directory.file(name, "sock")),
+            "qmp": str(self._directory.file(name, "qmp")),
+            "memory": settings.memory_bytes or shared,
+            "connected": None if status is None else shared is not None,
+            "target": None if status is None else pages_to_bytes(status.target_pages),
+            "actual": None if status is None else pages_to_bytes(status.actual_pages),
+            "stage": None if status is None else status.stage.name.lower().replace("_", "-"),
+            "state": state,
         }
 
-    def _begin(self, name: str, memory_bytes: int | None) -> None:
-        """Make a guest's device and monitor; on the loop's thread, or before it runs."""
+    async def _serve(self, listening: Callable[[Path], None]) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            loop.add_signal_handler(number, self._stopping.set)
+        self._memory = self._list.load()
+        self._directory.sweep(self._memory)
+        control_path = self._directory.path / CONTROL_NAME
+        with listening_socket(control_path) as control:
+            monitor = Monitor(self, [control], self._outbox, commands=HOST_COMMANDS)
+            try:
+                await self._start_all()
+                monitor.begin()
+                listening(control_path)
+                await self._stopping.wait()
+            finally:
+                await asyncio.gather(*(self._end(guest) for guest in self._guests.values()))
+                await monitor.end()
+
+    async def _start_all(self) -> None:
+        """Start what the list names; a guest that cannot be served is said, and the others are."""
+        for name, memory_bytes in self._memory.items():
+            try:
+                guest = self._make(name, memory_bytes)
+                guest.process.start()
+            except BallonetError as error:
+                _log.error("%s is not served: %s", name, error)
+                continue
+            self._guests[name] = guest
+            await asyncio.sleep(0)  # signals are heard meanwhile
+
+    def _make(self, name: str, memory_bytes: int | None) -> _Guest:
+        """A guest that is not started yet. Raises: SystemCallError."""
         with ExitStack() as stack:
             try:
-                sock = stack.enter_context(listening_socket(self._directory / f"{name}.sock"))
-                qmp = stack.enter_context(listening_socket(self._directory / f"{name}.qmp"))
+                sock = stack.enter_context(listening_socket(self._directory.file(name, "sock")))
+                qmp = stack.enter_context(listening_socket(self._directory.file(name, "qmp")))
             except OSError as error:  # too many open files
                 raise SystemCallError("adding", name, error.strerror or str(error)) from error
-            device = DeviceServer(
+            settings = WorkerSettings(
+                name,
+                memory_bytes,
                 self._settings,
+                self._directory.file(name, "state"),
+                self._sandbox,
                 sock,
-                listening=True,
-                state_path=self._state_path(name),
-                loop=self._loop,
-                stop=lambda: self._quit_guest(name),
+                qmp,
+                self._directory.fd,
             )
-            outbox = Outbox()
-            machine = DeviceMachine(device, memory_bytes=memory_bytes, post=outbox.post)
-            watch = DeviceWatch(device, outbox.post, machine.without_balloon)
-            device.subscribe(watch.observe)
-            monitor = Monitor(machine, [qmp], outbox, watch.look)
-            self._monitors.add(monitor)
-            guest = _Guest(memory_bytes, device, monitor, machine, stack.pop_all())
-        self._guests[name] = guest
+            return _Guest(GuestProcess(settings, self._worker_ended), stack.pop_all())
 
-    def _quit_guest(self, name: str) -> None:
-        """A client of the guest's monitor wants its device to end."""
+    def _worker_ended(self, name: str, reason: str, pause_s: float | None) -> None:
+        """A worker has ended, and nobody here has told it to."""
+        if pause_s is None:
+            self._begin(self._quit_guest(name))
+            return
+        _log.warning("the device of %s: %s; started again in %g s", name, reason, pause_s)
+        data: dict[str, object] = {"name": name, "reason": reason, "pause": pause_s}
+        self._outbox.post("x-ballonet-guest-restarting", lambda: data)
+
+    async def _quit_guest(self, name: str) -> None:
+        """A client of the guest's monitor wanted its device to end."""
         try:
-            self.remove_guest(name)
-        except BallonetError as error:
+            await self.remove_guest(name)
+        except BallonetError as error:  # it is there again at the next start
             _log.warning("%s", error)
+            await self._remove(name)
 
-    def _close(self) -> None:
-        """End everything; guests are there again at the next start."""
-        for guest in self._guests.values():
-            guest.machine.end("host-signal")
-        self._monitors.stop()
-        for guest in self._guests.values():
-            guest.device.close()
-            guest.sockets.close()
+    async def _remove(self, name: str) -> None:
+        guest = self._guests.get(name)
+        if guest is not None:
+            await self._end(guest)
+            del self._guests[name]
+        with suppress(SystemCallError):  # swept at the next start
+            self._directory.forget(name)
 
-    def _save(self) -> None:
-        self._list.save({name: guest.memory_bytes for name, guest in self._guests.items()})
+    async def _end(self, guest: _Guest) -> None:
+        await guest.process.end()
+        guest.sockets.close()
 
-    def _state_path(self, name: str) -> Path:
-        return self._directory / f"{name}.state"
+    def _begin(self, work: Awaitable[None]) -> asyncio.Future[None]:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task

@@ -21,15 +21,15 @@ MEMORY_BYTES_MIN: Final = 1 << 20
 class HostMachine(Protocol):
     """What can be asked of a host."""
 
-    def add_guest(self, name: str, memory_bytes: int | None) -> dict[str, object]:
+    async def add_guest(self, name: str, memory_bytes: int | None) -> dict[str, object]:
         """Serve one more; returns its row. Raises: BallonetError."""
         ...
 
-    def remove_guest(self, name: str) -> None:
-        """Serve one less. Raises: BallonetError."""
+    async def remove_guest(self, name: str) -> None:
+        """Serve one less; returns when all of it is gone. Raises: BallonetError."""
         ...
 
-    def guests(self) -> list[dict[str, object]]:
+    async def guests(self) -> list[dict[str, object]]:
         """A row for each."""
         ...
 
@@ -38,19 +38,19 @@ class HostMachine(Protocol):
         ...
 
 
-def _add(host: HostMachine, arguments: Arguments) -> object:
+async def _add(host: HostMachine, arguments: Arguments) -> object:
     memory = arguments.get("memory")
     if memory is not None and not (isinstance(memory, int) and memory >= MEMORY_BYTES_MIN):
         raise CommandError("Parameter 'memory' expects a size of 1 MiB or more")
     try:
-        return host.add_guest(str(arguments["name"]), memory)
+        return await host.add_guest(str(arguments["name"]), memory)
     except BallonetError as error:
         raise CommandError(str(error)) from error
 
 
-def _remove(host: HostMachine, arguments: Arguments) -> object:
+async def _remove(host: HostMachine, arguments: Arguments) -> object:
     try:
-        host.remove_guest(str(arguments["name"]))
+        await host.remove_guest(str(arguments["name"]))
     except BallonetError as error:
         raise CommandError(str(error)) from error
     return {}

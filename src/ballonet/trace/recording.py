@@ -34,7 +34,7 @@ from ballonet.trace.tracks import Track, track_of
 from ballonet.trace.writer import TraceWriter
 from ballonet.vhost_user.connection import Connection
 from ballonet.vhost_user.effects import Effect
-from ballonet.vhost_user.event_loop import Worker
+from ballonet.vhost_user.event_loop import EventLoop
 from ballonet.vhost_user.messages import Message, Request, VringState
 from ballonet.vhost_user.server import DeviceServer
 from ballonet.virtio.features import feature_names
@@ -68,14 +68,14 @@ class RecordingConnection(Connection):
     def __init__(
         self,
         writer: TraceWriter,
-        worker: Worker,
+        loop: EventLoop,
         sock: socket.socket,
         balloon: Balloon,
         *,
         observe: Callable[[Event], None],
         ended: Callable[[], None],
     ) -> None:
-        super().__init__(worker, sock, balloon, observe=observe, ended=ended)
+        super().__init__(loop, sock, balloon, observe=observe, ended=ended)
         self._writer = writer
         self._before = asdict(balloon.counters)
 
@@ -229,14 +229,14 @@ class RecordingServer(DeviceServer):
 
     def _note(self, name: str, **details: object) -> None:
         """Record a request of the host, on the thread that records."""
-        self._worker.post(
+        self.loop.post(
             lambda: self._writer.attempt(lambda: self._writer.instant(Track.HOST, name, **details))
         )
 
     def _make_connection(self, sock: socket.socket) -> Connection:
         return RecordingConnection(
             self._writer,
-            self._worker,
+            self.loop,
             sock,
             self._balloon,
             observe=self._observed,

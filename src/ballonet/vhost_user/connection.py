@@ -48,7 +48,7 @@ from ballonet.vhost_user.effects import (
     SetLog,
     SetVringFd,
 )
-from ballonet.vhost_user.event_loop import Worker
+from ballonet.vhost_user.event_loop import EventLoop
 from ballonet.vhost_user.framing import Framer
 from ballonet.vhost_user.messages import (
     FDS_MAX,
@@ -83,7 +83,7 @@ class Connection:
 
     def __init__(
         self,
-        worker: Worker,
+        loop: EventLoop,
         sock: socket.socket,
         balloon: Balloon,
         *,
@@ -92,17 +92,17 @@ class Connection:
     ) -> None:
         self.memory: Final = GuestMemory()
         self.session: Final = Session(balloon, self.memory, full_fence, self._mark_dirty)
-        self._worker, self._sock, self._balloon = worker, sock, balloon
+        self._loop, self._sock, self._balloon = loop, sock, balloon
         self._observe, self._ended = observe, ended
         self._framer = Framer()
-        self._vring_fds = VringFds(worker, self._kicked)
+        self._vring_fds = VringFds(loop, self._kicked)
         self._channel: int | None = None
         self._dirty_log: DirtyLog | None = None
         self._quiet = QuietLog(_log)
         self._unclaimed: set[int] = set()  # received, and not yet taken over or closed
         self._open = True
         sock.settimeout(0)
-        worker.register(sock.fileno(), self._readable)
+        loop.register(sock.fileno(), self._readable)
 
     def obey(self, effects: Iterator[Effect]) -> None:
         """Do what the device asks for of its own accord."""
@@ -131,7 +131,7 @@ class Connection:
         if not self._open:
             return
         self._open = False
-        self._worker.unregister(self._sock.fileno())
+        self._loop.unregister(self._sock.fileno())
         self.session.close()
         self._vring_fds.close()
         self.memory.close()
@@ -155,7 +155,7 @@ class Connection:
                 self.session.tasks.pop(queue, None)
             self.session.log_used_ring(queue)
             if self._balloon.roles[queue] in _FOLLOWED:
-                self._worker.expect_more()
+                self._loop.expect_more()
 
     def _advance(self, task: Generator[Effect, None, None], end_ns: int) -> bool:
         """Obey a task's effects until it ends (True) or its time is over."""

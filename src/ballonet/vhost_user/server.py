@@ -1,7 +1,7 @@
 """The back-end: one balloon device, served to one front-end after another.
 
-Everything runs on the thread of its loop: its own, served by `run`, or one that it shares with
-other devices.  The other methods may be called from any thread.
+Everything runs on the thread of its loop, which `run` serves.  The other methods may be called from
+any thread.
 """
 
 from __future__ import annotations
@@ -104,23 +104,18 @@ class DeviceServer:
         listening: bool,
         observe: Callable[[Event], None] = _ignore,
         state_path: Path | None = None,
-        loop: EventLoop | None = None,
-        stop: Callable[[], None] | None = None,
     ) -> None:
-        """`loop`: shared with others; `stop` is called then when this device wants to end."""
         self._clock = SystemClock()
         self._balloon = self._make_balloon(settings)
         self._state_file = None if state_path is None else StateFile(state_path, self._clock)
         self._restore()
         self._stats_waiters: list[Future[StatsReading]] = []
-        self._loop = EventLoop() if loop is None else loop
-        self._worker = self._loop.join(self._work, self._deadline_ns)
-        self._target: Mailbox[int] = Mailbox(self._worker.post, self._take_target)
+        self.loop: Final = EventLoop(self._work, self._deadline_ns)  #: served by `run`
+        self._target: Mailbox[int] = Mailbox(self.loop.post, self._take_target)
         self._poll_interval: Mailbox[int] = Mailbox(
-            self._worker.post, self._balloon.statistics.set_poll_interval
+            self.loop.post, self._balloon.statistics.set_poll_interval
         )
-        self._paused: Mailbox[bool] = Mailbox(self._worker.post, self._take_paused)
-        self._stop = self._loop.stop if stop is None else stop
+        self._paused: Mailbox[bool] = Mailbox(self.loop.post, self._take_paused)
         self._sock = sock
         self._observers: tuple[Callable[[Event], None], ...] = (observe,)
         self._connection: Connection | None = None
@@ -128,31 +123,30 @@ class DeviceServer:
         self._accept_at_ns: int | None = None  #: when to listen again
         if listening:
             sock.settimeout(0)
-            self._worker.register(sock.fileno(), self._accept)
+            self.loop.register(sock.fileno(), self._accept)
         else:
             self._connect(sock)
 
     def run(self) -> None:
         """Serve until stopped or, with a connected socket, until the front-end leaves."""
         try:
-            self._loop.run()
+            self.loop.run()
         finally:
             self.close()
-            self._loop.close()
+            self.loop.close()
 
     def close(self) -> None:
-        """Hang up and leave the loop, on its thread; whoever made the socket closes it."""
-        self._worker.leave()
+        """Hang up, on the thread of the loop; whoever made the socket closes it."""
         if self._state_file is not None:
             self._state_file.save(self._balloon.save())
         if self._listening:
-            self._worker.unregister(self._sock.fileno())
+            self.loop.unregister(self._sock.fileno())
         if self._connection is not None:
             self._connection.close()
 
     def stop(self) -> None:
         """Let the device end; may be called from a signal handler."""
-        self._stop()
+        self.loop.stop()
 
     def set_target(self, target_pages: int) -> None:
         """Ask the guest for a balloon of this many balloon pages; returns at once.
@@ -214,7 +208,7 @@ class DeviceServer:
 
         `waiting_bytes` of a snapshot says when it is done.
         """
-        self._worker.post(self._balloon.hurry_deferred)
+        self.loop.post(self._balloon.hurry_deferred)
 
     def inhibit(self, reason: InhibitReason) -> None:
         """Hold discards off; when this returns none is under way."""
@@ -226,7 +220,7 @@ class DeviceServer:
 
     def set_report_rate(self, bytes_per_s: int | None) -> None:
         """Discard at most so much of what the guest reports; 0: nothing, None: everything."""
-        self._worker.post(lambda: self._balloon.reporting.throttle.set_rate(bytes_per_s))
+        self.loop.post(lambda: self._balloon.reporting.throttle.set_rate(bytes_per_s))
 
     def pause(self) -> None:
         """Ask for no statistics until `unpause`."""
@@ -254,10 +248,10 @@ class DeviceServer:
         )
 
     def _ask(self, question: Callable[[], T]) -> T:
-        return self._worker.ask(question, _ASK_TIMEOUT_S)
+        return self.loop.ask(question, _ASK_TIMEOUT_S)
 
     def _post(self, effects: Callable[[], Iterator[Effect]]) -> None:
-        self._worker.post(lambda: self._perform(effects()))
+        self.loop.post(lambda: self._perform(effects()))
 
     def _take_target(self, target_pages: int) -> None:
         effects = self._balloon.set_target(target_pages)
@@ -347,7 +341,7 @@ class DeviceServer:
             self._perform(self._balloon.tick())
         if self._accept_at_ns is not None and self._accept_at_ns <= self._clock.now_ns():
             self._accept_at_ns = None
-            self._worker.register(self._sock.fileno(), self._accept)
+            self.loop.register(self._sock.fileno(), self._accept)
         if self._state_file is not None:
             self._state_file.note(self._balloon.save())
         return self._connection is not None and self._connection.work()
@@ -357,7 +351,7 @@ class DeviceServer:
             sock, _ = self._sock.accept()
         except OSError as error:
             _log.warning("a front-end could not be accepted: %s", error.strerror)
-            self._worker.unregister(self._sock.fileno())
+            self.loop.unregister(self._sock.fileno())
             self._accept_at_ns = self._clock.now_ns() + _ACCEPT_AGAIN_NS
             return
         if self._connection is not None:
@@ -377,7 +371,7 @@ class DeviceServer:
 
     def _make_connection(self, sock: socket.socket) -> Connection:
         return Connection(
-            self._worker, sock, self._balloon, observe=self._observed, ended=self._disconnected
+            self.loop, sock, self._balloon, observe=self._observed, ended=self._disconnected
         )
 
     def _disconnected(self) -> None:

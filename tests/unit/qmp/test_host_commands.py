@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Awaitable
+
 import pytest
 
 from ballonet.qmp.commands import run_command
@@ -15,14 +18,20 @@ class FakeHost:
     def __init__(self) -> None:
         self.added: list[tuple[str, int | None]] = []
 
-    def add_guest(self, name: str, memory_bytes: int | None) -> dict[str, object]:
+    async def add_guest(self, name: str, memory_bytes: int | None) -> dict[str, object]:
         self.added.append((name, memory_bytes))
         return {}
 
 
 def add(**arguments: object) -> FakeHost:
     host = FakeHost()
-    run_command(HOST_COMMANDS["x-ballonet-add-guest"], host, arguments)
+
+    async def obey() -> None:
+        answer = run_command(HOST_COMMANDS["x-ballonet-add-guest"], host, arguments)
+        assert isinstance(answer, Awaitable)
+        await answer
+
+    asyncio.run(obey())
     return host
 
 

@@ -212,7 +212,7 @@ class ScriptedServer(DeviceServer):
 
     def after(self, action: Callable[[], None]) -> None:
         """Do something on the device's thread."""
-        self._worker.post(action)
+        self.loop.post(action)
 
     def _make_balloon(self, settings: BalloonSettings) -> Balloon:
         self._scripted = ScriptedBalloon(settings, self._clock)
