@@ -24,8 +24,8 @@ __all__ = ["OBSERVATIONS", "Evidence", "guest_with_everything", "observe"]
 
 #: Makes the driver accept PAGE_POISON: its free pages hold zeros, and it says so.
 _POISONING: Final = "init_on_free=1"
-_REPORT_WAIT_S: Final = 30.0  # a pass over free memory every two seconds, a part of it each time
-_WAIT_S: Final = 10.0
+_REPORT_WAIT_S: Final = 120.0  # a pass over free memory every two seconds, a part of it each time
+_WAIT_S: Final = 60.0
 _POLL_S: Final = 0.02
 
 

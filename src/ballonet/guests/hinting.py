@@ -22,9 +22,9 @@ from ballonet.virtio.features import Feature
 __all__ = ["HintResult", "run_hint_round"]
 
 _LEASE_S: Final = 60.0
-_START_S: Final = 10.0
-_STATS_S: Final = 5.0
-_BACK_S: Final = 10.0
+_START_S: Final = 60.0
+_STATS_S: Final = 60.0
+_BACK_S: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,7 +41,7 @@ __all__ = ["QTEST_LOW_BYTES", "Bus", "QtestMachine", "QtestSettings", "require_q
 
 #: Below are the holes of a PC: video memory and ROMs.
 QTEST_LOW_BYTES: Final = 1 << 20
-_START_S: Final = 20.0
+_START_S: Final = 60.0
 _VERSION: Final = ("major", "minor", "micro")
 _STEPS: Final = 500
 #: Between two looks at the interrupt lines while nothing happens.
@@ -185,7 +185,7 @@ class QtestMachine:
             heard |= self.scheduler.run(time.monotonic_ns(), _STEPS)
         return heard
 
-    def run_until(self, condition: Callable[[], bool], seconds: float = 30.0) -> bool:
+    def run_until(self, condition: Callable[[], bool], seconds: float = 120.0) -> bool:
         """Let time pass until something is so; False if it is not in time."""
         end_s = time.monotonic() + seconds
         while not condition():

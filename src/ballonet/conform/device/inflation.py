@@ -25,7 +25,7 @@ def inflated_pages_are_dropped(bench: Bench) -> str:
         pfns = session.pages(64)
         given, others = pfns[::2], pfns[1::2]
         session.inflate(given)
-        session.until(lambda: len(session.emptied(given)) == len(given), 2)
+        session.until(lambda: len(session.emptied(given)) == len(given))
         if len(session.kept(others)) != len(others):
             raise Failed("a page that was not given has lost its contents")
         dropped = len(session.emptied(given))
@@ -140,7 +140,7 @@ def big_page_in_two_messages(bench: Bench) -> str:
         pfns = session.pages(_PARTS, align=_BIG_PAGE)
         session.inflate(pfns[: _PARTS // 2])
         session.inflate(pfns[_PARTS // 2 :])
-        session.until(lambda: len(session.emptied(pfns[:1])) == 1, 2)
+        session.until(lambda: len(session.emptied(pfns[:1])) == 1)
         dropped = len(session.emptied(pfns))
         if dropped != _PARTS:
             raise Failed(
@@ -162,7 +162,7 @@ def huge_message(bench: Bench) -> str:
             waits.append(monotonic() - begun_s)
         if max(waits) > 1:
             raise Failed(f"a read of the configuration took {max(waits):.2f} s meanwhile")
-        answered = session.until(lambda: session.is_used(QueueRole.INFLATE, head), 10)
+        answered = session.until(lambda: session.is_used(QueueRole.INFLATE, head))
         if not answered:
             raise Failed(f"{size >> 20} MiB of page numbers are not answered within 10 s")
         return f"the slowest of 20 configuration reads took {1000 * max(waits):.0f} ms meanwhile"

@@ -37,7 +37,7 @@ def any_framing(bench: Bench) -> str:
         pfns = session.pages(8)
         gpa, length = session.pfn_message(pfns[:4])
         session.send(_INFLATE, [(gpa + i, 1) for i in range(length)])
-        session.until(lambda: len(session.emptied(pfns[:4])) == 4, 2)
+        session.until(lambda: len(session.emptied(pfns[:4])) == 4)
         if len(session.emptied(pfns[:4])) != 4 or len(session.kept(pfns[4:])) != 4:
             raise Failed("a message in descriptors of one byte is read wrongly")
         return f"4 page numbers in {length} descriptors of one byte are understood"
@@ -94,7 +94,7 @@ def indirect_tables(bench: Bench) -> str:
         ring.offer(0)
         session.kick(_INFLATE)
         session.wait_used(_INFLATE, 0)
-        if not session.until(lambda: len(session.emptied(pfns)) == 2, 2):
+        if not session.until(lambda: len(session.emptied(pfns)) == 2):
             raise Failed("the pages named in the table are kept")
         return "the pages named in the table are dropped"
 
@@ -159,7 +159,7 @@ def calls_come(bench: Bench) -> str:
 def _is_called_for(session: DeviceSession) -> bool:
     before = session.calls(_INFLATE)
     session.inflate(session.pages(1))
-    return session.until(lambda: session.calls(_INFLATE) > before, 2)
+    return session.until(lambda: session.calls(_INFLATE) > before)
 
 
 @SUITE.check("RQ-8c", Level.MUST, "kicks without chains do no harm")
@@ -178,7 +178,7 @@ def event_index(bench: Bench) -> str:
         ring = session.raw(_INFLATE)
         for _ in range(5):
             session.inflate(session.pages(1))
-        if not session.until(lambda: ring.avail_event == ring.available, 1):
+        if not session.until(lambda: ring.avail_event == ring.available):
             raise Failed(f"{ring.available} chains were used, the index is {ring.avail_event}")
         if ring.used_flags:
             raise Failed(f"used.flags is {ring.used_flags}, with EVENT_IDX it must be 0")
@@ -216,7 +216,7 @@ def packed_rings(bench: Bench) -> str:
             session.send(_INFLATE, [message])
         pfns = session.pages(4)
         session.inflate(pfns)
-        if not session.until(lambda: len(session.emptied(pfns)) == 4, 2):
+        if not session.until(lambda: len(session.emptied(pfns)) == 4):
             raise Failed("pages given over a packed ring are kept")
         return f"{laps} laps of {ring.size} slots"
 

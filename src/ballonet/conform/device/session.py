@@ -32,7 +32,8 @@ __all__ = ["DATA_AT", "DeviceSession", "Heard"]
 
 #: Where a session's own messages and rings end and the pages begin.
 DATA_AT: Final = 16 << 20
-_ANSWER_S: Final = 5.0
+#: For hangs alone: a busy machine is no fault of a device.
+_ANSWER_S: Final = 20.0
 _QUIET_S: Final = 0.3
 _TURN_S: Final = 0.005
 

@@ -38,7 +38,7 @@ def _answer(session: DeviceSession, control: HostControl, data: bytes) -> dict[s
     try:
         session.wait_used(QueueRole.STATS, head)
         session.post(QueueRole.STATS, [session.message(data)])
-        session.until(lambda: control.statistics().get(_TOTAL_KEY) == 1 << 30, 3)
+        session.until(lambda: control.statistics().get(_TOTAL_KEY) == 1 << 30)
     finally:
         control.set_poll_interval(0)
     return control.statistics()
