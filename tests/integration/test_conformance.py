@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from threading import Event
 
 import pytest
 from tests.integration.device_under_test import running_device
@@ -14,11 +15,14 @@ from ballonet.conform.checks import Level, Verdict, run_checks
 from ballonet.conform.device.suite import DEVICE_CHECKS
 from ballonet.conform.device.vhost_user_bench import OwnBench
 from ballonet.conform.driver.suite import DRIVER_CHECKS
+from ballonet.device import inflation
 from ballonet.device.balloon import Balloon
 from ballonet.device.hint_round import HintRound
 from ballonet.device.inflation import Inflation
+from ballonet.device.pfns import parse_pfns
 from ballonet.virtio.hint_ids import CMD_ID_STOP
 
+MIB = 1 << 20
 BALLONET = str(Path(sys.executable).with_name("ballonet"))
 
 
@@ -81,6 +85,41 @@ def test_a_device_that_forgets_its_id_is_found(monkeypatch: pytest.MonkeyPatch) 
 def test_a_device_that_keeps_everything_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Inflation, "_with_parts", lambda *_: iter(()))
     assert verdict("D-O1") is Verdict.FAIL
+
+
+def test_a_device_that_obeys_a_huge_message_in_one_go_is_found(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def slowly(raw: bytes, *, big_endian: bool = False) -> object:
+        if len(raw) > MIB // 2:
+            Event().wait(2)
+        return parse_pfns(raw, big_endian=big_endian)
+
+    monkeypatch.setattr(inflation, "parse_pfns", slowly)
+    assert verdict("P-27") is Verdict.FAIL
+
+
+def test_a_device_that_does_not_read_a_huge_message_is_no_evidence(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(inflation, "MESSAGE_BYTES_MAX", MIB - 1)
+    assert verdict("P-27") is Verdict.NOT_APPLICABLE
+
+
+def test_a_report_that_cannot_be_written_is_refused_before_the_checks(tmp_path: Path) -> None:
+    for place in (tmp_path / "missing" / "junit.xml", tmp_path):
+        done = conform("device", "--junit", str(place))
+        assert done.returncode == 2
+        assert done.stderr.count("\n") == 1
+        assert str(place) in done.stderr
+        assert not done.stdout
+
+
+def test_results_are_told_even_where_the_report_cannot_be_written() -> None:
+    done = conform("device", "--only", "D-O1", "--junit", "/dev/full")
+    assert done.returncode == 1
+    assert "1 pass, 0 fail" in done.stdout
+    assert done.stderr == "ballonet: writing /dev/full: No space left on device\n"
 
 
 def test_wrong_use_is_one_line() -> None:

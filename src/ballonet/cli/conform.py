@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -26,6 +27,7 @@ from ballonet.conform.driver.agreement import compare
 from ballonet.conform.driver.guests import EmbeddedBench, LinuxBench
 from ballonet.conform.driver.suite import DRIVER_CHECKS
 from ballonet.conform.reports import as_json, as_junit
+from ballonet.errors import SystemCallError
 from ballonet.guests.kernel_package import find_kernel_package
 from ballonet.guests.qtest_machine import require_qemu
 from ballonet.memory.huge_pages import reserve_huge_pages
@@ -39,8 +41,20 @@ _STYLES: Final = {Verdict.PASS: "green", Verdict.FAIL: "bold red", Verdict.NOT_A
 
 _ONLY = click.option("--only", multiple=True, metavar="ID", help="Run this check; may be repeated.")
 _JSON = click.option("--json", "as_json_text", is_flag=True, help="Print one JSON object.")
+
+
+def _checked_place(_: click.Context, __: click.Parameter, path: Path | None) -> Path | None:
+    """Refuse at once what could not be written after minutes of checks. Raises: BadParameter."""
+    if path is not None and not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise click.BadParameter(f"{path} cannot be written")
+    return path
+
+
 _JUNIT = click.option(
-    "--junit", type=click.Path(path_type=Path), help="Write JUnit XML to this file."
+    "--junit",
+    type=click.Path(path_type=Path, dir_okay=False),
+    callback=_checked_place,
+    help="Write JUnit XML to this file.",
 )
 
 
@@ -166,15 +180,25 @@ def _run(checks: Sequence[Check[S]], subject: S, *, quiet: bool) -> list[Result]
 def _finish(
     subject: str, results: Sequence[Result], junit: Path | None, *, as_json_text: bool
 ) -> None:
-    """Print and write; leaves with exit code 1 if a check failed."""
-    if junit is not None:
-        junit.write_text(as_junit(subject, results) + "\n")
+    """Write and print; leaves with exit code 1 if a check failed. Raises: SystemCallError."""
+    problem = None if junit is None else _write(junit, as_junit(subject, results) + "\n")
     if as_json_text:
         click.echo(as_json(subject, results))
     else:
         _print(subject, results)
+    if problem is not None:  # not before the results are told
+        raise problem
     if any(one.verdict is Verdict.FAIL for one in results):
         sys.exit(1)
+
+
+def _write(path: Path, text: str) -> SystemCallError | None:
+    """Write a file; returns what the system has against it."""
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        return SystemCallError("writing", str(path), error.strerror or str(error))
+    return None
 
 
 def _print(subject: str, results: Sequence[Result]) -> None:

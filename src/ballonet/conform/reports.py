@@ -44,10 +44,15 @@ def as_junit(subject: str, results: Sequence[Result]) -> str:
         )
         case.set("time", f"{one.seconds:.3f}")
         if one.verdict is Verdict.FAIL:
-            ET.SubElement(case, "failure", message=one.evidence)
+            ET.SubElement(case, "failure", message=_legal(one.evidence))
         elif one.verdict is Verdict.NOT_APPLICABLE:
-            ET.SubElement(case, "skipped", message=one.evidence)
+            ET.SubElement(case, "skipped", message=_legal(one.evidence))
         else:
-            ET.SubElement(case, "system-out").text = one.evidence
+            ET.SubElement(case, "system-out").text = _legal(one.evidence)
     ET.indent(suite)
     return ET.tostring(suite, encoding="unicode", xml_declaration=True)
+
+
+def _legal(text: str) -> str:
+    """A text without the characters that XML does not have: a device's words may hold any."""
+    return "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text)
