@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import socket
 import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from threading import Event, Thread
 
 import pytest
+from tests.integration.host_under_test import BALLONET, running
 from tests.support.scripts import start_uml
 from tests.support.session import Session
 from tests.support.wait import PATIENCE_S, holds, wait_until
@@ -20,69 +18,7 @@ from tests.support.wait import PATIENCE_S, holds, wait_until
 from ballonet.guests.embedded import EmbeddedGuestSettings
 from ballonet.guests.embedded_process import EmbeddedGuest
 
-BALLONET = str(Path(sys.executable).with_name("ballonet"))
 MIB = 1 << 20
-
-
-class HostProcess:
-    """The program, and the verbs that talk to it."""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        command = [BALLONET, "host", "--directory", str(directory)]
-        self.process = subprocess.Popen(command, stderr=subprocess.PIPE)
-        wait_until((directory / "host.qmp").is_socket, 10, "the host listens")
-
-    def verb(self, *words: str) -> subprocess.CompletedProcess[str]:
-        """`ballonet host WORDS`."""
-        command = [BALLONET, "host", "--directory", str(self.directory), *words]
-        return subprocess.run(command, capture_output=True, text=True, check=False)
-
-    def add(self, name: str) -> Path:
-        """Add a guest; returns the socket of its device."""
-        done = self.verb("add", name, "--json")
-        assert done.returncode == 0, done.stderr
-        return Path(json.loads(done.stdout)["socket"])
-
-    def rows(self) -> dict[str, dict[str, object]]:
-        """`list --json`, by name."""
-        return {row["name"]: row for row in json.loads(self.verb("list", "--json").stdout)}
-
-    def balloon(self, name: str, size: str) -> None:
-        """`ballonet set`."""
-        command = [BALLONET, "set", str(self.directory / f"{name}.qmp"), size]
-        subprocess.run(command, check=True, capture_output=True)
-
-    def saved_pages(self, name: str) -> int:
-        """Size of a guest's balloon in its state file."""
-        return int(json.loads((self.directory / f"{name}.state").read_text())["actual_pages"])
-
-    def wake_ups(self) -> int:
-        """How often its threads have gone to sleep so far."""
-        found = 0
-        for task in Path(f"/proc/{self.process.pid}/task").iterdir():
-            for line in (task / "status").read_text().splitlines():
-                if line.startswith("voluntary_ctxt_switches"):
-                    found += int(line.split()[1])
-        return found
-
-    def end(self, how: signal.Signals = signal.SIGTERM) -> int:
-        """End it; returns the exit code."""
-        self.process.send_signal(how)
-        code = self.process.wait(PATIENCE_S)
-        if self.process.stderr is not None:
-            self.process.stderr.close()
-        return code
-
-
-@contextmanager
-def running(directory: Path) -> Iterator[HostProcess]:
-    host = HostProcess(directory)
-    try:
-        yield host
-    finally:
-        if host.process.poll() is None:
-            host.end(signal.SIGKILL)
 
 
 def guest(path: Path, memory_bytes: int = 128 * MIB) -> EmbeddedGuest:

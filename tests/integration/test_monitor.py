@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -13,12 +12,13 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import pytest
 from tests.integration.device_under_test import SECONDS, Device, running_device
 from tests.support.driver_ring import DriverRing
 from tests.support.guest_memory import PAGE_BYTES
+from tests.support.qmp_client import QmpClient
 from tests.support.scripts import start_qemu, start_uml
 from tests.support.session import STATS, Session
 from tests.support.wait import wait_until
@@ -35,52 +35,6 @@ from ballonet.vhost_user.server import DeviceServer, serving
 
 #: For what must come: long, because a busy machine is no fault of the monitor.
 _PATIENCE_S = 60.0
-
-
-class Client:
-    """A plain QMP client; a context manager."""
-
-    def __init__(self, path: Path) -> None:
-        self.socket = socket.socket(socket.AF_UNIX)
-        self.socket.settimeout(_PATIENCE_S)
-        self.socket.connect(str(path))
-        self._file = self.socket.makefile("rb")
-        self.events: list[dict[str, Any]] = []
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-        self.socket.close()
-
-    def line(self) -> Any:  # noqa: ANN401 - JSON
-        """The next message, or None at the end."""
-        raw = self._file.readline()
-        return json.loads(raw) if raw else None
-
-    def ask(self, command: str, **arguments: object) -> Any:  # noqa: ANN401 - JSON
-        """A command's reply; events on the way are kept."""
-        self.socket.sendall(json.dumps({"execute": command, "arguments": arguments}).encode())
-        while True:
-            message = self.line()
-            if message is None or "event" not in message:
-                return message
-            self.events.append(message)
-
-    def negotiate(self) -> Client:
-        """Get into command mode."""
-        assert "QMP" in self.line()
-        assert self.ask("qmp_capabilities") == {"return": {}}
-        return self
-
-    def wait_for(self, event: str) -> dict[str, Any]:
-        """The next event of a kind."""
-        while True:
-            message = self.line()
-            assert message is not None, f"no {event} came"
-            if message.get("event") == event:
-                return dict(message)
 
 
 @pytest.fixture
@@ -103,7 +57,7 @@ def guest(device: Device) -> Iterator[Session]:
 
 
 def test_without_a_guest_there_is_no_balloon(qmp: Path) -> None:
-    with Client(qmp).negotiate() as client:
+    with QmpClient(qmp).negotiate() as client:
         wanted = {"class": "DeviceNotActive", "desc": "No balloon device has been activated"}
         assert client.ask("query-balloon") == {"error": wanted}
         assert client.ask("balloon", value=1 << 20) == {"error": wanted}
@@ -114,7 +68,7 @@ def test_without_a_guest_there_is_no_balloon(qmp: Path) -> None:
 
 def test_a_target_reaches_the_guest_and_its_answer_every_client(qmp: Path, guest: Session) -> None:
     total = guest.ram.regions[0].size
-    with Client(qmp).negotiate() as one, Client(qmp).negotiate() as other:
+    with QmpClient(qmp).negotiate() as one, QmpClient(qmp).negotiate() as other:
         assert one.ask("balloon", value=total - 100 * PAGE_BYTES) == {"return": {}}
         guest.front_end.read_backend_message()
         assert guest.read_num_pages() == 100
@@ -126,7 +80,7 @@ def test_a_target_reaches_the_guest_and_its_answer_every_client(qmp: Path, guest
 
 
 def test_an_actual_beyond_memory_is_shown_as_no_memory(qmp: Path, guest: Session) -> None:
-    with Client(qmp).negotiate() as client:
+    with QmpClient(qmp).negotiate() as client:
         guest.write_actual(0xFFFF_FFFF)
         wait_until(
             lambda: client.ask("query-balloon") == {"return": {"actual": 0}}, SECONDS, "not clamped"
@@ -145,7 +99,7 @@ def test_what_was_put_off_is_dropped_on_request(
         listening_socket(qmp) as sock,
         monitoring(device.server, [sock]),
         start_uml(device.path) as guest,
-        Client(qmp).negotiate() as client,
+        QmpClient(qmp).negotiate() as client,
     ):
         first, _ = guest.free_range()
         guest.inflate(range(first, first + 20))
@@ -162,7 +116,7 @@ def test_what_was_put_off_is_dropped_on_request(
 
 
 def test_a_guest_that_floods_actual_is_told_of_once_a_second(qmp: Path, guest: Session) -> None:
-    with Client(qmp).negotiate() as client:
+    with QmpClient(qmp).negotiate() as client:
         begin_s = time.monotonic()
         for pages in range(1, 2000):
             guest.write_actual(pages)
@@ -177,7 +131,7 @@ def test_a_guest_that_floods_actual_is_told_of_once_a_second(qmp: Path, guest: S
 def test_an_event_that_had_to_wait_says_what_was_so_when_it_happened(
     qmp: Path, device: Device
 ) -> None:
-    with Client(qmp).negotiate() as client:
+    with QmpClient(qmp).negotiate() as client:
         with start_uml(device.path) as guest:
             total = guest.ram.regions[0].size
             guest.write_actual(1)
@@ -193,7 +147,7 @@ def test_events_that_still_wait_at_the_end_are_told_before_it(
     path, total = tmp_path / "qmp", guest.ram.regions[0].size
     with ExitStack() as stack:
         with listening_socket(path) as sock, monitoring(device.server, [sock]):
-            client = stack.enter_context(Client(path)).negotiate()
+            client = stack.enter_context(QmpClient(path)).negotiate()
             guest.write_actual(1)
             assert client.wait_for("BALLOON_CHANGE")
             guest.write_actual(200)
@@ -208,7 +162,7 @@ def test_what_a_request_waits_for_is_told(
     qmp: Path, device: Device, guest: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ballonet.device.request.STALLED_AFTER_NS", 1 << 60)
-    with Client(qmp).negotiate() as client:
+    with QmpClient(qmp).negotiate() as client:
 
         def stage() -> str:
             return str(client.ask("x-ballonet-info")["return"]["stage"])
@@ -232,13 +186,13 @@ def test_what_a_request_waits_for_is_told(
 
 
 def test_a_guest_that_does_not_look_is_called_unresponsive(qmp: Path, guest: Session) -> None:
-    with Client(qmp).negotiate() as client:
+    with QmpClient(qmp).negotiate() as client:
         client.ask("balloon", value=guest.ram.regions[0].size - 50 * PAGE_BYTES)
         assert client.wait_for("x-ballonet-guest-unresponsive")
 
 
 def test_a_broken_ring_is_told_of(qmp: Path, guest: Session) -> None:
-    with Client(qmp).negotiate() as client:
+    with QmpClient(qmp).negotiate() as client:
         ring = guest.rings[0]
         assert isinstance(ring, DriverRing)
         ring.set_avail_idx(1000)
@@ -249,7 +203,7 @@ def test_a_broken_ring_is_told_of(qmp: Path, guest: Session) -> None:
 def test_polling_by_the_monitor_asks_the_guest(qmp: Path, device: Device) -> None:
     path = "/machine/peripheral-anon/device[0]"
     prop = "guest-stats-polling-interval"
-    with start_qemu(device.path) as guest, Client(qmp).negotiate() as client:
+    with start_qemu(device.path) as guest, QmpClient(qmp).negotiate() as client:
         guest.put_stats([(4, 1 << 20)])
         assert client.ask("qom-set", path=path, property=prop, value=1) == {"return": {}}
         assert guest.wait_used(STATS)
@@ -277,7 +231,7 @@ def test_a_restored_poll_interval_is_shown(tmp_path: Path) -> None:
         listening_socket(qmp) as qmp_sock,
         serving(DeviceServer(BalloonSettings(), sock, listening=True, state_path=state)) as device,
         monitoring(device, [qmp_sock]),
-        Client(qmp).negotiate() as client,
+        QmpClient(qmp).negotiate() as client,
     ):
         shown = client.ask(
             "qom-get",
@@ -288,7 +242,7 @@ def test_a_restored_poll_interval_is_shown(tmp_path: Path) -> None:
 
 
 def test_a_device_paused_by_anyone_is_shown_as_paused(qmp: Path, device: Device) -> None:
-    with Client(qmp).negotiate() as client:
+    with QmpClient(qmp).negotiate() as client:
         device.server.pause()
         assert client.ask("query-status")["return"]["status"] == "paused"
         assert client.ask("x-ballonet-info")["return"]["paused"] is True
@@ -303,14 +257,14 @@ def test_clients_that_misbehave_are_no_hindrance_to_one_that_does_not(
 ) -> None:
     with ExitStack() as stack:
         for number in range(12):
-            rude = stack.enter_context(Client(qmp))
+            rude = stack.enter_context(QmpClient(qmp))
             rude.socket.setblocking(False)
             for _ in range(50):
                 try:
                     rude.socket.sendall(_RUDE[number % len(_RUDE)])
                 except OSError:
                     break
-        with Client(qmp).negotiate() as client:
+        with QmpClient(qmp).negotiate() as client:
             assert client.ask("query-balloon")["return"]["actual"]
         first, _ = guest.free_range()
         for page in range(50):
@@ -328,7 +282,7 @@ _RUDE = (
 
 
 def test_a_client_that_never_reads_is_cut_off(qmp: Path) -> None:
-    with Client(qmp).negotiate() as client:
+    with QmpClient(qmp).negotiate() as client:
         client.socket.settimeout(SECONDS)
         with pytest.raises(OSError):  # noqa: PT011, PT012 - reset or broken pipe, sooner or later
             while True:
@@ -337,9 +291,9 @@ def test_a_client_that_never_reads_is_cut_off(qmp: Path) -> None:
 
 def test_one_client_too_many_is_turned_away(qmp: Path) -> None:
     with ExitStack() as stack:
-        clients = [stack.enter_context(Client(qmp)) for _ in range(CLIENTS_MAX)]
+        clients = [stack.enter_context(QmpClient(qmp)) for _ in range(CLIENTS_MAX)]
         assert all("QMP" in client.line() for client in clients)
-        with Client(qmp) as late:
+        with QmpClient(qmp) as late:
             assert late.line() is None
         clients[0].socket.close()
 
@@ -349,7 +303,7 @@ def test_the_end_is_told_and_leaves_nothing_behind(device: Device, tmp_path: Pat
     for questions in range(0, 400, 20):  # the last event and the end meet in every order
         with ExitStack() as stack:
             with listening_socket(path) as sock, monitoring(device.server, [sock]):
-                client = stack.enter_context(Client(path)).negotiate()
+                client = stack.enter_context(QmpClient(path)).negotiate()
                 for _ in range(questions):
                     assert client.ask("query-version")
             assert "ballonet-monitor" not in [thread.name for thread in threading.enumerate()]
@@ -364,11 +318,11 @@ def test_a_client_that_does_not_read_does_not_hold_up_the_end(
     path = tmp_path / "qmp"
     with ExitStack() as stack:
         with listening_socket(path) as sock, monitoring(device.server, [sock]):
-            deaf = stack.enter_context(Client(path)).negotiate()
+            deaf = stack.enter_context(QmpClient(path)).negotiate()
             with suppress(OSError):
                 for _ in range(60):
                     deaf.socket.sendall(b'{"execute": "query-qmp-schema"}')
-            other = stack.enter_context(Client(path)).negotiate()
+            other = stack.enter_context(QmpClient(path)).negotiate()
         assert "ballonet-monitor" not in [thread.name for thread in threading.enumerate()]
         assert other.wait_for("SHUTDOWN")
 

@@ -53,6 +53,11 @@ class GuestProcess:
         self._gone.set()
 
     @property
+    def pid(self) -> int | None:
+        """Of the worker, if there is one."""
+        return self._pid
+
+    @property
     def state(self) -> str:
         """In a word."""
         if self._is_ending:

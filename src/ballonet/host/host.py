@@ -130,6 +130,7 @@ class Host:
             "actual": None if status is None else pages_to_bytes(status.actual_pages),
             "stage": None if status is None else status.stage.name.lower().replace("_", "-"),
             "state": state,
+            "pid": guest.process.pid,
         }
 
     async def _serve(self, listening: Callable[[Path], None]) -> None:
