@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 from tests.support.guest_memory import FILE_NAME as GUEST_FILE
 from tests.support.wait import PATIENCE_S, wait_until
@@ -93,6 +93,13 @@ class DeviceProcess:
                 stderr=stderr,
             )
         wait_until(lambda: listens(path), SECONDS, f"nobody listens at {path}: {self.log()}")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()  # one that was not stopped, or does not stop
+        self._process.wait()
 
     def is_alive(self) -> bool:
         """The process has not ended."""

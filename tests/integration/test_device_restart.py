@@ -87,10 +87,10 @@ def test_a_state_file_that_is_none_is_one_clear_line_and_the_device_serves(
 ) -> None:
     state = tmp_path / "state"
     state.write_text(text)
-    process = DeviceProcess(tmp_path / "device", tmp_path / "log", "--state-file", state)
-    with start_qemu(process.path) as machine:
-        assert machine.read_num_pages() == 0
-    assert process.stop() == 0
+    with DeviceProcess(tmp_path / "device", tmp_path / "log", "--state-file", state) as process:
+        with start_qemu(process.path) as machine:
+            assert machine.read_num_pages() == 0
+        assert process.stop() == 0
     assert process.log().count("\n") == 1
     assert str(state) in process.log()
     assert DeviceState.from_fields(json.loads(state.read_text())) == DeviceState()
@@ -132,9 +132,9 @@ def test_a_disk_that_is_full_from_start_to_end_is_one_line_or_two(tmp_path: Path
     with small_disk(tmp_path / "disk") as disk:
         disk.fill()
         options = ("--state-file", disk.path / "state", "--target", "1M")
-        process = DeviceProcess(tmp_path / "device", tmp_path / "log", *options)
-        with start_qemu(process.path) as machine:
-            assert machine.read_num_pages() == 256
-        assert process.stop() == 0
+        with DeviceProcess(tmp_path / "device", tmp_path / "log", *options) as process:
+            with start_qemu(process.path) as machine:
+                assert machine.read_num_pages() == 256
+            assert process.stop() == 0
         assert 1 <= process.log().count("\n") <= 2
         assert "No space left" in process.log()

@@ -26,6 +26,7 @@ from tests.support.wire import (
     Req,
     Wire,
     is_readable,
+    stop_up,
 )
 
 LOG_NOWHERE: Final = (1 << 64) - 1
@@ -210,6 +211,19 @@ class FrontEnd:
     def wait_call(self, queue: int, timeout_s: float = TIMEOUT_S) -> bool:
         """True if the device told of used chains in time."""
         return self._calls[queue].wait(timeout_s)
+
+    def stop_up(self, queue: int) -> None:
+        """Let whoever calls us, or tells of an error, wait for ever."""
+        self._calls[queue].stop_up()
+        if queue in self._errs:
+            stop_up(self._errs[queue], is_socket=False)
+
+    def steal_kick(self, queue: int) -> None:
+        """Kick, and take the kick away before the device reads it, so that a read would wait."""
+        fd = self._kicks[queue]
+        os.set_blocking(fd, True)
+        os.eventfd_write(fd, 1)
+        os.eventfd_read(fd)
 
     def wait_err(self, queue: int, timeout_s: float = TIMEOUT_S) -> bool:
         """True if the device told in time that the ring is broken."""

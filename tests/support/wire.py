@@ -11,6 +11,7 @@ import select
 import socket
 import struct
 from collections.abc import Sequence
+from contextlib import suppress
 from enum import IntEnum
 from typing import Final
 
@@ -111,6 +112,10 @@ class Call:
             raise AssertionError(f"a call of {len(raw)} bytes")
         return True
 
+    def stop_up(self) -> None:
+        """Let the next call wait for ever, as far as we can."""
+        stop_up(self._theirs, is_socket=self._is_socket)
+
     def close(self) -> None:
         """Close both ends."""
         for fd in {self._ours, self._theirs}:
@@ -204,6 +209,23 @@ class Wire:
                 raise ClosedError(f"the back-end hung up after {len(data)} of {size} bytes")
             data += more
         return data
+
+
+def stop_up(fd: int, *, is_socket: bool) -> None:
+    """Fill a descriptor that the back-end shares, and make it blocking, for both."""
+    os.set_blocking(fd, False)
+    if is_socket:
+        with suppress(BlockingIOError):
+            while os.write(fd, bytes(4096)):
+                pass
+        with suppress(BlockingIOError):
+            while os.write(fd, bytes(1)):
+                pass
+    else:
+        with suppress(BlockingIOError):
+            os.eventfd_read(fd)
+        os.eventfd_write(fd, (1 << 64) - 2)
+    os.set_blocking(fd, True)
 
 
 def is_readable(fd: int, timeout_s: float) -> bool:

@@ -57,6 +57,7 @@ from ballonet.vhost_user.messages import (
     Message,
     pack_message,
 )
+from ballonet.vhost_user.notifiers import SEND_FLAGS, adopt_unix_socket
 from ballonet.vhost_user.quiet_log import QuietLog
 from ballonet.vhost_user.session import Session
 from ballonet.vhost_user.vring_fds import VringFds
@@ -96,7 +97,7 @@ class Connection:
         self._observe, self._ended = observe, ended
         self._framer = Framer()
         self._vring_fds = VringFds(loop, self._kicked)
-        self._channel: int | None = None
+        self._channel: socket.socket | None = None
         self._dirty_log: DirtyLog | None = None
         self._quiet = QuietLog(_log)
         self._unclaimed: set[int] = set()  # received, and not yet taken over or closed
@@ -138,7 +139,7 @@ class Connection:
         if self._dirty_log is not None:
             self._dirty_log.close()
         if self._channel is not None:
-            self._unclaimed.add(self._channel)
+            self._channel.close()
         for fd in self._unclaimed:
             os.close(fd)
         self._sock.close()
@@ -306,14 +307,14 @@ class Connection:
 
     def _set_channel(self, fd: int) -> None:
         try:
-            os.set_blocking(fd, False)
+            channel = adopt_unix_socket(fd)
         except OSError as error:
             reason = error.strerror or str(error)
             raise SystemCallError("using", "the back-end channel", reason) from error
-        old, self._channel = self._channel, fd
+        old, self._channel = self._channel, channel
         self._unclaimed.discard(fd)
         if old is not None:
-            os.close(old)
+            old.close()
 
     def _mark_dirty(self, gpa: int, length: int) -> None:
         if self._dirty_log is not None:
@@ -330,7 +331,7 @@ class Connection:
             self._quiet.warn("channel", "no channel to tell the driver of the new target")
             return
         try:
-            os.write(self._channel, _CONFIG_CHANGE)
+            self._channel.send(_CONFIG_CHANGE, SEND_FLAGS)
         except BlockingIOError:
             return
         except OSError as error:
@@ -338,7 +339,7 @@ class Connection:
 
     def _send(self, data: bytes) -> None:
         try:
-            sent = self._sock.send(data)
+            sent = self._sock.send(data, SEND_FLAGS)
         except OSError as error:
             raise SystemCallError("answering", "front-end", error.strerror or "") from error
         if sent != len(data):

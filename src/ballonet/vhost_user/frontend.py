@@ -20,6 +20,7 @@ from typing import Final, NamedTuple
 
 from ballonet.errors import GuestError
 from ballonet.memory.regions import Region
+from ballonet.runtime.eventfds import signal_eventfd
 from ballonet.vhost_user.event_loop import Watcher
 from ballonet.vhost_user.messages import (
     HEADER,
@@ -160,7 +161,8 @@ class FrontEnd:
         flags = os.EFD_NONBLOCK | os.EFD_CLOEXEC
         entry = _Queue(ring, os.eventfd(0, flags), os.eventfd(0, flags))
         self._queues[queue] = entry
-        self._watcher.register(entry.call_fd, lambda: self._hear(queue, entry.call_fd))
+        # Told of each write and never read: the back-end shares it, and a read could wait.
+        self._watcher.register(entry.call_fd, lambda: self._called(queue), edge=True)
 
     def driver_ok(self) -> None:
         """Share the memory and start the rings. Raises: GuestError."""
@@ -185,7 +187,7 @@ class FrontEnd:
 
     def kick(self, queue: int) -> None:
         """Tell the device of new chains; one that is away will look for itself."""
-        os.eventfd_write(self._queues[queue].kick_fd, 1)
+        signal_eventfd(self._queues[queue].kick_fd)
 
     def reconnect(self) -> bool:
         """Try to find a back-end again and give it the rings; True if there is one."""
@@ -337,11 +339,6 @@ class FrontEnd:
                 _log.warning("the device says something nobody asked for")
         _log.info("the device is gone")
         self._disconnect()
-
-    def _hear(self, queue: int, fd: int) -> None:
-        with suppress(BlockingIOError):
-            os.eventfd_read(fd)
-        self._called(queue)
 
     def _hear_back_end(self) -> None:
         """A message of the back-end: there is only one kind, and it carries nothing."""

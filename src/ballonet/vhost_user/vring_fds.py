@@ -1,21 +1,15 @@
-"""The descriptors a front-end hands over: owned here, closed here.
-
-All of them are made non-blocking, so that no front-end can make this process wait.
-"""
+"""The descriptors of rings that a front-end hands over: owned here, closed here."""
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Callable
-from pathlib import Path
 
 from ballonet.vhost_user.effects import FdKind
 from ballonet.vhost_user.event_loop import Watcher
+from ballonet.vhost_user.notifiers import Notifier, check_kick, make_notifier
 
 __all__ = ["VringFds"]
-
-_ONE = (1).to_bytes(8, "little")
 
 
 class VringFds:
@@ -23,61 +17,53 @@ class VringFds:
 
     def __init__(self, watcher: Watcher, kicked: Callable[[int], None]) -> None:
         self._watcher, self._kicked = watcher, kicked
-        self._fds: dict[tuple[int, FdKind], int] = {}
+        self._kicks: dict[int, int] = {}
+        self._notifiers: dict[tuple[int, FdKind], Notifier] = {}
         self._missed: set[tuple[int, FdKind]] = set()
 
     def put(self, queue: int, kind: FdKind, fd: int | None) -> None:
-        """Own `fd` in place of the one before. Raises: OSError, if a kick cannot be waited for."""
-        if fd is not None:
-            os.set_blocking(fd, False)
-            if kind is FdKind.KICK:
-                self._watch(queue, fd)
-        self._drop(queue, kind)
-        if fd is None:
+        """Own `fd` in place of the one before.
+
+        Raises: OSError, if it is of a kind that is of no use or could make us wait; it is still the
+        caller's then, and the one before stays.
+        """
+        if kind is FdKind.KICK:
+            self._put_kick(queue, fd)
             return
-        self._fds[queue, kind] = fd
-        if (queue, kind) in self._missed:
-            self.signal(queue, kind)
+        notifier = None if fd is None else make_notifier(fd)
+        old = self._notifiers.pop((queue, kind), None)
+        if old is not None:
+            old.close()
+        if notifier is not None:
+            self._notifiers[queue, kind] = notifier
+            if (queue, kind) in self._missed:
+                self.signal(queue, kind)
 
     def signal(self, queue: int, kind: FdKind) -> None:
-        """Write one event; a descriptor that takes none now has one waiting already."""
-        fd = self._fds.get((queue, kind))
-        if fd is None:
-            self._missed.add((queue, kind))  # made up for when the descriptor comes
+        """Tell of one event, now or when the descriptor comes."""
+        notifier = self._notifiers.get((queue, kind))
+        if notifier is None:
+            self._missed.add((queue, kind))
             return
         self._missed.discard((queue, kind))
-        with contextlib.suppress(OSError):
-            os.write(fd, _ONE)
+        notifier.signal()
 
     def close(self) -> None:
         """Close them all."""
-        for queue, kind in list(self._fds):
-            self._drop(queue, kind)
+        for queue in list(self._kicks):
+            self._put_kick(queue, None)
+        for notifier in self._notifiers.values():
+            notifier.close()
+        self._notifiers.clear()
 
-    def _drop(self, queue: int, kind: FdKind) -> None:
-        fd = self._fds.pop((queue, kind), None)
+    def _put_kick(self, queue: int, fd: int | None) -> None:
         if fd is not None:
-            if kind is FdKind.KICK:
-                self._watcher.unregister(fd)
-            os.close(fd)
-
-    def _watch(self, queue: int, fd: int) -> None:
-        if _is_eventfd(fd):  # never full, so it need not be read: one system call less
+            check_kick(fd)
+            # Told of each write and never read: one system call less, and none that could wait.
             self._watcher.register(fd, lambda: self._kicked(queue), edge=True)
-        else:
-            self._watcher.register(fd, lambda: self._take_kick(queue, fd))
-
-    def _take_kick(self, queue: int, fd: int) -> None:
-        try:
-            gone = os.read(fd, 8) == b""
-        except BlockingIOError:
-            return
-        except OSError:
-            gone = True
-        if gone:  # a hung-up descriptor stays readable for ever: stop looking at it
-            self._drop(queue, FdKind.KICK)
-        self._kicked(queue)
-
-
-def _is_eventfd(fd: int) -> bool:
-    return str(Path(f"/proc/self/fd/{fd}").readlink()) == "anon_inode:[eventfd]"
+        old = self._kicks.pop(queue, None)
+        if old is not None:
+            self._watcher.unregister(old)
+            os.close(old)
+        if fd is not None:
+            self._kicks[queue] = fd
