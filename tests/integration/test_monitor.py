@@ -300,13 +300,14 @@ def test_one_client_too_many_is_turned_away(qmp: Path) -> None:
 
 def test_the_end_is_told_and_leaves_nothing_behind(device: Device, tmp_path: Path) -> None:
     path = tmp_path / "qmp"
+    threads = set(threading.enumerate())
     for questions in range(0, 400, 20):  # the last event and the end meet in every order
         with ExitStack() as stack:
             with listening_socket(path) as sock, monitoring(device.server, [sock]):
                 client = stack.enter_context(QmpClient(path)).negotiate()
                 for _ in range(questions):
                     assert client.ask("query-version")
-            assert "ballonet-monitor" not in [thread.name for thread in threading.enumerate()]
+            assert set(threading.enumerate()) == threads
             end = client.wait_for("SHUTDOWN")["data"]
             assert end == {"guest": False, "reason": "host-signal"}
             assert client.line() is None
@@ -315,7 +316,7 @@ def test_the_end_is_told_and_leaves_nothing_behind(device: Device, tmp_path: Pat
 def test_a_client_that_does_not_read_does_not_hold_up_the_end(
     device: Device, tmp_path: Path
 ) -> None:
-    path = tmp_path / "qmp"
+    path, threads = tmp_path / "qmp", set(threading.enumerate())
     with ExitStack() as stack:
         with listening_socket(path) as sock, monitoring(device.server, [sock]):
             deaf = stack.enter_context(QmpClient(path)).negotiate()
@@ -323,7 +324,7 @@ def test_a_client_that_does_not_read_does_not_hold_up_the_end(
                 for _ in range(60):
                     deaf.socket.sendall(b'{"execute": "query-qmp-schema"}')
             other = stack.enter_context(QmpClient(path)).negotiate()
-        assert "ballonet-monitor" not in [thread.name for thread in threading.enumerate()]
+        assert set(threading.enumerate()) == threads
         assert other.wait_for("SHUTDOWN")
 
 

@@ -14,6 +14,7 @@ from ballonet.device.balloon import BalloonSettings
 from ballonet.errors import GuestError
 from ballonet.guests.qemu import QemuGuest, find_qemu_kernel
 from ballonet.monitor.serving import monitoring
+from ballonet.qmp.version import VERSIONS
 from ballonet.vhost_user.listener import listening_socket
 from ballonet.vhost_user.server import DeviceServer, serving
 
@@ -47,7 +48,7 @@ def qemu() -> Iterator[QemuGuest]:
         yield running
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def bare_qemu(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The monitor of a QEMU that has no machine."""
     path = tmp_path_factory.mktemp("qemu") / "qmp"
@@ -65,7 +66,7 @@ def bare_qemu(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             started.kill()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def our_monitor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The monitor of a device without a guest."""
     folder = tmp_path_factory.mktemp("ours")
@@ -73,6 +74,6 @@ def our_monitor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         listening_socket(folder / "vu") as sock,
         listening_socket(folder / "qmp") as qmp,
         serving(DeviceServer(BalloonSettings(), sock, listening=True)) as device,
-        monitoring(device, [qmp]),
+        monitoring(device, [qmp], version=VERSIONS["7.2"]),
     ):
         yield folder / "qmp"

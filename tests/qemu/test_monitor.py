@@ -13,6 +13,7 @@ from ballonet.guests.ballooned import BalloonedGuest
 from ballonet.guests.linux import LinuxGuestSettings
 from ballonet.guests.qemu import QemuGuest
 from ballonet.monitor.serving import monitoring
+from ballonet.qmp.version import VERSIONS
 from ballonet.vhost_user.listener import listening_socket
 
 
@@ -21,7 +22,7 @@ def test_our_monitor_answers_as_qemus_does(qemu: QemuGuest, tmp_path: Path) -> N
     with (
         BalloonedGuest(LinuxGuestSettings(MEMORY_BYTES), BalloonSettings()) as machine,
         listening_socket(tmp_path / "qmp") as sock,
-        monitoring(machine.device, [sock]),
+        monitoring(machine.device, [sock], version=VERSIONS["7.2"]),
     ):
         ram = machine.device.snapshot().guest_bytes
         ours = asyncio.run(converse(tmp_path / "qmp", qemu.balloon_path, ram))

@@ -21,6 +21,7 @@ from ballonet.cli.monitor_address import MonitorAddress
 from ballonet.cli.sandbox import SANDBOX_OPTION, make_sandbox
 from ballonet.cli.size import SizeType
 from ballonet.monitor.serving import monitoring
+from ballonet.qmp.version import VERSIONS
 from ballonet.trace.recording import RecordingServer
 from ballonet.trace.writer import TraceWriter
 from ballonet.units import bytes_to_pages
@@ -90,6 +91,13 @@ class _CapabilitiesFirst(click.Command):
     help="Memory of the guest for the monitor; what the VMM shares, if not given.",
 )
 @click.option(
+    "--qemu-version",
+    type=click.Choice(list(VERSIONS)),
+    default="11.1",
+    show_default=True,
+    help="The release of QEMU the monitor speaks as.",
+)
+@click.option(
     "--trace",
     "trace_path",
     type=click.Path(path_type=Path),
@@ -119,6 +127,7 @@ def device(
     monitors: tuple[Path, ...],
     balloon_id: str,
     memory_bytes: int | None,
+    qemu_version: str,
     trace_path: Path | None,
     trace_limit_bytes: int,
     state_path: Path | None,
@@ -151,7 +160,13 @@ def device(
             make_sandbox(trace_limit_bytes).enter()
         if sockets:
             stack.enter_context(
-                monitoring(server, sockets, balloon_id=balloon_id, memory_bytes=memory_bytes)
+                monitoring(
+                    server,
+                    sockets,
+                    balloon_id=balloon_id,
+                    memory_bytes=memory_bytes,
+                    version=VERSIONS[qemu_version],
+                )
             )
         for path in monitors if socket_path is None else (socket_path, *monitors):
             click.echo(f"ballonet: listening at {path}", err=True)

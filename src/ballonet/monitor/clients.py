@@ -8,12 +8,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
 from ballonet.monitor.cpu_budget import Account, CpuBudget
-from ballonet.qmp.commands import Command
 from ballonet.qmp.limiter import Event
 from ballonet.qmp.session import Reply, ServerSession
 
@@ -34,12 +33,11 @@ class Clients:
 
     def __init__(
         self,
-        machine: object,
-        commands: Mapping[str, Command],
+        sessions: Callable[[], ServerSession],
         changed: Callable[[], None],
     ) -> None:
-        """`changed` is called whenever a client has come or gone."""
-        self._machine, self._commands, self._changed = machine, commands, changed
+        """`sessions` makes one for each; `changed` is called when a client has come or gone."""
+        self._sessions, self._changed = sessions, changed
         self._budget = CpuBudget()
         self._strangers = self._budget.account()  # pays for those who come, and for who has left
         self._listening: dict[socket.socket, asyncio.TimerHandle | None] = {}
@@ -109,7 +107,7 @@ class Clients:
     async def _serve(self, connection: socket.socket) -> None:
         """One client, from its greeting to its end."""
         reader, writer = await asyncio.open_connection(sock=connection, limit=_READ_BYTES)
-        session = ServerSession(self._machine, self._commands, _bug)
+        session = self._sessions()
         account = self._budget.account()
         self._writers[session] = writer
         self._changed()
@@ -174,7 +172,3 @@ def _write(writer: asyncio.StreamWriter, data: bytes) -> None:
         transport.abort()
     else:
         writer.write(data)
-
-
-def _bug(error: Exception) -> None:
-    _log.error("this is a bug in ballonet; the command is answered with an error", exc_info=error)

@@ -9,6 +9,7 @@ from typing import Final
 
 from ballonet.errors import UsageError
 from ballonet.monitor.outbox import EventData
+from ballonet.qmp.version import NEWEST, QemuVersion
 from ballonet.units import bytes_to_pages, pages_to_bytes
 from ballonet.vhost_user.server import DeviceServer, Snapshot
 from ballonet.virtio.features import feature_names
@@ -27,9 +28,12 @@ class DeviceMachine:
         *,
         balloon_id: str = "balloon0",
         memory_bytes: int | None = None,
+        name: str | None = None,
+        version: QemuVersion = NEWEST,
         post: Callable[[str, EventData], None],
     ) -> None:
-        self.balloon_id = balloon_id
+        """`name`: of the guest, if it is known; `version`: that its monitor speaks as."""
+        self.balloon_id, self.name, self.version = balloon_id, name, version
         self._device, self._memory_bytes = device, memory_bytes
         self._post = post
         self._has_ended = False

@@ -19,6 +19,8 @@ from ballonet.monitor.clients import Clients
 from ballonet.monitor.outbox import Outbox
 from ballonet.qmp.commands import COMMANDS, Command
 from ballonet.qmp.limiter import Event, EventLimiter
+from ballonet.qmp.session import ServerSession
+from ballonet.qmp.version import NEWEST, QemuVersion
 
 __all__ = ["Monitor", "Watch"]
 
@@ -42,10 +44,13 @@ class Monitor:
         outbox: Outbox,
         watch: Watch = tuple,
         commands: Mapping[str, Command] = COMMANDS,
+        version: QemuVersion = NEWEST,
     ) -> None:
         self._sockets, self._outbox, self._watch = sockets, outbox, watch
         self._limiter = EventLimiter()
-        self._clients = Clients(machine, commands, self._clients_changed)
+        self._clients = Clients(
+            lambda: ServerSession(machine, commands, _report_bug, version), self._clients_changed
+        )
         self._stirred: asyncio.Event | None = None  # made on the loop it is for
         self._pump_task: asyncio.Task[None] | None = None
         self._is_ending = False
@@ -137,3 +142,7 @@ class Monitor:
         if deadline_ns is None:
             return _WATCH_S
         return min(_WATCH_S, max(0.0, (deadline_ns - time.monotonic_ns()) / 1e9))
+
+
+def _report_bug(error: Exception) -> None:
+    _log.error("this is a bug in ballonet; the command is answered with an error", exc_info=error)

@@ -13,6 +13,7 @@ from ballonet.monitor.device_watch import DeviceWatch
 from ballonet.monitor.monitor import Monitor
 from ballonet.monitor.outbox import Outbox
 from ballonet.monitor.server import MonitorServer
+from ballonet.qmp.version import NEWEST, QemuVersion
 from ballonet.vhost_user.server import DeviceServer
 
 __all__ = ["monitoring", "switching_fast"]
@@ -29,17 +30,22 @@ def monitoring(
     *,
     balloon_id: str = "balloon0",
     memory_bytes: int | None = None,
+    version: QemuVersion = NEWEST,
 ) -> Iterator[None]:
     """Serve the device's monitor on sockets that listen; clients are told of the end."""
     outbox = Outbox()
     machine = DeviceMachine(
-        device, balloon_id=balloon_id, memory_bytes=memory_bytes, post=outbox.post
+        device,
+        balloon_id=balloon_id,
+        memory_bytes=memory_bytes,
+        version=version,
+        post=outbox.post,
     )
     watch = DeviceWatch(device, outbox.post, machine.without_balloon)
     monitors = MonitorServer()
     device.subscribe(watch.observe)
     monitors.start()
-    monitors.add(Monitor(machine, sockets, outbox, watch.look))
+    monitors.add(Monitor(machine, sockets, outbox, watch.look, version=version))
     try:
         with switching_fast():
             yield

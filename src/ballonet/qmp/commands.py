@@ -12,15 +12,15 @@ from typing import Any, Final
 from ballonet.qmp import hmp
 from ballonet.qmp.errors import CommandError, NoBalloonError
 from ballonet.qmp.machine import Machine
-from ballonet.qmp.qom import get_property, list_properties, set_property
+from ballonet.qmp.qom import (
+    get_property,
+    list_properties,
+    list_type_properties,
+    set_property,
+)
 
-__all__ = ["COMMANDS", "EVENTS", "VERSION", "Arguments", "Command", "Parameter", "run_command"]
+__all__ = ["COMMANDS", "EVENTS", "Arguments", "Command", "Parameter", "run_command"]
 
-#: The release of QEMU whose monitor this is.
-VERSION: Final[dict[str, object]] = {
-    "qemu": {"micro": 0, "minor": 2, "major": 7},
-    "package": "ballonet",
-}
 EVENTS: Final = (
     "BALLOON_CHANGE",
     "SHUTDOWN",
@@ -87,7 +87,7 @@ def _balloon(machine: Machine, arguments: Arguments) -> object:
         raise NoBalloonError
     value = _integer(arguments, "value")
     if value <= 0:
-        raise CommandError("Parameter 'target' expects a size")
+        raise CommandError(f"Parameter '{machine.version.size_parameter}' expects a size")
     machine.set_logical_bytes(value)
     return {}
 
@@ -99,8 +99,25 @@ def _query_balloon(machine: Machine, _: Arguments) -> object:
 
 
 def _query_status(machine: Machine, _: Arguments) -> object:
-    status = "running" if machine.running else "paused"
-    return {"status": status, "singlestep": False, "running": machine.running}
+    status = {
+        "status": "running" if machine.running else "paused",
+        "running": machine.running,
+    }
+    return status | ({"singlestep": False} if machine.version.has_singlestep else {})
+
+
+def _query_name(machine: Machine, _: Arguments) -> object:
+    return {} if machine.name is None else {"name": machine.name}
+
+
+def _query_memory_size(machine: Machine, _: Arguments) -> object:
+    if machine.ram_bytes is None:
+        raise NoBalloonError
+    return {"base-memory": machine.ram_bytes, "plugged-memory": 0}
+
+
+def _list_device_properties(_: Machine, arguments: Arguments) -> object:
+    return list_type_properties(_text(arguments, "typename"))
 
 
 def _stop(machine: Machine, _: Arguments) -> object:
@@ -149,10 +166,10 @@ def _query_events(_: Machine, __: Arguments) -> object:
     return [{"name": name} for name in EVENTS]
 
 
-def _query_schema(_: Machine, __: Arguments) -> object:
+def _query_schema(machine: Machine, _: Arguments) -> object:
     from ballonet.qmp.schema import schema  # noqa: PLC0415 - it is made from this table
 
-    return schema()
+    return schema(machine.version)
 
 
 def _text(arguments: Arguments, name: str) -> str:
@@ -172,7 +189,12 @@ COMMANDS: Final[Mapping[str, Command]] = {
     "qom-list": Command(_qom_list, (_PATH,), "[ObjectPropertyInfo]"),
     "qom-get": Command(_qom_get, (_PATH, _PROPERTY), "any"),
     "qom-set": Command(_qom_set, (_PATH, _PROPERTY, Parameter("value", "any"))),
-    "query-version": Command(lambda _, __: VERSION, returns="VersionInfo"),
+    "device-list-properties": Command(
+        _list_device_properties, (Parameter("typename", "str"),), "[ObjectPropertyInfo]"
+    ),
+    "query-memory-size-summary": Command(_query_memory_size, returns="MemoryInfo"),
+    "query-name": Command(_query_name, returns="NameInfo"),
+    "query-version": Command(lambda machine, _: machine.version.info(), returns="VersionInfo"),
     "query-commands": Command(_query_commands, returns="[NamedInfo]"),
     "query-events": Command(_query_events, returns="[NamedInfo]"),
     "query-qmp-schema": Command(_query_schema, returns="[SchemaInfo]"),

@@ -7,7 +7,13 @@ from __future__ import annotations
 
 from ballonet.errors import BallonetError
 
-__all__ = ["CommandError", "CommandNotFoundError", "NoBalloonError"]
+__all__ = [
+    "CommandError",
+    "CommandNotFoundError",
+    "DeviceNotFoundError",
+    "NoBalloonError",
+    "WrongLineError",
+]
 
 
 class CommandError(BallonetError):
@@ -18,6 +24,10 @@ class CommandError(BallonetError):
     def __init__(self, desc: str) -> None:
         super().__init__(desc)
         self.desc = desc
+
+
+class WrongLineError(ValueError):
+    """A line of HMP that is none for its command; the text is QEMU's."""
 
 
 class CommandNotFoundError(CommandError):

@@ -1,15 +1,16 @@
 """HMP: the monitor's commands for people, one line each.
 
-Source: QEMU hmp-commands.hx, hw/core/machine-hmp-cmds.c.
+A line is what QEMU sees: bytes, with C's white space.  The words are QEMU's.
+Source: QEMU hmp-commands.hx, monitor/hmp.c, hw/core/machine-hmp-cmds.c.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple
 
-from ballonet.qmp.errors import CommandError, NoBalloonError
+from ballonet.qmp.errors import CommandError, NoBalloonError, WrongLineError
+from ballonet.qmp.expression import SPACE, evaluate, wrap
 from ballonet.qmp.machine import Machine
 from ballonet.units import format_bytes
 from ballonet.virtio.stats import STATS, StatUnit
@@ -17,131 +18,205 @@ from ballonet.virtio.stats import STATS, StatUnit
 __all__ = ["HMP_COMMANDS", "INFO_COMMANDS", "run_line"]
 
 _MIB: Final = 1 << 20
-_SIZE_MAX: Final = 2**63 - 1
-_NUMBER: Final = re.compile(r"-?\d+", re.ASCII)
+#: QEMU's room for a word, and for words, where it asks what help is wanted for.
+_WORD_BYTES_MAX, _WORDS_MAX = 1023, 16
+#: The character 0, which would end a line of C.
+_NUL: Final = b"\xc0\x80"
+_ESCAPES: Final = dict(zip(b"nr\\'\"", b"\n\r\\'\"", strict=True))
 
 
 class HmpCommand(NamedTuple):
     """One row: what it does with the rest of the line, and its line of help."""
 
-    run: Callable[[Machine, str], str]
+    run: Callable[[Machine, bytes], str]
     arguments: str
     help: str
     alias: str = ""
 
+    def title(self, name: str) -> str:
+        """Its names, as QEMU writes them."""
+        return f"{name}|{self.alias}" if self.alias else name
+
 
 def run_line(machine: Machine, line: str) -> str:
     """Obey one line; returns what is printed, errors too."""
-    name, _, rest = line.strip().partition(" ")
-    if not name:
+    return _obey(machine, line.encode().replace(b"\0", _NUL)).replace("\n", "\r\n")
+
+
+def _obey(machine: Machine, line: bytes) -> str:
+    at = _after_space(line, 0)
+    if at == len(line):
         return ""
-    command = _find(name)
-    if command is None:
-        return f"unknown command: '{name}'\r\n"
+    table, end = HMP_COMMANDS, _end_of_name(line, at)
+    name = _find(table, line[at:end])
+    at = _after_space(line, end)
+    if name == "info" and at < len(line):
+        table, end = INFO_COMMANDS, _end_of_name(line, at)
+        name = _find(table, line[at:end])
+        at = _after_space(line, end)
+    if name is None:
+        return f"unknown command: '{_shown(line[:end])}'\n"
     try:
-        return command.run(machine, rest.strip())
+        return _run(machine, table, name, line[at:])
+    except WrongLineError as error:
+        hint = _shown(line[:at].rstrip(SPACE))
+        return f'{error}\nTry "help {hint}" for more information\n'
     except CommandError as error:
-        return f"Error: {error.desc}\r\n"
+        return f"Error: {error.desc}\n"
 
 
-def _find(name: str) -> HmpCommand | None:
-    for key, row in HMP_COMMANDS.items():
-        if name in (key, row.alias):
-            return row
+def _run(machine: Machine, table: Mapping[str, HmpCommand], name: str, rest: bytes) -> str:
+    row = table[name]
+    if rest and not row.arguments:
+        raise _too_much(row.title(name))
+    return row.run(machine, rest)
+
+
+def _too_much(title: str) -> WrongLineError:
+    return WrongLineError(f"{title}: extraneous characters at the end of line")
+
+
+def _find(table: Mapping[str, HmpCommand], word: bytes) -> str | None:
+    """The name of the command that a word means."""
+    for name, row in table.items():
+        if word and word in (name.encode(), row.alias.encode()):
+            return name
     return None
 
 
-def _balloon(machine: Machine, rest: str) -> str:
-    found = _NUMBER.match(rest)
-    if not rest or found is None:
-        wrong = (
-            f"invalid char '{rest[0]}' in expression" if rest else "unexpected end of expression"
-        )
-        return _complaint(wrong, "balloon")
-    if rest[found.end() :].strip():
-        return _complaint("balloon: extraneous characters at the end of line", "balloon")
-    if found[0].startswith("-"):
-        return _complaint("enter a positive value", "balloon")
+def _after_space(line: bytes, at: int) -> int:
+    return len(line) - len(line[at:].lstrip(SPACE))
+
+
+def _end_of_name(line: bytes, at: int) -> int:
+    while at < len(line) and line[at] not in SPACE + b"/":
+        at += 1
+    return at
+
+
+def _shown(raw: bytes) -> str:
+    return raw.replace(_NUL, b"\0").decode(errors="replace")
+
+
+def _balloon(machine: Machine, rest: bytes) -> str:
+    mib, more = evaluate(rest)
+    if mib < 0:
+        raise WrongLineError("enter a positive value")
+    if more:
+        raise _too_much("balloon")
     if machine.ram_bytes is None:
         raise NoBalloonError
-    size = int(found[0]) * _MIB
-    if not 0 < size <= _SIZE_MAX:
-        raise CommandError("Parameter 'target' expects a size")
+    size = wrap(mib * _MIB)
+    if size <= 0:
+        raise CommandError(f"Parameter '{machine.version.size_parameter}' expects a size")
     machine.set_logical_bytes(size)
     return ""
 
 
-def _complaint(wrong: str, command: str) -> str:
-    return f'{wrong}\r\nTry "help {command}" for more information\r\n'
+def _info(_: Machine, __: bytes) -> str:
+    return _help_on("info ", INFO_COMMANDS)
 
 
-def _info(machine: Machine, rest: str) -> str:
-    name, _, more = rest.partition(" ")
-    if not name:
-        return "".join(f"info {key}  -- {row.help}\r\n" for key, row in INFO_COMMANDS.items())
-    command = INFO_COMMANDS.get(name)
-    if command is None:
-        return f"unknown command: 'info {name}'\r\n"
-    if more.strip():
-        wrong = f"{name}: extraneous characters at the end of line"
-        return _complaint(wrong, f"info {name}")
-    return command.run(machine, "")
+def _help(_: Machine, rest: bytes) -> str:
+    words = _words(rest)
+    if words is None:
+        return ""
+    if not words:
+        return _help_on("", HMP_COMMANDS)
+    name = _find(HMP_COMMANDS, words[0])
+    if name is None:
+        return f"unknown command: '{_shown(words[0])}'\n"
+    if name != "info":
+        return _help_on("", {name: HMP_COMMANDS[name]})
+    if not words[1:]:
+        return _help_on("info ", INFO_COMMANDS)
+    about = _find(INFO_COMMANDS, words[1])
+    if about is None:
+        return f"unknown command: '{_shown(words[0])} {_shown(words[1])}'\n"
+    return _help_on("info ", {about: INFO_COMMANDS[about]})
 
 
-def _help(_: Machine, rest: str) -> str:
-    if rest.split(maxsplit=1)[:1] == ["info"]:
-        return "".join(f"info {key}  -- {row.help}\r\n" for key, row in INFO_COMMANDS.items())
-    lines = [
-        f"{_usage(name, row)} -- {row.help}\r\n"
-        for name, row in HMP_COMMANDS.items()
-        if not rest or rest in (name, row.alias)
-    ]
-    return "".join(lines) or f"unknown command: '{rest}'\r\n"
+def _help_on(prefix: str, table: Mapping[str, HmpCommand]) -> str:
+    return "".join(
+        f"{prefix}{row.title(name)} {row.arguments} -- {row.help}\n" for name, row in table.items()
+    )
 
 
-def _usage(name: str, row: HmpCommand) -> str:
-    names = f"{name}|{row.alias}" if row.alias else name
-    return f"{names} {row.arguments}".rstrip()
+def _words(rest: bytes) -> list[bytes] | None:
+    """Words, some of them perhaps in quotes; None if they cannot be told apart."""
+    words: list[bytes] = []
+    at = _after_space(rest, 0)
+    while at < len(rest):
+        if len(words) == _WORDS_MAX:
+            return None
+        word, at = _quoted(rest, at + 1) if rest[at] == ord('"') else _unquoted(rest, at)
+        if word is None:
+            return None
+        words.append(word[:_WORD_BYTES_MAX])
+        at = _after_space(rest, at)
+    return words
 
 
-def _stop(machine: Machine, _: str) -> str:
+def _unquoted(rest: bytes, at: int) -> tuple[bytes, int]:
+    begin = at
+    while at < len(rest) and rest[at] not in SPACE:
+        at += 1
+    return rest[begin:at], at
+
+
+def _quoted(rest: bytes, at: int) -> tuple[bytes | None, int]:
+    """A word up to its closing quote, and where it ends; None if it is none."""
+    word = bytearray()
+    while at < len(rest) and rest[at] != ord('"'):
+        char: int | None = rest[at]
+        if char == ord("\\"):
+            at += 1
+            char = _ESCAPES.get(rest[at]) if at < len(rest) else None
+        if char is None:
+            return None, at
+        word.append(char)
+        at += 1
+    return (bytes(word) if at < len(rest) else None), at + 1
+
+
+def _stop(machine: Machine, _: bytes) -> str:
     machine.stop()
     return ""
 
 
-def _cont(machine: Machine, _: str) -> str:
+def _cont(machine: Machine, _: bytes) -> str:
     machine.cont()
     return ""
 
 
-def _quit(machine: Machine, _: str) -> str:
+def _quit(machine: Machine, _: bytes) -> str:
     machine.quit()
     return ""
 
 
-def _info_balloon(machine: Machine, _: str) -> str:
+def _info_balloon(machine: Machine, _: bytes) -> str:
     if machine.ram_bytes is None:
         raise NoBalloonError
-    return f"balloon: actual={machine.logical_bytes // _MIB}\r\n"
+    return f"balloon: actual={machine.logical_bytes // _MIB}\n"
 
 
-def _info_status(machine: Machine, _: str) -> str:
-    return f"VM status: {'running' if machine.running else 'paused'}\r\n"
+def _info_status(machine: Machine, _: bytes) -> str:
+    return f"VM status: {'running' if machine.running else 'paused'}\n"
 
 
-def _info_version(_: Machine, __: str) -> str:
-    return "7.2.0ballonet\r\n"
+def _info_version(machine: Machine, _: bytes) -> str:
+    return f"{machine.version.text}ballonet\n"
 
 
-def _info_stats(machine: Machine, _: str) -> str:
+def _info_stats(machine: Machine, _: bytes) -> str:
     values = machine.stats
     lines = []
     for row in STATS:
         if row.name in values:
             value = values[row.name]
             shown = format_bytes(value) if row.unit is StatUnit.BYTES else str(value)
-            lines.append(f"{row.name}: {shown}\r\n")
-    return "".join(lines) or "no statistics\r\n"
+            lines.append(f"{row.name}: {shown}\n")
+    return "".join(lines) or "no statistics\n"
 
 
 INFO_COMMANDS: Final[Mapping[str, HmpCommand]] = {

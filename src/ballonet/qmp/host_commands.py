@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from typing import Final, Protocol
 
 from ballonet.errors import BallonetError
-from ballonet.qmp.commands import VERSION, Arguments, Command, Parameter
+from ballonet.qmp.commands import Arguments, Command, Parameter
 from ballonet.qmp.errors import CommandError
+from ballonet.qmp.version import NEWEST
 
 __all__ = ["HOST_COMMANDS", "MEMORY_BYTES_MIN", "HostMachine"]
 
@@ -70,7 +71,7 @@ HOST_COMMANDS: Final[Mapping[str, Command]] = {
     "x-ballonet-add-guest": Command(_add, (_NAME, Parameter("memory", "int", required=False))),
     "x-ballonet-remove-guest": Command(_remove, (_NAME,)),
     "x-ballonet-query-guests": Command(lambda host, _: host.guests(), returns="any"),
-    "query-version": Command(lambda _, __: VERSION, returns="VersionInfo"),
+    "query-version": Command(lambda _, __: NEWEST.info(), returns="VersionInfo"),
     "query-commands": Command(_query_commands, returns="[NamedInfo]"),
     "quit": Command(_quit),
 }

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from ballonet.qmp.version import QemuVersion
+
 __all__ = ["Machine"]
 
 
@@ -16,6 +18,8 @@ class Machine(Protocol):
     """The machine behind a monitor."""
 
     balloon_id: str  #: the last part of its path in the object tree
+    name: str | None  #: of the guest
+    version: QemuVersion  #: that its monitor speaks as
 
     @property
     def ram_bytes(self) -> int | None:

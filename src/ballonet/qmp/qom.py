@@ -15,7 +15,13 @@ from ballonet.qmp.errors import CommandError, DeviceNotFoundError
 from ballonet.qmp.machine import Machine
 from ballonet.virtio.stats import STATS, UNSET
 
-__all__ = ["balloon_paths", "get_property", "list_properties", "set_property"]
+__all__ = [
+    "balloon_paths",
+    "get_property",
+    "list_properties",
+    "list_type_properties",
+    "set_property",
+]
 
 TYPE_NAME: Final = "virtio-balloon-pci"
 _INTERVAL: Final = "guest-stats-polling-interval"
@@ -40,6 +46,19 @@ def list_properties(machine: Machine, path: str) -> list[dict[str, object]]:
     if normal in balloon_paths(machine):
         return [{"name": name, "type": prop.type} for name, prop in _PROPERTIES.items()]
     return [{"name": "type", "type": "string"}, *_tree(machine)[normal]]
+
+
+def list_type_properties(typename: str) -> list[dict[str, object]]:
+    """What `device-list-properties` shows of the balloon's type. Raises: CommandError.
+
+    Without QEMU's default values: ours may be others.
+    """
+    if typename != TYPE_NAME:
+        raise DeviceNotFoundError(f"Device '{typename}' not found")
+    rows: list[dict[str, object]] = [
+        {"name": name, "type": prop.type} for name, prop in _PROPERTIES.items() if name != "type"
+    ]
+    return rows + [{"name": name, "type": "bool", "description": "on/off"} for name in _SWITCHES]
 
 
 def get_property(machine: Machine, path: str, name: str) -> object:
@@ -105,6 +124,8 @@ def _set_interval(machine: Machine, value: object) -> None:
     machine.set_poll_interval(value)
 
 
+#: What the device offers is settled when it starts.
+_SWITCHES: Final = ("deflate-on-oom", "free-page-hint", "free-page-reporting", "page-poison")
 _OF_CONTAINERS: Final = {"type": _Property("string", lambda _: "container")}
 _PROPERTIES: Final = {
     "type": _Property("string", lambda _: TYPE_NAME),

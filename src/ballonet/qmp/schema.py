@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from ballonet.qmp.commands import COMMANDS, EVENTS, Command
+from ballonet.qmp.version import QemuVersion
 
 __all__ = ["schema"]
 
@@ -19,7 +20,9 @@ _OBJECTS: Final[dict[str, dict[str, str]]] = {
     "BalloonInfo": {"actual": "int"},
     "NamedInfo": {"name": "str"},
     "ObjectPropertyInfo": {"name": "str", "type": "str"},
-    "StatusInfo": {"status": "str", "singlestep": "bool", "running": "bool"},
+    "StatusInfo": {"status": "str", "running": "bool"},
+    "NameInfo": {"name": "str"},
+    "MemoryInfo": {"base-memory": "int", "plugged-memory": "int"},
     "VersionTriple": {"major": "int", "minor": "int", "micro": "int"},
     "VersionInfo": {"qemu": "VersionTriple", "package": "str"},
     "SchemaInfo": {"name": "str", "meta-type": "str"},
@@ -36,14 +39,17 @@ _EVENT_DATA: Final = {
 }
 
 
-def schema() -> list[_Row]:
+def schema(version: QemuVersion) -> list[_Row]:
     """Every command, event and type."""
+    objects = dict(_OBJECTS)
+    if version.has_singlestep:
+        objects["StatusInfo"] = {**objects["StatusInfo"], "singlestep": "bool"}
     rows: list[_Row] = [
         {"name": name, "meta-type": "builtin", "json-type": kind}
         for name, kind in _BUILT_IN.items()
     ]
     rows.append({"name": "any", "meta-type": "builtin", "json-type": "value"})
-    rows += [_object(name, members) for name, members in _OBJECTS.items()]
+    rows += [_object(name, members) for name, members in objects.items()]
     rows += [
         {"name": f"[{name}]", "meta-type": "array", "element-type": name}
         for name in ("NamedInfo", "ObjectPropertyInfo", "SchemaInfo")

@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from typing import Final
 
 from ballonet.errors import BallonetError
-from ballonet.qmp.commands import COMMANDS, VERSION, Command, run_command
+from ballonet.qmp.commands import COMMANDS, Command, run_command
 from ballonet.qmp.errors import CommandError, CommandNotFoundError
 from ballonet.qmp.json_stream import JsonError, JsonStream
 from ballonet.qmp.limiter import Event
+from ballonet.qmp.version import NEWEST, QemuVersion
 
 __all__ = ["Reply", "ServerSession", "encode", "encode_event"]
 
@@ -30,9 +30,6 @@ def _ignore(_: Exception) -> None:
     """For sessions nobody listens to."""
 
 
-_MEMBERS: Final = frozenset({"execute", "arguments", "id"})
-
-
 class ServerSession:
     """The protocol's state for one client."""
 
@@ -41,15 +38,17 @@ class ServerSession:
         machine: object,
         commands: Mapping[str, Command] = COMMANDS,
         bug: Callable[[Exception], None] = _ignore,
+        version: QemuVersion = NEWEST,
     ) -> None:
         """`commands`: those of the kind of machine it is; `bug` hears of what no command raises."""
-        self._machine, self._commands, self._bug = machine, commands, bug
+        self._machine, self._commands, self._bug, self._version = machine, commands, bug, version
         self._stream = JsonStream()
         self.negotiated = False
+        self._has_oob = False
 
     def greeting(self) -> bytes:
         """What the client reads first."""
-        return encode({"QMP": {"version": VERSION, "capabilities": []}})
+        return encode({"QMP": {"version": self._version.info(), "capabilities": ["oob"]}})
 
     def feed(self, data: bytes) -> Iterator[Reply]:
         """Obey every command that is complete now, each when the answer before it was taken."""
@@ -62,7 +61,7 @@ class ServerSession:
 
     def _answer(self, value: object | JsonError) -> Reply:
         try:
-            result = self._execute(_command_of(value))
+            result = self._execute(_command_of(value, allow_oob=self._has_oob))
             if isinstance(result, Awaitable):
                 return self._answer_later(value, result)
             return _success(value, result)
@@ -90,14 +89,19 @@ class ServerSession:
         return encode(_id_of(value) | {"error": {"class": refused.qmp_class, "desc": refused.desc}})
 
     def _execute(self, command: dict[str, object]) -> object:
-        name, arguments = str(command["execute"]), command.get("arguments", {})
+        is_oob = "exec-oob" in command
+        name = str(command["exec-oob" if is_oob else "execute"])
+        arguments = command.get("arguments", {})
         assert isinstance(arguments, dict)  # noqa: S101 - `_command_of` has seen to it
-        if name == "qmp_capabilities":
-            return self._negotiate(arguments)
-        if not self.negotiated:
+        is_capabilities = name == "qmp_capabilities"
+        if not self.negotiated and not is_capabilities:
             raise CommandNotFoundError("Expecting capabilities negotiation with 'qmp_capabilities'")
-        if name not in self._commands:
+        if name not in self._commands and not is_capabilities:
             raise CommandNotFoundError(f"The command {name} has not been found")
+        if is_oob:  # in QEMU those that help a migration that is stuck
+            raise CommandError(f"The command {name} does not support OOB")
+        if is_capabilities:
+            return self._negotiate(arguments)
         return run_command(self._commands[name], self._machine, arguments)
 
     def _negotiate(self, arguments: dict[str, object]) -> object:
@@ -111,17 +115,21 @@ class ServerSession:
         enable = arguments.get("enable", [])
         if not isinstance(enable, list):
             raise CommandError("Invalid parameter type for 'enable', expected: array")
-        for capability in enable:
-            if capability == "oob":
-                raise CommandError("Capability oob not available")
-            raise CommandError(f"Parameter 'null' does not accept value '{capability}'")
+        for number, capability in enumerate(enable):
+            if not isinstance(capability, str):
+                raise CommandError(
+                    f"Invalid parameter type for 'enable[{number}]', expected: string"
+                )
+            if capability != "oob":
+                raise CommandError(f"Parameter 'null' does not accept value '{capability}'")
+        self._has_oob = "oob" in enable
         self.negotiated = True
         return {}
 
 
 def encode(message: dict[str, object]) -> bytes:
     """One message as it goes over the wire."""
-    return json.dumps(message).encode() + b"\r\n"
+    return json.dumps(message, allow_nan=False).encode() + b"\r\n"
 
 
 def encode_event(event: Event) -> bytes:
@@ -142,19 +150,29 @@ def _id_of(value: object | JsonError) -> dict[str, object]:
     return {"id": value["id"]} if isinstance(value, dict) and "id" in value else {}
 
 
-def _command_of(value: object | JsonError) -> dict[str, object]:
+def _command_of(value: object | JsonError, *, allow_oob: bool) -> dict[str, object]:
     """The command in a value. Raises: CommandError."""
     if isinstance(value, JsonError):
         raise CommandError(str(value))
     if not isinstance(value, dict):
         raise CommandError("QMP input must be a JSON object")
+    commands = ("execute", "exec-oob") if allow_oob else ("execute",)
     for name, member in value.items():
-        if name == "execute" and not isinstance(member, str):
-            raise CommandError("QMP input member 'execute' must be a string")
-        if name == "arguments" and not isinstance(member, dict):
-            raise CommandError("QMP input member 'arguments' must be an object")
-        if name not in _MEMBERS:
-            raise CommandError(f"QMP input member '{name}' is unexpected")
-    if "execute" not in value:
+        _check_member(name, member, commands)
+    found = [name for name in value if name in commands]
+    if not found:
         raise CommandError("QMP input lacks member 'execute'")
+    if len(found) > 1:
+        raise CommandError(f"QMP input member '{found[1]}' clashes with '{found[0]}'")
     return value
+
+
+def _check_member(name: str, member: object, commands: tuple[str, ...]) -> None:
+    if name in commands:
+        if not isinstance(member, str):
+            raise CommandError(f"QMP input member '{name}' must be a string")
+    elif name == "arguments":
+        if not isinstance(member, dict):
+            raise CommandError("QMP input member 'arguments' must be an object")
+    elif name != "id":
+        raise CommandError(f"QMP input member '{name}' is unexpected")

@@ -86,3 +86,48 @@ def test_an_event_says_when_it_happened(talk: Talk) -> None:
         "event": "BALLOON_CHANGE",
         "data": {"actual": 5},
     }
+
+
+def test_a_client_that_enables_it_may_ask_out_of_band_and_is_told_that_no_command_can() -> None:
+    talk = Talk()
+    assert json.loads(talk.session.greeting())["QMP"]["capabilities"] == ["oob"]
+    (early,) = talk.say('{"exec-oob": "ok"}')
+    assert early["error"]["desc"] == "QMP input member 'exec-oob' is unexpected"
+    enable = '{"execute": "qmp_capabilities", "arguments": {"enable": ["oob"]}}'
+    assert talk.say(enable) == [{"return": {}}]
+    descs = [
+        talk.say(text)[0]["error"]["desc"]
+        for text in (
+            '{"exec-oob": "ok"}',
+            '{"exec-oob": "nope"}',
+            '{"exec-oob": 1}',
+            '{"exec-oob": "ok", "execute": "ok"}',
+        )
+    ]
+    assert descs == [
+        "The command ok does not support OOB",
+        "The command nope has not been found",
+        "QMP input member 'exec-oob' must be a string",
+        "QMP input member 'execute' clashes with 'exec-oob'",
+    ]
+    assert talk.say('{"execute": "ok"}') == [{"return": {}}]
+
+
+def test_without_enabling_it_nobody_may_ask_out_of_band(talk: Talk) -> None:
+    (reply,) = talk.say('{"exec-oob": "ok", "id": 1}')
+    wanted = "QMP input member 'exec-oob' is unexpected"
+    assert reply == {"id": 1, "error": {"class": "GenericError", "desc": wanted}}
+
+
+@pytest.mark.parametrize(
+    ("enable", "words"),
+    [
+        ('["foo"]', "Parameter 'null' does not accept value 'foo'"),
+        ("[1]", "Invalid parameter type for 'enable[0]', expected: string"),
+        ("1", "Invalid parameter type for 'enable', expected: array"),
+    ],
+)
+def test_what_nobody_can_enable_is_refused(enable: str, words: str) -> None:
+    command = f'{{"execute": "qmp_capabilities", "arguments": {{"enable": {enable}}}}}'
+    (reply,) = Talk().say(command)
+    assert reply["error"]["desc"] == words
