@@ -11,6 +11,7 @@ from threading import Event, Thread
 
 import pytest
 from tests.integration.host_under_test import BALLONET, running
+from tests.support.qmp_client import QmpClient
 from tests.support.scripts import start_uml
 from tests.support.session import Session
 from tests.support.wait import PATIENCE_S, holds, wait_until
@@ -68,6 +69,14 @@ def test_idle_guests_never_wake_it(tmp_path: Path) -> None:
             return holds(lambda: host.wake_ups() == before, 2)
 
         wait_until(sleeps, 20, "it never comes to rest")
+
+
+def test_a_guests_monitor_knows_its_name_and_which_qemu_it_is(tmp_path: Path) -> None:
+    with running(tmp_path, "--qemu-version", "7.2") as host:
+        host.add("web")
+        with QmpClient(tmp_path / "web.qmp").negotiate() as client:
+            assert client.ask("query-name") == {"return": {"name": "web"}}
+            assert client.ask("query-version")["return"]["qemu"]["major"] == 7
 
 
 def test_quit_at_a_guests_monitor_ends_that_guest_only(tmp_path: Path) -> None:

@@ -18,6 +18,9 @@ from tests.support.wait import PATIENCE_S, comes_true, stays_true
 
 INTERVAL: Final = "guest-stats-polling-interval"
 UNSET: Final = 2**64 - 1
+PROPERTIES: Final = frozenset(
+    ("guest-stats", INTERVAL, "deflate-on-oom", "free-page-hint", "free-page-reporting")
+)
 #: Statistics that QEMU 7.2 knows; later releases have six more.
 STATS_OF_7_2: Final = frozenset(
     f"stat-{name}"
@@ -140,7 +143,10 @@ async def _plain(path: Path) -> Transcript:
     """What a library would not say, on a socket by itself."""
     reader, writer = await asyncio.open_unix_connection(str(path), limit=1 << 20)
     greeting = json.loads(await reader.readline())
-    transcript: Transcript = [("greeting", [list(greeting), sorted(greeting["QMP"])])]
+    transcript: Transcript = [
+        ("greeting", [list(greeting), sorted(greeting["QMP"])]),
+        ("capabilities", greeting["QMP"]["capabilities"]),
+    ]
     for raw, count in PLAIN:
         writer.write(raw)
         for _ in range(count):
@@ -163,6 +169,13 @@ async def _greeting(talk: Conversation) -> None:
     talk.shape("query-version is that of the greeting", same)
     await talk.note("qmp_capabilities")
     await talk.note("query-status")
+    talk.shape("query-name", set(await talk.say("query-name")) <= {"name"})
+    await talk.note("device-list-properties", typename="nope")
+    rows = await talk.say("device-list-properties", typename="virtio-balloon-pci")
+    for row in sorted(rows, key=lambda row: str(row["name"])):
+        if row["name"] in PROPERTIES:
+            row.pop("default-value", None)  # ours has others
+            talk.shape("property of the type", row)
     names = {row["name"] for row in await talk.say("query-commands")}
     wanted = {"balloon", "query-balloon", "qom-get", "qom-set", "qom-list", "query-qmp-schema"}
     talk.shape("commands", sorted(wanted & names))
@@ -183,6 +196,8 @@ async def _errors(talk: Conversation) -> None:
 async def _balloon(talk: Conversation, ram_bytes: int) -> None:
     """The target is set, reached, and told of."""
     talk.shape("empty", await talk.say("query-balloon") == {"actual": ram_bytes})
+    summary = {"base-memory": ram_bytes, "plugged-memory": 0}
+    talk.shape("summary", await talk.say("query-memory-size-summary") == summary)
     target = ram_bytes - (100 << 20)
     talk.events.clear()
     talk.shape("balloon", await talk.say("balloon", value=target))
@@ -293,7 +308,8 @@ async def _human(talk: Conversation, ram_bytes: int) -> None:
     for line in (
         *("info status", "help balloon", "nonsense", "", "balloon", "balloon x", "balloon -1"),
         *("balloon 0", "balloon 1 2", "balloon 512M", "info nonsense", "info balloon x"),
-        *("help nonsense", "balloon 99999999999999", "balloon 300", "stop", "info status", "c"),
+        *("help nonsense", "balloon 99999999999999", "balloon\t(0x80 + 22)*2", "stop"),
+        *("info status", "c"),
     ):
         await talk.human(line)
     talk.shape("balloon 300", await talk.until("query-balloon", {"actual": 300 << 20}))

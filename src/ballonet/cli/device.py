@@ -17,7 +17,7 @@ from typing import Any, Final
 import click
 
 from ballonet.cli.device_options import balloon_settings, device_options
-from ballonet.cli.monitor_address import MonitorAddress
+from ballonet.cli.monitor_address import QEMU_VERSION_OPTION, MonitorAddress
 from ballonet.cli.sandbox import SANDBOX_OPTION, make_sandbox
 from ballonet.cli.size import SizeType
 from ballonet.monitor.serving import monitoring
@@ -90,13 +90,7 @@ class _CapabilitiesFirst(click.Command):
     type=SizeType(1 << 20, _TARGET_BYTES_MAX),
     help="Memory of the guest for the monitor; what the VMM shares, if not given.",
 )
-@click.option(
-    "--qemu-version",
-    type=click.Choice(list(VERSIONS)),
-    default="11.1",
-    show_default=True,
-    help="The release of QEMU the monitor speaks as.",
-)
+@QEMU_VERSION_OPTION
 @click.option(
     "--trace",
     "trace_path",

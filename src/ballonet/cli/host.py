@@ -14,12 +14,14 @@ from rich.table import Table
 
 from ballonet.cli.device_options import balloon_settings, device_options
 from ballonet.cli.file_limit import raise_file_limit
+from ballonet.cli.monitor_address import QEMU_VERSION_OPTION
 from ballonet.cli.monitor_client import JSON_OPTION, run
 from ballonet.cli.sandbox import SANDBOX_OPTION, make_sandbox
 from ballonet.cli.size import SizeType
 from ballonet.host.directory import CONTROL_NAME, check_private
 from ballonet.host.guest_list import MEMORY_BYTES_MAX, MEMORY_BYTES_MIN, check_name
 from ballonet.host.host import Host
+from ballonet.qmp.version import VERSIONS
 from ballonet.units import format_bytes
 from ballonet.vms.qmp_vm import connected
 
@@ -40,6 +42,7 @@ _DIRECTORY: Final = click.option(
 @click.group(invoke_without_command=True)
 @_DIRECTORY
 @device_options
+@QEMU_VERSION_OPTION
 @SANDBOX_OPTION
 @click.pass_context
 def host(
@@ -47,6 +50,7 @@ def host(
     /,
     directory: Path | None,
     *,
+    qemu_version: str,
     sandbox: bool,
     **options: Any,  # noqa: ANN401 - those of device_options
 ) -> None:
@@ -61,7 +65,8 @@ def host(
         return
     settings, path = balloon_settings(options), _directory(directory)
     raise_file_limit(_FILES_WANTED)
-    server = Host(path, settings, make_sandbox() if sandbox else None)
+    version = VERSIONS[qemu_version]
+    server = Host(path, settings, make_sandbox() if sandbox else None, version)
     server.run(lambda control: click.echo(f"ballonet: listening at {control}", err=True))
 
 

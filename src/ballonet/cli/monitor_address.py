@@ -7,7 +7,17 @@ from typing import Final
 
 import click
 
-__all__ = ["MonitorAddress"]
+from ballonet.qmp.version import NEWEST, VERSIONS
+
+__all__ = ["QEMU_VERSION_OPTION", "MonitorAddress"]
+
+QEMU_VERSION_OPTION: Final = click.option(
+    "--qemu-version",
+    type=click.Choice(list(VERSIONS)),
+    default=next(name for name, version in VERSIONS.items() if version is NEWEST),
+    show_default=True,
+    help="The release of QEMU that monitors speak as.",
+)
 
 _ALLOWED: Final = {"server": ("", "on"), "wait": ("off",), "nowait": ("",)}
 

@@ -31,6 +31,7 @@ from ballonet.memory.discard import discards_in_one_call
 from ballonet.monitor.monitor import Monitor
 from ballonet.monitor.outbox import Outbox
 from ballonet.qmp.host_commands import HOST_COMMANDS
+from ballonet.qmp.version import NEWEST, QemuVersion
 from ballonet.runtime.sandbox import Sandbox
 from ballonet.units import pages_to_bytes
 from ballonet.vhost_user.listener import listening_socket
@@ -53,8 +54,16 @@ class _Guest:
 class Host:
     """A `HostMachine`; `run` it."""
 
-    def __init__(self, path: Path, settings: BalloonSettings, sandbox: Sandbox | None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        settings: BalloonSettings,
+        sandbox: Sandbox | None,
+        version: QemuVersion = NEWEST,
+    ) -> None:
+        """`version`: the QEMU that the guests' monitors speak as."""
         self._directory, self._settings, self._sandbox = HostDirectory(path), settings, sandbox
+        self._version = version
         self._list = GuestList(path / "host.json")
         self._memory: dict[str, int | None] = {}  # the list as it stands in the file
         self._guests: dict[str, _Guest] = {}
@@ -180,6 +189,7 @@ class Host:
                 sock,
                 qmp,
                 self._directory.fd,
+                self._version,
             )
             return _Guest(GuestProcess(settings, self._worker_ended), stack.pop_all())
 

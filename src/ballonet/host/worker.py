@@ -21,6 +21,7 @@ from ballonet.device.balloon import BalloonSettings
 from ballonet.errors import BallonetError
 from ballonet.host.worker_status import WorkerStatus
 from ballonet.monitor.serving import monitoring
+from ballonet.qmp.version import QemuVersion
 from ballonet.runtime.children import end_with_parent
 from ballonet.runtime.sandbox import Sandbox
 from ballonet.vhost_user.server import DeviceServer
@@ -48,6 +49,7 @@ class WorkerSettings:
     sock: socket.socket  #: listens for the VMM
     qmp: socket.socket  #: listens for clients of the monitor
     lock_fd: int  #: kept open, so that no other host takes the directory meanwhile
+    version: QemuVersion  #: that the monitor speaks as
 
 
 def become_worker(settings: WorkerSettings, control: socket.socket, parent_pid: int) -> NoReturn:
@@ -111,7 +113,13 @@ def _serve(settings: WorkerSettings, control: socket.socket) -> int:
             """The first client: until then a guest needs no thread, and no memory for one."""
             server.loop.unregister(settings.qmp.fileno())
             stack.enter_context(
-                monitoring(server, [settings.qmp], memory_bytes=settings.memory_bytes)
+                monitoring(
+                    server,
+                    [settings.qmp],
+                    memory_bytes=settings.memory_bytes,
+                    name=settings.name,
+                    version=settings.version,
+                )
             )
 
         server.loop.register(settings.qmp.fileno(), begin_monitor)

@@ -30,6 +30,7 @@ def monitoring(
     *,
     balloon_id: str = "balloon0",
     memory_bytes: int | None = None,
+    name: str | None = None,
     version: QemuVersion = NEWEST,
 ) -> Iterator[None]:
     """Serve the device's monitor on sockets that listen; clients are told of the end."""
@@ -38,6 +39,7 @@ def monitoring(
         device,
         balloon_id=balloon_id,
         memory_bytes=memory_bytes,
+        name=name,
         version=version,
         post=outbox.post,
     )
