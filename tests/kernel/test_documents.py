@@ -1,0 +1,138 @@
+"""What the documents show is what is printed, figures aside.
+
+Every command is run as it stands in the document.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from shlex import quote
+
+import pytest
+from tests.support.wait import wait_until
+
+PROGRAMS = Path(sys.executable).parent
+ENVIRONMENT = {**os.environ, "PATH": f"{PROGRAMS}:{os.environ['PATH']}"}
+README, PATHS, FEATURES = Path("README.md"), Path("docs/paths.md"), Path("docs/features.md")
+PROMPT = "(QEMU)"
+
+
+def block(document: Path, after: str, number: int = 1) -> str:
+    """The first, or a later, printed block after some words of a document."""
+    rest = document.read_text(encoding="utf-8").partition(after)[2]
+    assert rest, f"{document} does not say {after!r}"
+    return rest.split("```\n")[2 * number - 1]
+
+
+def masked(text: str) -> str:
+    """Words only: no borders, no widths, any figure as N."""
+    text = re.sub("[\u2500-\u257f]+", " ", text)
+    text = re.sub(r"\d[\d.,]*", "N", text)
+    text = re.sub(r"N (B|KiB|MiB|GiB|ms|s)\b", "N unit", text)
+    return " ".join(text.split())
+
+
+def masked_lines(text: str) -> list[str]:
+    return [masked(line) for line in text.splitlines() if line.strip()]
+
+
+def printed(command: str, folder: Path, columns: int = 80) -> str:
+    """What a command of a document prints."""
+    done = subprocess.run(
+        ["sh", "-ec", command],
+        cwd=folder,
+        env=ENVIRONMENT | {"COLUMNS": str(columns)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_readme_shows_what_the_demonstration_prints(tmp_path: Path) -> None:
+    shown = block(README, "(that is, `ballonet demo`) printed:")
+    assert masked(printed("ballonet demo", tmp_path)) == masked(shown)
+
+
+def test_the_features_document_shows_what_the_features_print(tmp_path: Path) -> None:
+    shown = block(FEATURES, "`ballonet features` boots")
+    columns = len(shown.splitlines()[1])
+    assert masked(printed("ballonet features", tmp_path, columns)) == masked(shown)
+
+
+def test_the_features_document_shows_what_the_hints_print(tmp_path: Path) -> None:
+    shown = block(FEATURES, "`ballonet hints` runs one round")
+    assert masked(printed("ballonet hints", tmp_path)) == masked(shown)
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The folder in which the commands of docs/paths.md were run; device and guest still live."""
+    folder = tmp_path_factory.mktemp("paths")
+    text = PATHS.read_text(encoding="utf-8").partition("The record was made with")[2]
+    device, guest, *others = [
+        line.strip() for line in text.split("\n\n")[1].splitlines() if line.startswith("    ")
+    ]
+    with ExitStack() as stack:
+        stack.enter_context(_running(device, folder))
+        wait_until((folder / "vu").is_socket, 60, "no device")
+        stack.enter_context(_running(guest, folder))
+        wait_until(lambda: "reading commands" in (folder / "said").read_text(), 120, "no guest")
+        for command in others:
+            printed(command, folder)
+        polled = "statistics received"
+        wait_until(lambda: (folder / "trace").read_text().count(polled) >= 4, 120, "no polls")
+        yield folder
+
+
+@contextmanager
+def _running(command: str, folder: Path) -> Iterator[None]:
+    with (folder / "said").open("ab") as said:
+        process = subprocess.Popen(
+            ["sh", "-c", f"exec {command}"],
+            cwd=folder,
+            env=ENVIRONMENT,
+            stdin=subprocess.PIPE,
+            stdout=said,
+            stderr=said,
+        )
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.communicate()
+
+
+def test_the_paths_document_shows_the_way_of_a_target(recorded: Path) -> None:
+    every = masked_lines(printed("ballonet trace --all trace", recorded))
+    for line in masked_lines(block(PATHS, "## `balloon N`")):
+        assert line in every
+    folded = masked_lines(printed("ballonet trace trace", recorded))
+    start = next(i for i, line in enumerate(folded) if "set target" in line)
+    end = next(i for i, line in enumerate(folded) if "set poll interval" in line)
+    assert sorted(folded[start:end]) == sorted(masked_lines(block(PATHS, "## `balloon N`", 2)))
+
+
+def test_the_paths_document_shows_the_way_of_statistics(recorded: Path) -> None:
+    every = masked_lines(printed("ballonet trace --all trace", recorded))
+    shown = masked_lines(block(PATHS, "## Periodic statistics"))
+    start = next(i for i, line in enumerate(every) if "set poll interval" in line)
+    assert every[start : start + len(shown)] == shown
+
+
+@pytest.mark.parametrize("shell", ["qmp-shell /run/vm1/qmp", "qmp-shell --hmp /run/vm1/qmp"])
+def test_readme_shows_what_qemus_own_client_gets(recorded: Path, shell: str) -> None:
+    shown = block(README, f"`{shell}`").splitlines()
+    typed = [line.partition(PROMPT)[2].strip() for line in shown if PROMPT in line]
+    wanted = [line.partition(PROMPT)[0] for line in shown]
+    script = "".join(f"{one}\n" for one in typed)
+    command = f"printf %s {quote(script)} | {shell.replace('/run/vm1/qmp', 'qmp')}"
+    said = printed(command, recorded).replace(PROMPT, "")
+    assert masked_lines(said) == masked_lines("\n".join(wanted))
