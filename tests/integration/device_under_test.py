@@ -123,6 +123,10 @@ class DeviceProcess:
         lines = self._log_path.read_text(encoding="utf-8").splitlines(keepends=True)
         return "".join(line for line in lines if not line.startswith("ballonet: listening at "))
 
+    def wait(self) -> int:
+        """Its exit code, when it has ended by itself; a signal's number negated."""
+        return self._process.wait(SECONDS)
+
     def stop(self) -> int:
         """End it as an operator would; returns its exit code."""
         self._process.terminate()

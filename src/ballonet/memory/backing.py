@@ -13,7 +13,7 @@ import mmap
 import os
 from typing import Final
 
-__all__ = ["file_page_bytes", "write_obstacle"]
+__all__ = ["can_shrink", "file_page_bytes", "write_obstacle"]
 
 _HUGETLBFS_MAGIC: Final = 0x958458F6
 _SEAL_FUTURE_WRITE: Final = 0x10  # has no name in Python before 3.13
@@ -45,6 +45,11 @@ def write_obstacle(fd: int) -> str | None:
     if _seals(fd) & (fcntl.F_SEAL_WRITE | _SEAL_FUTURE_WRITE):
         return "its file is sealed against writing"
     return None
+
+
+def can_shrink(fd: int) -> bool:
+    """Whether somebody may cut the file short. Raises: OSError."""
+    return not _seals(fd) & fcntl.F_SEAL_SHRINK
 
 
 def _seals(fd: int) -> int:

@@ -20,6 +20,9 @@ _SYS_FUTEX: Final = {"x86_64": 202, "aarch64": 98}.get(os.uname().machine)
 _FUTEX_WAKE_OP = 5
 _OP_OR, _OP_ARG_SHIFT = 2, 8
 
+#: One bit for each page of 128 TiB, which is more than a process can map of a guest.
+_BYTES_MAX: Final = 4 << 30
+
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 
 
@@ -30,6 +33,8 @@ class DirtyLog:
         """Map `size` bytes of the file. Raises: MapError."""
         if _SYS_FUTEX is None:
             raise MapError("mapping", "the dirty log", "no futex call is known for this processor")
+        if not 0 < size <= _BYTES_MAX:  # 0 would map the whole file
+            raise MapError("mapping", "the dirty log", f"{size} bytes, expected 1 to {_BYTES_MAX}")
         try:
             self._mapping = mmap.mmap(fd, size, offset=offset)
         except (OSError, ValueError, OverflowError) as error:

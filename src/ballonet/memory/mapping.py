@@ -31,13 +31,25 @@ from ballonet.memory.discard import (
     madvise_ranges,
     punch_hole,
 )
+from ballonet.memory.guest_files import FileUse, GuestFiles, is_cut_short
 from ballonet.memory.regions import Region, RegionTable
 from ballonet.memory.runs import Ranges
 
-__all__ = ["HUGE_BLOCK_BYTES", "DiscardResult", "GuestMemory", "MappedRegion"]
+__all__ = [
+    "HUGE_BLOCK_BYTES",
+    "MAPPED_BYTES_MAX",
+    "DiscardResult",
+    "GuestMemory",
+    "MappedRegion",
+]
 
 #: What the kernel makes a transparent huge page of, and splits when a part of it is dropped.
 HUGE_BLOCK_BYTES: Final = 2 << 20
+
+#: No balloon reaches further: its page numbers have 32 bits [VIRTIO 1.4 5.5.6].  A process can map
+#: 128 TiB, and a table is mapped beside the one it replaces.
+MAPPED_BYTES_MAX: Final = 1 << 32 + 12
+_POPULATE_WRITE: Final = 23  # MADV_POPULATE_WRITE; has no name in Python
 
 _NORESERVE: Final = 0x4000  # MAP_NORESERVE of x86 and Arm; Python 3.11 has no name for it
 # Without it the kernel would set huge pages aside again for every hole in the file, each time it
@@ -111,11 +123,13 @@ class MappedRegion:
         sized = replace(region, page_bytes=max(mmap.PAGESIZE, region.page_bytes))
         return cls(sized, mmap.mmap(-1, region.size, flags), kind)
 
-    def file_shrank(self) -> bool:
-        """True if the file no longer covers the region, so that touching it would raise SIGBUS."""
-        if self._fd is None:
+    @property
+    def is_covered(self) -> bool:
+        """The file is there and long enough."""
+        try:
+            return self.file_use is None or not is_cut_short(self.file_use)
+        except MapError:
             return False
-        return os.fstat(self._fd).st_size < self.region.file_offset + self.region.size
 
     def discard(self, ranges: Ranges) -> DiscardResult:
         """Free whole host pages; an error of the kernel is reported, never raised."""
@@ -164,12 +178,25 @@ class MappedRegion:
                 return
         madvise_range(self._mapping, self.kind, self._lead + offset, length)
 
-    def held_blocks(self) -> dict[tuple[int, int], int]:
-        """Bytes of host memory behind the whole file, by (device, inode); empty without a file."""
+    def populate(self, offset: int, length: int) -> None:
+        """Have memory behind a range now, as far as the kernel can say that it has none.
+
+        Else touching it would end this process by SIGBUS: a file system may be full, or huge pages
+        used up.  Raises: OSError.
+        """
+        first = (self._lead + offset) // mmap.PAGESIZE * mmap.PAGESIZE
+        try:
+            self._mapping.madvise(_POPULATE_WRITE, first, self._lead + offset + length - first)
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # a kernel before 5.14
+                raise
+
+    @property
+    def file_use(self) -> FileUse | None:
+        """What of its file it needs; None without a file."""
         if self._fd is None:
-            return {}
-        status = os.fstat(self._fd)
-        return {(status.st_dev, status.st_ino): status.st_blocks * 512}
+            return None
+        return FileUse(self._fd, self.region.file_offset + self.region.size, self.region.gpa)
 
     def close(self) -> None:
         """Unmap; every window on the region must have been released before."""
@@ -193,7 +220,7 @@ class GuestMemory:
 
         Raises: MapError, SessionError; the old regions stay mapped then.
         """
-        RegionTable(regions)  # refuse a bad table before the first system call
+        _check_table(regions)  # refuse a bad one before the first system call
         with ExitStack() as undo:
             mapped = []
             for region, fd in zip(regions, fds, strict=True):
@@ -207,7 +234,7 @@ class GuestMemory:
 
     def add(self, region: Region, fd: int) -> None:
         """Map one more region. Raises: MapError, SessionError."""
-        RegionTable([*self.table.regions, region])
+        _check_table([*self.table.regions, region])
         self._take([*self._mapped, MappedRegion.from_fd(region, fd)])
 
     def remove(self, region: Region) -> None:
@@ -224,6 +251,7 @@ class GuestMemory:
         mapped.sort(key=lambda one: one.region.gpa)
         self.table = RegionTable([one.region for one in mapped])
         self._mapped = mapped
+        self._files = GuestFiles(use for one in mapped if (use := one.file_use) is not None)
 
     def view(self, gpa: int, length: int) -> memoryview:
         """A window on guest-physical memory, to read from. Raises: GuestMemoryError."""
@@ -233,16 +261,21 @@ class GuestMemory:
     def view_uva(self, uva: int, length: int) -> memoryview:
         """A window by the front-end's own address, to write to, on memory that is still there.
 
-        Raises: GuestMemoryError; SessionError, if the region is read-only.
+        Raises: GuestMemoryError; SessionError, if the region is read-only or there is no memory.
         """
         index, offset = self.table.find_uva(uva, length)
         mapped = self._mapped[index]
-        if mapped.file_shrank():
+        if not mapped.is_covered:
             raise GuestMemoryError(uva, length)
         if mapped.write_obstacle is not None:
             raise SessionError(
                 f"ring at {uva:#x}", _read_only(mapped.region, mapped.write_obstacle)
             )
+        try:
+            mapped.populate(offset, length)
+        except OSError as error:
+            reason = f"no memory can be had for it: {error.strerror}"
+            raise SessionError(f"ring at {uva:#x}", reason) from error
         return mapped.view[offset : offset + length]
 
     def discard(self, ranges: Ranges) -> DiscardResult:
@@ -257,16 +290,18 @@ class GuestMemory:
             return DiscardResult(failed_bytes=ranges.total_bytes, error=error)
         return mapped.discard(ranges)
 
-    def shrunken_regions(self) -> list[Region]:
-        """Regions whose file was cut short; touching one would kill this process."""
-        return [one.region for one in self._mapped if one.file_shrank()]
+    def check_files(self) -> None:
+        """Refuse to touch memory whose file was cut short: that would end this process.
+
+        Raises: MapError.
+        """
+        cut = self._files.find_cut_short()
+        if cut is not None:
+            raise MapError("using", f"guest memory {cut.gpa:#x}", "its file was cut short")
 
     def held_bytes(self) -> int:
         """Host memory behind the guest's files, each file counted once."""
-        blocks: dict[tuple[int, int], int] = {}
-        for one in self._mapped:
-            blocks |= one.held_blocks()
-        return sum(blocks.values())
+        return self._files.held_bytes()
 
     @property
     def total_bytes(self) -> int:
@@ -278,6 +313,14 @@ class GuestMemory:
         for one in self._mapped:
             one.close()
         self._take([])
+
+
+def _check_table(regions: Sequence[Region]) -> None:
+    """Raises: SessionError."""
+    RegionTable(regions)
+    total = sum(region.size for region in regions)
+    if total > MAPPED_BYTES_MAX:
+        raise SessionError("memory table", f"{total} bytes, at most {MAPPED_BYTES_MAX} are mapped")
 
 
 def _check_file_size(region: Region, fd: int) -> None:

@@ -149,7 +149,7 @@ class Connection:
         self.session.kicked(queue)
 
     def _advance_tasks(self) -> None:
-        self._check_files()
+        self.memory.check_files()
         end_ns = time.monotonic_ns() + WORK_PER_TURN_NS
         for queue, task in list(self.session.tasks.items()):
             if self._advance(task, end_ns):
@@ -165,13 +165,6 @@ class Connection:
             if time.monotonic_ns() >= end_ns:
                 return False
         return True
-
-    def _check_files(self) -> None:
-        """Refuse to touch memory whose file was cut short: that would be SIGBUS, our death."""
-        for region in self.memory.shrunken_regions():
-            raise SystemCallError(
-                "using", f"guest memory {region.gpa:#x}", "its file was cut short"
-            )
 
     def _guarded(self, action: Callable[[], None]) -> None:
         """Run what a front-end or guest caused; trouble ends this connection only."""
@@ -233,7 +226,7 @@ class Connection:
                 self._unclaimed.discard(fd)
 
     def _obey_checked(self, effects: Iterator[Effect]) -> None:
-        self._check_files()
+        self.memory.check_files()
         self._obey(effects)
         for queue in range(QUEUE_COUNT):
             self.session.log_used_ring(queue)
