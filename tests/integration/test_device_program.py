@@ -150,3 +150,37 @@ def test_no_descriptor_is_installed_that_names_a_program_elsewhere() -> None:
     for descriptor in descriptors:
         binary = json.loads(Path(str(descriptor)).read_text())["binary"]
         assert Path(binary).exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_it_says_where_it_listens_and_each_signal_ends_it(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    paths = [tmp_path / "socket", tmp_path / "qmp"]
+    command = [str(PROGRAMS / "ballonet"), "device", "--socket-path", str(paths[0])]
+    command += ["--qmp", f"unix:{paths[1]},server=on,wait=off"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        for path in paths:
+            assert process.stderr.readline() == f"ballonet: listening at {path}\n"
+            with socket.socket(socket.AF_UNIX) as client:
+                client.connect(str(path))
+        process.send_signal(number)
+        assert process.wait(PATIENCE_S) == 0
+        assert process.stderr.read() == ""
+    assert not any(path.exists() for path in paths)
+
+
+@pytest.mark.parametrize(("option", "filters"), [("--sandbox", "2"), ("--no-sandbox", "0")])
+def test_it_has_no_privileges_unless_told_otherwise(
+    tmp_path: Path, option: str, filters: str
+) -> None:
+    path = tmp_path / "socket"
+    with serving("--socket-path", str(path), option) as process:
+        with wait_until(lambda: connected(path), 10, "nobody listens") as front_end:
+            assert front_end.get_features()  # it serves, so it has given up what it could
+        for thread in Path(f"/proc/{process.pid}/task").iterdir():
+            lines = (thread / "status").read_text().splitlines()
+            found = dict(line.split(":\t", 1) for line in lines if ":\t" in line)
+            assert found["Seccomp"] == filters
+            assert option == "--no-sandbox" or int(found["CapEff"], 16) == 0

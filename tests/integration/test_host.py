@@ -159,10 +159,36 @@ def test_without_a_host_the_verbs_say_so(tmp_path: Path) -> None:
     assert "no monitor answers at" in done.stderr
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"version": 9}', '{"version": 1, "guests": {"/": 1}}'])
-def test_a_list_that_is_none_is_one_clear_line(tmp_path: Path, text: str) -> None:
-    (tmp_path / "host.json").write_text(text)
+def listed(memory: str) -> bytes:
+    return b'{"version": 1, "guests": {"web": %s}}' % memory.encode()
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"",
+        b"[]",
+        b"\xff\xfe",
+        b"[" * 100_000,
+        b'{"version": 9}',
+        b'{"version": 1, "guests": {"/": 1}}',
+        *(listed(memory) for memory in ("-1", "0", "true", "1.5", '"4G"', "1e300", "[]")),
+        listed("9" * 5000),
+    ],
+)
+def test_a_list_that_is_none_is_one_clear_line(tmp_path: Path, raw: bytes) -> None:
+    (tmp_path / "host.json").write_bytes(raw)
     command = [BALLONET, "host", "--directory", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 2
+    assert done.returncode == 2, done.stderr
     assert done.stderr.count("\n") == 1
+    assert len(done.stderr) < 500
+
+
+def test_memory_that_no_guest_can_have_is_refused(tmp_path: Path) -> None:
+    with running(tmp_path) as host, host.monitor() as client:
+        for memory in (-1, 0, True, False, "4G", 1.5, 1 << 45, 10**30):
+            answer = client.ask("x-ballonet-add-guest", name="web", memory=memory)
+            assert "memory" in answer["error"]["desc"], memory
+        assert client.ask("x-ballonet-query-guests") == {"return": []}
+        assert [one.name for one in tmp_path.iterdir()] == ["host.qmp"]
