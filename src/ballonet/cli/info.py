@@ -79,5 +79,7 @@ def _add_own(table: Table, facts: dict[str, Any]) -> None:
     table.add_row("answers", facts["stats"])
     if facts["inhibited"]:
         table.add_row("no discards", ", ".join(facts["inhibited"]))
+    if facts.get("problem"):
+        table.add_row("problem", facts["problem"])
     if facts["broken"]:
         table.add_row("broken", facts["broken"])

@@ -138,6 +138,7 @@ def _info(now: Snapshot) -> dict[str, object]:
         "waiting": now.waiting_bytes,
         "inhibited": [reason.value for reason in now.inhibited],
         "broken": now.broken,
+        "problem": now.problem,
         "counters": {name.replace("_", "-"): value for name, value in asdict(now.counters).items()},
     }
 

@@ -55,9 +55,11 @@ from ballonet.vhost_user.messages import (
     RULES,
     BackendRequest,
     Message,
+    Request,
     pack_message,
 )
 from ballonet.vhost_user.notifiers import SEND_FLAGS, adopt_unix_socket
+from ballonet.vhost_user.problems import find_problem
 from ballonet.vhost_user.quiet_log import QuietLog
 from ballonet.vhost_user.session import Session
 from ballonet.vhost_user.vring_fds import VringFds
@@ -71,6 +73,17 @@ WORK_PER_TURN_NS: Final = 250_000
 
 #: Room for one descriptor too many, so that a message with too many is seen as such.
 _FDS_SPACE: Final = socket.CMSG_SPACE((FDS_MAX + 1) * 4)
+#: Requests between which the picture of a queue is not whole.
+_DESCRIPTIONS: Final = frozenset(
+    {
+        Request.SET_VRING_NUM,
+        Request.SET_VRING_BASE,
+        Request.SET_VRING_ADDR,
+        Request.SET_VRING_KICK,
+        Request.SET_VRING_CALL,
+        Request.SET_VRING_ERR,
+    }
+)
 #: Queues whose messages come one after the other, each when the one before is answered.
 _FOLLOWED: Final = frozenset({QueueRole.INFLATE, QueueRole.DEFLATE})
 _RECEIVE: Final = int(socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC)
@@ -102,6 +115,7 @@ class Connection:
         self._quiet = QuietLog(_log)
         self._unclaimed: set[int] = set()  # received, and not yet taken over or closed
         self._open = True
+        self._problem: str | None = None  # the last one logged
         sock.settimeout(0)
         loop.register(sock.fileno(), self._readable)
 
@@ -126,6 +140,14 @@ class Connection:
         if poll.poll(0):
             while self._open:  # nothing more can come, so its end of file does
                 self._read_some()
+
+    def find_problem(self) -> str | None:
+        """What has to be mended at the front-end; logged when it is new."""
+        problem = find_problem(self.session)
+        if problem is not None and problem != self._problem:
+            self._quiet.warn("problem", problem)
+        self._problem = problem
+        return problem
 
     def close(self) -> None:
         """End the connection and give everything back; safe to call again."""
@@ -246,6 +268,8 @@ class Connection:
                 raise
             self._quiet.warn("refusal", f"refused: {error}")
             self._obey(self.session.acknowledge(message, 1))
+        if message.code not in _DESCRIPTIONS:
+            self.find_problem()
 
     def _may_refuse(self, message: Message) -> bool:
         """A refusal can be told: the front-end waits for an acknowledgement and nothing else."""

@@ -65,6 +65,7 @@ class Snapshot:
     inhibited: tuple[InhibitReason, ...]
     report_bytes_per_s: int | None  #: limit of what is discarded of reports; None: none
     broken: str | None  #: how the driver broke the device
+    problem: str | None  #: what has to be mended at the front-end
     paused: bool
     stage: Stage
     request: RequestTimes
@@ -303,6 +304,7 @@ class DeviceServer:
             inhibited=balloon.inhibition.reasons,
             report_bytes_per_s=balloon.reporting.throttle.bytes_per_s,
             broken=balloon.broken,
+            problem=self._connection.find_problem() if self._connection else None,
             paused=balloon.paused,
             stage=balloon.stage,
             request=balloon.request.times,

@@ -89,6 +89,11 @@ class Session:
         default_factory=lambda: tuple(Vring() for _ in range(QUEUE_COUNT))
     )
     tasks: dict[int, Generator[DeviceEffect, None, None]] = field(default_factory=dict)
+    config_end: int = 0  #: how far into the configuration space it has reached, in bytes
+    inflate_messages_before: int = field(init=False)  #: of other sessions
+
+    def __post_init__(self) -> None:
+        self.inflate_messages_before = self.balloon.counters.inflate_messages
 
     def feed(self, message: Message) -> Generator[Effect, None, None]:
         """Handle one message.
@@ -233,7 +238,7 @@ class Session:
         vring = self._vring(message, queue)
         yield from self.balloon.drain()
         self._detach(queue)
-        vring.has_kick = False
+        vring.has_kick = vring.has_call = False
         yield SetVringFd(queue, FdKind.KICK, None)
         yield SetVringFd(queue, FdKind.CALL, None)
         yield _reply(message, VringState(queue, vring.base).pack())
@@ -250,7 +255,9 @@ class Session:
 
     def set_vring_call(self, message: Message) -> Iterator[Effect]:
         """How to tell of used chains."""
-        yield self._other_vring_fd(message, FdKind.CALL)
+        effect = self._other_vring_fd(message, FdKind.CALL)
+        yield effect
+        self.vrings[effect.queue].has_call = effect.fd is not None
 
     def set_vring_err(self, message: Message) -> Iterator[Effect]:
         """How to tell of a broken ring."""
@@ -276,12 +283,14 @@ class Session:
     def get_config(self, message: Message) -> Iterator[Effect]:
         """The driver reads its configuration."""
         access = ConfigAccess.parse(message.payload)
+        self._note_access(access)
         data = self.balloon.read_config(access.offset, len(access.data))
         yield _reply(message, access._replace(data=data).pack())
 
     def set_config(self, message: Message) -> Iterator[Effect]:
         """The driver writes its configuration; what it may not write is ignored."""
         access = ConfigAccess.parse(message.payload)
+        self._note_access(access)
         yield from self.balloon.write_config(access.offset, access.data)
 
     def get_status(self, message: Message) -> Iterator[Effect]:
@@ -304,6 +313,9 @@ class Session:
     def nothing(self, _: Message) -> Iterator[Effect]:
         """A message that changes nothing here."""
         yield from ()
+
+    def _note_access(self, access: ConfigAccess) -> None:
+        self.config_end = max(self.config_end, access.offset + len(access.data))
 
     def _with_page_size(self, region: Region) -> Region:
         return replace(region, page_bytes=self.balloon.settings.host_page_bytes)

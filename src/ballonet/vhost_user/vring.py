@@ -59,6 +59,7 @@ class Vring:
     base: int = 0
     addresses: VringAddresses | None = None
     has_kick: bool = False
+    has_call: bool = False
     enabled: bool = False
 
 
