@@ -6,6 +6,7 @@ import mmap
 import os
 import signal
 import socket
+import struct
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -24,6 +25,7 @@ from tests.support.wait import wait_until
 from tests.support.wire import PROTOCOL_CONFIG, PROTOCOL_REPLY_ACK, ClosedError
 
 UVA = 0x7F00_0000_0000
+AVAIL_AT, USED_AT, HOLE_AT = 4 * PAGE_BYTES, 8 * PAGE_BYTES, MIB // 2
 TARGET_PAGES = 1000
 ROUNDS = 300
 VERSION_1 = 1 << 32
@@ -59,24 +61,35 @@ def set_target(host: HostProcess, name: str, session: Session) -> None:
     wait_until(lambda: str(TARGET_PAGES) in state.read_text(), 10, "the target is saved")
 
 
-def die_by_sigbus(path: Path, disk: Path) -> None:
-    """A VMM whose memory is a file on a full disk, with its ring in a hole of the file."""
-    with (disk / "guest").open("w+b") as file, FrontEnd.connect(path) as front_end:
+@contextmanager
+def memory_with_a_hole(disk: Path) -> Iterator[int]:
+    """A file that is a guest's memory: a ring with one message, which lies in a hole."""
+    with (disk / "guest").open("w+b") as file:
+        ring = bytearray(16 * PAGE_BYTES)
+        struct.pack_into("<QIHH", ring, 0, HOLE_AT, 4, 0, 0)
+        struct.pack_into("<HHH", ring, AVAIL_AT, 0, 1, 0)
+        file.write(ring)
+        file.flush()
         os.ftruncate(file.fileno(), MIB)
+        yield file.fileno()
+
+
+def die_by_sigbus(path: Path, memory_fd: int) -> None:
+    """Give a device a message of which nobody can have the memory: the disk is full."""
+    with FrontEnd.connect(path) as front_end, suppress(OSError, ClosedError):
         front_end.set_owner()
         front_end.get_features()
         front_end.get_protocol_features()
         front_end.set_protocol_features(PROTOCOL_REPLY_ACK | PROTOCOL_CONFIG)
         front_end.set_features(VERSION_1 | PROTOCOL_FEATURES)
-        front_end.set_mem_table([TableRegion(0, MIB, UVA, 0)], [file.fileno()], ack=True)
+        front_end.set_mem_table([TableRegion(0, MIB, UVA, 0)], [memory_fd], ack=True)
         front_end.set_vring_num(INFLATE, 64)
         front_end.set_vring_base(INFLATE, 0)
-        front_end.set_vring_addr(INFLATE, (UVA, UVA + 4 * PAGE_BYTES, UVA + 8 * PAGE_BYTES))
+        front_end.set_vring_addr(INFLATE, (UVA, UVA + AVAIL_AT, UVA + USED_AT))
         front_end.set_vring_kick(INFLATE)
-        with suppress(OSError, ClosedError):
-            front_end.set_vring_enable(INFLATE, 1)
-            front_end.kick(INFLATE)
-            front_end.wire.receive_raw(1)
+        front_end.set_vring_enable(INFLATE, 1)
+        front_end.kick(INFLATE)
+        front_end.wire.receive_raw(1)
 
 
 def block_the_device(session: Session) -> None:
@@ -125,6 +138,7 @@ def test_a_guest_that_dies_blocks_or_is_busy_is_alone_with_it(tmp_path: Path) ->
         good = Neighbour(stack.enter_context(start_uml(paths["good"])))
         with start_uml(paths["dies"]) as session:
             set_target(host, "dies", session)
+        memory_fd = stack.enter_context(memory_with_a_hole(disk.path))
         disk.fill()
         good.use()
         blocks = stack.enter_context(start_qemu(paths["blocks"]))
@@ -132,7 +146,7 @@ def test_a_guest_that_dies_blocks_or_is_busy_is_alone_with_it(tmp_path: Path) ->
         good.use()
         with repeating(lambda: talk_nonsense(host.directory / "busy.qmp")):
             good.use()
-            die_by_sigbus(paths["dies"], disk.path)
+            die_by_sigbus(paths["dies"], memory_fd)
             data = events.wait_for("x-ballonet-guest-restarting")["data"]
             assert (data["name"], data["reason"]) == ("dies", "killed by SIGBUS")
             good.use()
