@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import socket
 import sys
@@ -55,6 +56,13 @@ def linux(socket_path: Path | None, memory_bytes: int, append: tuple[str, ...]) 
     sys.exit(interact(settings))
 
 
+def _finite(_: click.Context, __: click.Parameter, value: float) -> float:
+    """A range lets pass what is no number. Raises: BadParameter."""
+    if math.isnan(value):
+        raise click.BadParameter("not a number")
+    return value
+
+
 @guest.command()
 @click.option(
     "--socket",
@@ -81,14 +89,22 @@ def linux(socket_path: Path | None, memory_bytes: int, append: tuple[str, ...]) 
     show_default=True,
     help="Pages of the guest.",
 )
-@click.option("--seed", type=int, default=0, help="Same seed, same guest.")
-@click.option("--speed", type=click.FloatRange(0.01, 10_000), default=1.0, help="Of its clock.")
+@click.option("--seed", type=click.IntRange(0), default=0, help="Same seed, same guest.")
+@click.option(
+    "--speed",
+    type=click.FloatRange(0.01, 10_000),
+    callback=_finite,
+    default=1.0,
+    help="Of its clock.",
+)
 @click.option(
     "--poison",
     type=click.IntRange(0, 255),
     help="Byte the guest fills freed pages with, 0 or 170 as Linux does; without it, none.",
 )
-@click.option("--control-fd", type=int, help="Take requests from this inherited socket.")
+@click.option(
+    "--control-fd", type=click.IntRange(0), help="Take requests from this inherited socket."
+)
 def embedded(
     socket_path: Path,
     memory_bytes: int,
@@ -112,14 +128,24 @@ def embedded(
         speed,
         KernelSettings(seed, swap_bytes, poison=poison),
     )
+    control = None if control_fd is None else _adopted(control_fd)
     with EmbeddedMachine(settings) as machine:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: machine.stop())
-        if control_fd is not None:
-            machine.listen(socket.socket(fileno=control_fd))
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
+                signal.signal(number, lambda *_: machine.stop())
+        if control is not None:
+            machine.listen(control)
         else:
             machine.every(1.0, _Teller(machine).tell)
         machine.run()
+
+
+def _adopted(fd: int) -> socket.socket:
+    """A socket that was inherited. Raises: BadParameter."""
+    try:
+        return socket.socket(fileno=fd)
+    except OSError as error:
+        raise click.BadParameter(f"{fd}: {error.strerror}", param_hint="--control-fd") from error
 
 
 class _Teller:

@@ -37,6 +37,7 @@ __all__ = ["EmbeddedGuestSettings", "EmbeddedMachine"]
 _STEPS_PER_TURN: Final = 200
 _RECONNECT_NS: Final = 100_000_000
 _LINE_MAX: Final = 1 << 16
+_ANSWER_S: Final = 5.0
 #: Where guest memory lies in the addresses of its own process; only rings are named by it.
 _UVA: Final = 1 << 40
 
@@ -203,7 +204,10 @@ class EmbeddedMachine:
     def _read_requests(self) -> None:
         if self._control is None:
             return
-        data = self._control.recv(1 << 16)
+        try:
+            data = self._control.recv(1 << 16)
+        except OSError:  # whoever asked was killed with an answer unread
+            data = b""
         if not data:
             self.stop()
             return
@@ -220,9 +224,17 @@ class EmbeddedMachine:
         except (BallonetError, ValueError, TypeError, KeyError) as error:
             answer = {"error": f"{type(error).__name__}: {error}"}
         if self._control is not None:
-            self._control.settimeout(5)
-            self._control.sendall(json.dumps(answer).encode() + b"\n")
-            self._control.settimeout(0)
+            self._answer(self._control, answer)
+
+    def _answer(self, control: socket.socket, answer: dict[str, Any]) -> None:
+        """Tell it; who does not listen is gone, and the guest goes with him."""
+        control.settimeout(_ANSWER_S)
+        try:
+            control.sendall(json.dumps(answer).encode() + b"\n")
+        except OSError:
+            self.stop()
+        else:
+            control.settimeout(0)
 
 
 def _at_once(question: Callable[[EmbeddedMachine], Any]) -> Callable[..., Job[Any]]:
