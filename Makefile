@@ -8,7 +8,7 @@ SAY_PIP = echo "installing Python packages into $(1), which may take a minute ..
 # Tests run on all processors; those that share a guest stay together, see their conftest.py.
 SIDE_BY_SIDE := -n auto --dist loadgroup
 
-.PHONY: help run test test-unit test-kernel test-qemu test-oldest check fix fuzz bench plots clean system system-qemu
+.PHONY: help run test mutants test-unit test-kernel test-qemu test-oldest check fix fuzz bench plots clean system system-qemu
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -47,6 +47,9 @@ fix: .venv/.dev ## repair what can be repaired
 	$(BIN)/ruff format src tests bench
 	$(BIN)/ruff check --fix src tests bench
 	$(BIN)/ruff format src tests bench
+
+mutants: system .venv/.dev ## faults put in on purpose, each of which the tests must notice
+	$(BIN)/python -m tests.mutants
 
 fuzz: system .venv/.dev ## a million random guests against the device, on all processors
 	$(BIN)/python -m tests.fuzz --inputs 1000000

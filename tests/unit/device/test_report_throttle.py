@@ -53,3 +53,17 @@ def test_in_the_long_run_the_rate_is_kept(step_s: float, rate: int) -> None:
         while throttle.admits(piece):
             passed += piece
     assert passed <= rate * (steps * step_s + 1) + piece
+    # The first step earns nothing, as all of a second is saved up; each may lose part of a byte.
+    assert passed >= rate * ((steps - 1) * step_s + 1) - steps
+
+
+def test_what_is_earned_in_steps_too_short_for_a_byte_adds_up() -> None:
+    clock = FakeClock()
+    throttle = ReportThrottle(clock)
+    throttle.set_rate(10)
+    passed = 0
+    for _ in range(5_000):
+        clock.advance(0.001)
+        while throttle.admits(1):
+            passed += 1
+    assert passed == 10 + 50

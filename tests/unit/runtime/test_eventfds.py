@@ -5,6 +5,7 @@ import threading
 from collections.abc import Iterator
 
 import pytest
+from tests.support.wait import PATIENCE_S
 
 from ballonet.runtime.eventfds import is_eventfd, signal_eventfd
 
@@ -32,7 +33,7 @@ def test_a_full_counter_that_blocks_is_left_as_it_is(blocking_fd: int) -> None:
     os.eventfd_write(blocking_fd, FULL)
     done = threading.Thread(target=signal_often, args=(blocking_fd, 1000), daemon=True)
     done.start()
-    done.join(30)
+    done.join(PATIENCE_S)
     assert not done.is_alive()
     assert os.get_blocking(blocking_fd)  # the owner's flags are the owner's
     assert os.eventfd_read(blocking_fd) >= FULL

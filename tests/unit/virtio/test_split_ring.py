@@ -195,3 +195,16 @@ def test_indexes_go_round_at_65536() -> None:
             assert len(driver.collect()) == 1
             assert not device.enable_kicks()
         assert device.base == 3
+
+
+def test_a_chain_taken_back_is_the_next_to_come_however_often() -> None:
+    with ring() as (driver, device, _):
+        heads = [driver.add([Buffer(DATA, 4)]), driver.add([Buffer(DATA, 4)])]
+        driver.publish()
+        for _ in range(2 * SIZE):
+            chain = device.pop()
+            assert chain is not None
+            assert chain.head == heads[0]
+            device.un_pop()
+            assert (device.base, device.outstanding) == (0, 0)
+        assert [chain.head for chain in iter(device.pop, None)] == heads
