@@ -21,7 +21,7 @@ from tests.support.qmp_client import QmpClient
 from tests.support.scripts import start_qemu, start_uml
 from tests.support.session import INFLATE, Session
 from tests.support.small_disk import small_disk
-from tests.support.wait import wait_until
+from tests.support.wait import PATIENCE_S, wait_until
 from tests.support.wire import PROTOCOL_CONFIG, PROTOCOL_REPLY_ACK, ClosedError
 
 UVA = 0x7F00_0000_0000
@@ -122,7 +122,7 @@ def repeating(action: Callable[[], None]) -> Iterator[None]:
 
 def talk_nonsense(path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as client:
-        client.setblocking(False)
+        client.settimeout(PATIENCE_S)
         client.connect(str(path))
         client.sendall(WORST_LINE)
 
