@@ -18,12 +18,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from ballonet.errors import GuestError
+from ballonet.errors import GuestError, WireError
 from ballonet.memory.regions import Region
 from ballonet.runtime.eventfds import signal_eventfd
+from ballonet.vhost_user.back_end_socket import ANSWER_S, BackEndSocket
 from ballonet.vhost_user.event_loop import Watcher
 from ballonet.vhost_user.messages import (
-    HEADER,
     PROTOCOL_FEATURES_BIT,
     U64,
     ConfigAccess,
@@ -32,7 +32,6 @@ from ballonet.vhost_user.messages import (
     VringAddresses,
     VringState,
     pack_mem_table,
-    pack_request,
 )
 from ballonet.virtio.ring.driver import DriverRing
 
@@ -48,7 +47,6 @@ _WANTED: Final = (
 )
 _ACKNOWLEDGE, _DRIVER, _DRIVER_OK, _FEATURES_OK = 1, 2, 4, 8
 _NO_LOG: Final = (1 << 64) - 1
-_ANSWER_S: Final = 10.0
 _RETRY_S: Final = 0.1
 _GIVE_UP_S: Final = 60.0
 #: Rings of a back-end that does not say how long they may be.
@@ -91,7 +89,7 @@ class FrontEnd:
         self._watcher, self._path, self._memory = watcher, path, tuple(memory)
         self._called, self._config_changed = called, config_changed
         self._reconnected = reconnected
-        self._sock: socket.socket | None = None
+        self._sock: BackEndSocket | None = None
         self._channel: socket.socket | None = None
         self._queues: dict[int, _Queue] = {}
         self._features = 0
@@ -103,7 +101,7 @@ class FrontEnd:
     def connect(self) -> None:
         """Connect and begin a session. Raises: GuestError."""
         sock = socket.socket(socket.AF_UNIX)
-        sock.settimeout(_ANSWER_S)
+        sock.settimeout(ANSWER_S)
         try:
             sock.connect(str(self._path))
         except OSError as error:
@@ -111,13 +109,16 @@ class FrontEnd:
             raise GuestError(
                 f"no balloon device answers at {self._path}: {error.strerror}"
             ) from error
-        self._sock = sock
+        self._sock = BackEndSocket(sock)
         self._watcher.register(sock.fileno(), self._hung_up)
         try:
-            self._begin_session()
+            self._begin_session(self._sock)
         except OSError as error:
             self._disconnect()
             raise GuestError(f"the device at {self._path} hung up: {error}") from error
+        except GuestError:
+            self._disconnect()
+            raise
 
     def close(self) -> None:
         """Hang up; safe to call again."""
@@ -172,18 +173,23 @@ class FrontEnd:
     def read_config(self, offset: int, length: int) -> bytes:
         """Read the configuration space; waits for a back-end. Raises: GuestError."""
         request = ConfigAccess(offset, 0, bytes(length)).pack()
-        return ConfigAccess.parse(self._ask(Request.GET_CONFIG, request)).data
+        answer = self._ask(Request.GET_CONFIG, request, size=len(request))
+        try:
+            return ConfigAccess.parse(answer).data
+        except WireError as error:
+            raise GuestError(f"the device answers GET_CONFIG with {error}") from error
 
     def write_config(self, offset: int, data: bytes) -> None:
         """Write the configuration space; waits for a back-end. Raises: GuestError."""
         request = ConfigAccess(offset, 0, data).pack()
+        end_s = time.monotonic() + _GIVE_UP_S
         while True:
-            self._wait_for_back_end()
             try:
                 self._tell(Request.SET_CONFIG, request)
-            except _LostError:
-                continue  # the next back-end must know it too
-            return
+            except _LostError as error:
+                self._pause(end_s, error)  # the next back-end must know it too
+            else:
+                return
 
     def kick(self, queue: int) -> None:
         """Tell the device of new chains; one that is away will look for itself."""
@@ -207,28 +213,29 @@ class FrontEnd:
         self._disconnect()
         return False
 
-    def _begin_session(self) -> None:
-        offered = int(U64.unpack(self._exchange(Request.GET_FEATURES))[0])
+    def _begin_session(self, sock: BackEndSocket) -> None:
+        """Raises: OSError; GuestError, if the device is none for us."""
+        offered = int(U64.unpack(sock.ask(Request.GET_FEATURES))[0])
         if not offered & PROTOCOL_FEATURES_BIT:
             raise GuestError(
                 f"the device at {self._path} has no protocol features, so no configuration"
             )
-        protocol = int(U64.unpack(self._exchange(Request.GET_PROTOCOL_FEATURES))[0])
+        protocol = int(U64.unpack(sock.ask(Request.GET_PROTOCOL_FEATURES))[0])
         self._protocol = ProtocolFeature(protocol & int(_WANTED))
         if not self._protocol & ProtocolFeature.CONFIG:
             raise GuestError(f"the device at {self._path} has no configuration space")
-        self._send(Request.SET_PROTOCOL_FEATURES, U64.pack(int(self._protocol)))
-        self._send(Request.SET_OWNER)
+        sock.send(Request.SET_PROTOCOL_FEATURES, U64.pack(int(self._protocol)))
+        sock.send(Request.SET_OWNER)
         self._queue_count = 5
         if self._protocol & ProtocolFeature.MQ:
-            self._queue_count = int(U64.unpack(self._exchange(Request.GET_QUEUE_NUM))[0])
+            self._queue_count = int(U64.unpack(sock.ask(Request.GET_QUEUE_NUM))[0])
         if self._protocol & ProtocolFeature.BACKEND_REQ:
             ours, theirs = socket.socketpair()
-            with theirs:
-                self._send(Request.SET_BACKEND_REQ_FD, fds=[theirs.fileno()])
             ours.settimeout(0)
             self._channel = ours
             self._watcher.register(ours.fileno(), self._hear_back_end)
+            with theirs:
+                sock.send(Request.SET_BACKEND_REQ_FD, fds=[theirs.fileno()])
 
     def _start_rings(self, *, is_new: bool) -> None:
         """Memory, then every ring, then the driver's readiness."""
@@ -259,84 +266,55 @@ class FrontEnd:
         if self._protocol & ProtocolFeature.STATUS:
             self._tell(Request.SET_STATUS, U64.pack(status))
 
-    def _ask(self, code: Request, payload: bytes = b"") -> bytes:
-        """Send a request that has an answer, again after a lost connection."""
+    def _ask(self, code: Request, payload: bytes = b"", *, size: int = U64.size) -> bytes:
+        """Send a request that has an answer, again after a lost connection. Raises: GuestError."""
+        end_s = time.monotonic() + _GIVE_UP_S
         while True:
-            self._wait_for_back_end()
             try:
-                return self._exchange(code, payload)
-            except OSError:
+                return self._wait_for_back_end().ask(code, payload, size=size)
+            except OSError as error:
                 self._disconnect()
+                self._pause(end_s, error)
 
     def _tell(self, code: Request, payload: bytes = b"", fds: Sequence[int] = ()) -> None:
         """Send a request that has none, and wait for its acknowledgement.
 
         Raises: GuestError, if it is refused.
         """
-        self._wait_for_back_end()
+        sock = self._wait_for_back_end()
+        acknowledged = bool(self._protocol & ProtocolFeature.REPLY_ACK)
         try:
-            if not self._protocol & ProtocolFeature.REPLY_ACK:
-                self._send(code, payload, fds)
-                return
-            self._send(code, payload, fds, need_reply=True)
-            result = int(U64.unpack(self._receive(code))[0])
+            sock.send(code, payload, fds, need_reply=acknowledged)
+            result = int(U64.unpack(sock.receive(code))[0]) if acknowledged else 0
         except OSError as error:
             self._disconnect()
             raise _LostError(f"the device was lost at {code.name}: {error}") from error
         if result:
             raise GuestError(f"the device refuses {code.name}")
 
-    def _exchange(self, code: Request, payload: bytes = b"") -> bytes:
-        self._send(code, payload)
-        return self._receive(code)
+    def _pause(self, end_s: float, error: Exception) -> None:
+        """Before the next try. Raises: GuestError, if there were enough."""
+        if time.monotonic() > end_s:
+            raise GuestError(f"the device at {self._path} is lost again and again: {error}")
+        time.sleep(_RETRY_S)
 
-    def _send(
-        self,
-        code: Request,
-        payload: bytes = b"",
-        fds: Sequence[int] = (),
-        *,
-        need_reply: bool = False,
-    ) -> None:
-        if self._sock is None:
-            raise ConnectionError("not connected")
-        data = pack_request(code, payload, need_reply=need_reply)
-        sent = socket.send_fds(self._sock, [data], list(fds)) if fds else self._sock.send(data)
-        if sent != len(data):
-            raise ConnectionError("the device does not read")
-
-    def _receive(self, code: Request) -> bytes:
-        request, _, size = HEADER.unpack(self._read(HEADER.size))
-        if request != code:
-            raise ConnectionError(f"an answer to {request} instead of {code.name}")
-        return self._read(size)
-
-    def _read(self, size: int) -> bytes:
-        data = b""
-        while len(data) < size:
-            if self._sock is None:
-                raise ConnectionError("not connected")
-            more = self._sock.recv(size - len(data))
-            if not more:
-                raise ConnectionError("the device hung up")
-            data += more
-        return data
-
-    def _wait_for_back_end(self) -> None:
+    def _wait_for_back_end(self) -> BackEndSocket:
         """Raises: GuestError, if none comes for long."""
         end_s = time.monotonic() + _GIVE_UP_S
-        while not self.reconnect():
+        while True:
+            self.reconnect()
+            if self._sock is not None:
+                return self._sock
             if time.monotonic() > end_s:
                 raise GuestError(f"no balloon device at {self._path} for {_GIVE_UP_S:.0f} s")
             time.sleep(_RETRY_S)
 
     def _hung_up(self) -> None:
-        """The socket is readable while nothing was asked: the back-end is gone, or mad."""
+        """The socket is readable though nothing was asked: the back-end is gone, or in disorder."""
         if self._sock is None:
             return
-        with suppress(BlockingIOError, OSError):
-            if self._sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT):
-                _log.warning("the device says something nobody asked for")
+        if self._sock.says_something():
+            _log.warning("the device says something nobody asked for")
         _log.info("the device is gone")
         self._disconnect()
 
