@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
+from typing import Final
+
 import pytest
 from hypothesis import HealthCheck, settings
+from tests.support.orphans import end_children_with_us
 
 from ballonet.errors import GuestError
 from ballonet.guests.kernel_package import find_kernel_package
@@ -11,6 +15,22 @@ from ballonet.guests.kernel_package import find_kernel_package
 # A busy machine is slow, and that is no fault of what is tested.
 settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("default")
+
+
+_WATCHERS: Final[list[subprocess.Popen[bytes]]] = []
+
+
+def pytest_configure() -> None:
+    """Let nothing outlive the tests."""
+    _WATCHERS.append(end_children_with_us())
+
+
+def pytest_unconfigure() -> None:
+    """Every test has ended what it has started."""
+    while _WATCHERS:
+        watcher = _WATCHERS.pop()
+        watcher.kill()
+        watcher.communicate()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
