@@ -60,7 +60,7 @@ class GuestRam:
     """All regions of one guest; a context manager.  With `huge`, made of huge pages."""
 
     def __init__(self, regions: Sequence[RamRegion], *, huge: bool = False) -> None:
-        self.regions: Final = tuple(sorted(regions, key=lambda region: region.gpa))
+        self.regions = tuple(sorted(regions, key=lambda region: region.gpa))
         self._files: dict[int, _File] = {}
         for number in sorted({region.file for region in regions}):
             ours = [region for region in regions if region.file == number]
@@ -68,6 +68,14 @@ class GuestRam:
             fd = os.memfd_create(f"{FILE_NAME}-{number}", os.MFD_HUGETLB if huge else 0)
             os.ftruncate(fd, size)
             self._files[number] = _File(fd, mmap.mmap(fd, size))
+
+    @classmethod
+    def of_fd(cls, fd: int, size: int) -> Self:
+        """The same memory in another process: one region from address 0, its file's number `fd`."""
+        made = cls([])
+        made.regions = (RamRegion(0, size, 0),)
+        made._files[0] = _File(fd, mmap.mmap(fd, size))
+        return made
 
     def __enter__(self) -> Self:
         return self
