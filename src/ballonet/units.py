@@ -25,8 +25,9 @@ BALLOON_PAGE_SHIFT: Final = 12
 BALLOON_PAGE_BYTES: Final = 1 << BALLOON_PAGE_SHIFT
 
 
-_SUFFIXES: Final = {"": 0, "k": 10, "m": 20, "g": 30, "t": 40}
-_SIZE: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?", re.IGNORECASE | re.ASCII)
+_SUFFIXES: Final = {"b": 0, "k": 10, "m": 20, "g": 30, "t": 40}
+_SIZE: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([kmgt])(?:i?b)?|(b))", re.IGNORECASE | re.ASCII)
+_BARE: Final = re.compile(r"\d+(?:\.\d+)?", re.ASCII)
 _NAMES: Final = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
@@ -41,15 +42,20 @@ def bytes_to_pages(size_bytes: int) -> int:
 
 
 def parse_bytes(text: str, *, key: str, limits: tuple[int, int]) -> int:
-    """Read a size as people write it: ``512M``, ``1.5GiB``, ``4096``; suffixes are powers of 1024.
+    """Read a size as people write it: ``512M``, ``1.5GiB``, ``4096B``; suffixes are powers of 1024.
 
+    A number without a unit is one only if it is 0: whoever writes 512 may mean MiB, as QEMU's
+    human monitor does, or bytes, as QMP does.
     Raises: SettingsError naming `key`, if it is no size or not within `limits`, in bytes.
     """
-    found = _SIZE.fullmatch(text.strip())
+    number = text.strip()
+    bare = _BARE.fullmatch(number)
+    if bare and Decimal(number):
+        raise SettingsError(key, text, f"a unit: {number}M, {number}K or, in bytes, {number}B")
+    found = _SIZE.fullmatch(f"{number}B" if bare else number)
     if found is None:
         raise SettingsError(key, text, "a size such as 512M or 1.5GiB")
-    number, suffix = found.groups()
-    size_bytes = int(Decimal(number) * (1 << _SUFFIXES[suffix.lower()]))
+    size_bytes = int(Decimal(found[1]) * (1 << _SUFFIXES[(found[2] or found[3]).lower()]))
     least, most = limits
     if not least <= size_bytes <= most:
         raise SettingsError(key, text, f"between {format_bytes(least)} and {format_bytes(most)}")

@@ -12,16 +12,29 @@ LIMITS = (0, 1 << 44)
 
 @pytest.mark.parametrize(
     ("text", "size_bytes"),
-    [("4096", 4096), ("512M", 512 << 20), ("1.5GiB", 3 << 29), (" 2 g ", 2 << 30), ("1kB", 1024)],
+    [
+        *(("4096B", 4096), ("512M", 512 << 20), ("1.5GiB", 3 << 29), (" 2 g ", 2 << 30)),
+        *(("1kB", 1024), ("0", 0), ("0.0", 0), ("0M", 0)),
+    ],
 )
 def test_sizes_are_powers_of_1024(text: str, size_bytes: int) -> None:
     assert parse_bytes(text, key="--memory", limits=LIMITS) == size_bytes
 
 
-@pytest.mark.parametrize("text", ["", "M", "-1M", "1e9", "5X", "0x10", "1.M", "٣M", "99999T"])
+@pytest.mark.parametrize(
+    "text", ["", "M", "-1M", "1e9", "5X", "0x10", "1.M", "٣M", "99999T", "12iB", "9" * 5000 + "M"]
+)
 def test_what_is_no_size_is_refused_by_name(text: str) -> None:
     with pytest.raises(SettingsError, match="--memory"):
         parse_bytes(text, key="--memory", limits=LIMITS)
+
+
+@pytest.mark.parametrize("number", ["512", "1.5", "536870912"])
+def test_a_number_without_a_unit_is_refused_with_what_it_may_mean(number: str) -> None:
+    with pytest.raises(SettingsError) as refused:
+        parse_bytes(number, key="SIZE", limits=LIMITS)
+    meanings = f"a unit: {number}M, {number}K or, in bytes, {number}B"
+    assert str(refused.value) == f"SIZE: got '{number}', expected {meanings}"
 
 
 @given(st.integers(0, 2**32 - 1))
