@@ -10,8 +10,10 @@ import logging
 import os
 import signal
 import sys
+from contextlib import suppress
 from importlib import import_module
-from typing import Final
+from types import FrameType
+from typing import Final, NoReturn
 
 import click
 
@@ -44,6 +46,8 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 EXIT_FAILED: Final = 1
 EXIT_WRONG_USE: Final = 2
 EXIT_INTERRUPTED: Final = 130
+
+_log = logging.getLogger(__name__)
 
 
 class _LazyVerbs(click.Group):
@@ -85,8 +89,28 @@ def vhost_user_balloon() -> None:
 
 
 def _run(command: click.Command) -> int:
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    """Run a command to its end; whatever ends it, in an exit code and at most one line."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
+            signal.signal(number, _leave)
     raise_file_limit()
+    try:
+        code = _run_command(command)
+        if sys.stdout is not None:  # it was open when the program started
+            sys.stdout.flush()
+    except OSError as error:
+        code = EXIT_FAILED
+        _log.debug("this ended the program", exc_info=error)
+        _complain_of_system(error)
+    return code
+
+
+def _leave(number: int, _: FrameType | None) -> NoReturn:
+    """End by an exception, so that whatever was started is ended and removed."""
+    sys.exit(128 + number)
+
+
+def _run_command(command: click.Command) -> int:
     try:
         command.main(standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
@@ -97,10 +121,6 @@ def _run(command: click.Command) -> int:
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         return EXIT_INTERRUPTED
-    except BrokenPipeError:
-        # Whoever read our output has left; the interpreter must not complain of it at the end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_FAILED
     except SettingsError as error:
         _complain(str(error))
         return EXIT_WRONG_USE
@@ -116,4 +136,19 @@ def _run(command: click.Command) -> int:
 
 
 def _complain(text: str) -> None:
-    click.echo(f"ballonet: {text}", err=True)
+    with suppress(OSError):  # stderr may be full, too
+        click.echo(f"ballonet: {text}", err=True)
+
+
+def _complain_of_system(error: OSError) -> None:
+    """One line on what the system refused; none, if whoever read our output has left."""
+    culprit = error.filename
+    try:
+        sys.stdout.flush()
+    except OSError:
+        culprit = "standard output"
+        # The interpreter must not try again at the end, and complain of it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if not isinstance(error, BrokenPipeError):
+        text = error.strerror or str(error)
+        _complain(f"{culprit}: {text}" if culprit else text)
