@@ -10,7 +10,8 @@
     │  ├─ ListenError            a socket that cannot be had
     │  └─ MapError               a memory region that cannot be mapped
     ├─ GuestError                a guest that did not start, answer or stop
-    ├─ MonitorError              a monitor that cannot be reached, or refuses
+    ├─ MonitorError              a monitor that cannot be reached, or makes no sense
+    │  └─ CommandRefusedError    a command that it refuses              command, qmp_class, desc
     ├─ UsageError(RuntimeError)  our own caller, out of order
     └─ SettingsError(ValueError) what the user asked for               key, got, allowed
 
@@ -21,6 +22,7 @@ from __future__ import annotations
 
 __all__ = [
     "BallonetError",
+    "CommandRefusedError",
     "GuestError",
     "GuestMemoryError",
     "GuestPanicError",
@@ -94,7 +96,15 @@ class GuestError(BallonetError):
 
 
 class MonitorError(BallonetError):
-    """A monitor that cannot be reached, or refuses what it is asked."""
+    """A monitor that cannot be reached, or whose answers make no sense."""
+
+
+class CommandRefusedError(MonitorError):
+    """A monitor refuses a command: its class of error, and its words."""
+
+    def __init__(self, command: str, qmp_class: str, desc: str) -> None:
+        super().__init__(f"the monitor refused {command}: {desc}")
+        self.command, self.qmp_class, self.desc = command, qmp_class, desc
 
 
 class UsageError(BallonetError, RuntimeError):

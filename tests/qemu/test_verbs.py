@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -50,9 +51,8 @@ def test_a_size_is_reached_and_said_to_be(qmp: str) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("reached: the guest keeps 300.0 MiB")
     info = json.loads(ballonet("info", qmp, "--json").stdout)
-    assert info["logical"] == 300 * MIB
-    assert info["balloon"] == info["memory"] - 300 * MIB
-    assert info["has-driver"] is True
+    assert info["logical_bytes"] == 300 * MIB
+    assert info["balloon_bytes"] == info["memory_bytes"] - 300 * MIB
 
 
 def test_without_waiting_it_is_only_asked_for(qmp: str) -> None:
@@ -62,22 +62,63 @@ def test_without_waiting_it_is_only_asked_for(qmp: str) -> None:
     assert ballonet("set", qmp, "320M", "--wait").returncode == 0
 
 
-def test_more_than_the_guest_can_give_is_not_called_reached(qmp: str) -> None:
-    done = ballonet("set", qmp, "8M", "--wait", "--deadline", "25s", "--json")
+def test_a_size_that_the_guest_has_already_is_reached_again(qmp: str) -> None:
+    assert ballonet("set", qmp, "300M", "--wait").returncode == 0
+    done = ballonet("set", qmp, "300M", "--wait")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(ballonet("info", qmp, "--json").stdout)["logical_bytes"] == 300 * MIB
+
+
+def test_less_than_the_guest_uses_is_refused_with_the_numbers(qmp: str) -> None:
+    before = json.loads(ballonet("info", qmp, "--json").stdout)
+    for more in ((), ("--wait",)):
+        done = ballonet("set", qmp, "20M", "--json", *more)
+        assert done.returncode == 1
+        result = json.loads(done.stdout)
+        assert result["verdict"] == "refused"
+        assert 20 * MIB < result["used_bytes"] < result["floor_bytes"] < 256 * MIB
+        assert done.stderr.startswith("ballonet: refused: of its ")
+        assert "--force" in done.stderr
+        assert done.stderr.count("\n") == 1
+    after = json.loads(ballonet("info", qmp, "--json").stdout)
+    assert after["logical_bytes"] == before["logical_bytes"]
+    assert after["poll_interval_s"] == 0
+
+
+def test_a_guest_that_is_forced_and_hurt_gets_memory_back_and_lives(qmp: str) -> None:
+    done = ballonet("set", qmp, "8M", "--wait", "--force", "--deadline", "45s", "--json")
     assert done.returncode == 1
     result = json.loads(done.stdout)
-    assert result["verdict"] == "stuck"
-    assert result["actual"] > 8 * MIB
+    assert result["verdict"] in {"suffering", "stuck"}
+    assert 8 * MIB < result["actual_bytes"] < result["taken_back_to_bytes"]
+    assert result["taken_back_to_bytes"] == result["floor_bytes"]
     assert done.stderr.count("ballonet: ") == 1
+    # Alive: it takes its memory back, and answers.
     assert ballonet("set", qmp, "1T", "--wait").returncode == 0
+    assert ballonet("stats", qmp).returncode == 0
+
+
+def test_more_than_the_guest_has_is_said_to_be(qmp: str) -> None:
+    done = ballonet("set", qmp, "900M", "--wait")
+    assert done.returncode == 0, done.stderr
+    assert "900.0 MiB are more than it has" in done.stdout
+
+
+def test_a_bare_number_is_refused_with_what_it_may_mean(qmp: str) -> None:
+    done = ballonet("set", qmp, "512")
+    assert done.returncode == 2
+    assert done.stderr == (
+        "ballonet: size: got '512', expected a unit: 512M, 512K or, in bytes, 512B\n"
+    )
 
 
 def test_statistics_come_and_polling_is_left_as_it_was(qmp: str) -> None:
     done = ballonet("stats", qmp, "--json")
     assert done.returncode == 0, done.stderr
     stats = json.loads(done.stdout)["stats"]
-    assert 0 < stats["stat-free-memory"] < stats["stat-total-memory"] <= 512 * MIB
-    assert json.loads(ballonet("info", qmp, "--json").stdout)["poll-interval"] == 0
+    assert 0 < stats["free_memory_bytes"] < stats["total_memory_bytes"] <= 512 * MIB
+    assert all(value is None or value < 1 << 50 for value in stats.values())
+    assert json.loads(ballonet("info", qmp, "--json").stdout)["poll_interval_s"] == 0
     shown = ballonet("stats", qmp)
     assert "memfree" in shown.stdout
     assert "MiB" in shown.stdout
@@ -90,9 +131,20 @@ def test_watching_goes_on_until_it_is_interrupted(qmp: str) -> None:
         samples = [json.loads(process.stdout.readline()) for _ in range(3)]
         process.send_signal(2)
         assert process.wait(PATIENCE_S) == 0
-    times = [sample["last-update"] for sample in samples]
+    times = [sample["last_update_s"] for sample in samples]
     assert times == sorted(times)
-    assert json.loads(ballonet("info", qmp, "--json").stdout)["poll-interval"] == 0
+    assert json.loads(ballonet("info", qmp, "--json").stdout)["poll_interval_s"] == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_watching_that_is_ended_puts_the_polling_back(qmp: str, number: signal.Signals) -> None:
+    command = [BALLONET, "stats", qmp, "--watch", "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.send_signal(number)
+        assert process.wait(30) == 128 + number
+    assert json.loads(ballonet("info", qmp, "--json").stdout)["poll_interval_s"] == 0
 
 
 def test_the_monitor_takes_commands_of_both_kinds(qmp: str) -> None:

@@ -3,20 +3,44 @@
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Final
 
 import click
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from ballonet.cli.monitor_client import JSON_OPTION, SOCKET_ARGUMENT, run
-from ballonet.units import format_bytes, pages_to_bytes
-from ballonet.vms.qmp_vm import connected
+from ballonet.errors import CommandRefusedError, GuestError
+from ballonet.units import format_bytes
+from ballonet.vms.device_info import STEPS, DeviceInfo
+from ballonet.vms.qmp_vm import QmpVm, connected
 
 __all__ = ["info"]
 
-_STEPS = ("asked", "sent", "read", "moved", "reached")
+_DRIVER: Final = {
+    True: "uses it",
+    False: "nobody in the guest uses it",
+    None: "not known; `ballonet stats` asks the guest",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Facts:
+    """What is shown; None: not known."""
+
+    memory_bytes: int | None
+    logical_bytes: int | None
+    balloon_bytes: int | None
+    paused: bool
+    has_driver: bool | None
+    poll_interval_s: int | None
+    stats_last_update_s: int | None
+    device: DeviceInfo | None  #: what only ours tells
 
 
 @click.command()
@@ -25,61 +49,104 @@ _STEPS = ("asked", "sent", "read", "moved", "reached")
 def info(socket_path: Path, *, as_json: bool) -> None:
     """Show a guest's balloon.
 
-    SOCKET is a QMP socket, of `ballonet device --qmp` or of any QEMU.
+    SOCKET is a QMP socket, of `ballonet device --qmp` or of any QEMU.  Changes nothing.
     """
     facts = run(_facts(socket_path))
     if as_json:
-        click.echo(json.dumps(facts, indent=2))
+        click.echo(json.dumps(asdict(facts), indent=2))
     else:
         Console(highlight=False).print(_table(facts))
 
 
-async def _facts(path: Path) -> dict[str, Any]:
+async def _facts(path: Path) -> _Facts:
     async with connected(path) as vm:
-        ram, logical = await vm.ram_bytes(), await vm.logical_bytes()
-        return {
-            "memory": ram,
-            "logical": logical,
-            "balloon": None if ram is None else max(0, ram - logical),
-            "has-driver": await vm.has_driver(),
-            "poll-interval": await vm.poll_interval(),
-            "last-update": (await vm.guest_stats())["last-update"],
-            **{name: value for name, value in (await vm.info()).items() if name != "ram"},
-        }
+        device, paused = await vm.device_info(), await vm.is_paused()
+        if device is not None and device.ram_bytes is None:
+            # Nothing can be asked of a guest that is not there.
+            return _Facts(None, None, None, paused, device.has_driver, None, None, device)
+        if device is None or device.logical_bytes is None:
+            ram_bytes, logical_bytes = await vm.ram_bytes(), await vm.logical_bytes()
+        else:
+            ram_bytes, logical_bytes = device.ram_bytes, device.logical_bytes
+        return _Facts(
+            ram_bytes,
+            logical_bytes,
+            None if ram_bytes is None else max(0, ram_bytes - logical_bytes),
+            paused,
+            *await _of_statistics(vm, device),
+            device,
+        )
 
 
-def _table(facts: dict[str, Any]) -> Table:
+async def _of_statistics(
+    vm: QmpVm, device: DeviceInfo | None
+) -> tuple[bool | None, int | None, int | None]:
+    """Whether a driver is there, how often it is asked, when it answered."""
+    has_driver = None if device is None else device.has_driver
+    try:
+        if device is None:
+            has_driver = await vm.has_driver()
+        return has_driver, await vm.poll_interval(), (await vm.guest_stats()).last_update_s
+    except (GuestError, CommandRefusedError):  # a balloon of another kind, as hv-balloon
+        return has_driver, None, None
+
+
+def _table(facts: _Facts) -> Table:
     table = Table(show_header=False, box=None)
     table.add_column(style="bold")
     table.add_column()
-    for name, key in (("memory", "memory"), ("the guest keeps", "logical"), ("balloon", "balloon")):
-        if facts[key] is not None:
-            table.add_row(name, format_bytes(facts[key]))
-    table.add_row("driver", "uses it" if facts["has-driver"] else "nobody in the guest uses it")
-    if "stage" in facts:
-        _add_own(table, facts)
-    interval = facts["poll-interval"]
-    table.add_row("statistics", f"every {interval} s" if interval else "not polled")
+    for name, text in _rows(facts):
+        table.add_row(name, Text(text))  # a text of the monitor's is no markup
     return table
 
 
-def _add_own(table: Table, facts: dict[str, Any]) -> None:
-    """What only our own monitor tells."""
-    table.add_row("target", f"{format_bytes(pages_to_bytes(facts['target-pages']))} in the balloon")
-    table.add_row("newest request", facts["why"])
-    steps = [
-        f"{step} {facts['request'][f'{step}-ms-ago'] / 1000:.3f} s ago"
-        for step in _STEPS
-        if facts["request"][f"{step}-ms-ago"] is not None
-    ]
+def _rows(facts: _Facts) -> Iterator[tuple[str, str]]:
+    device = facts.device
+    if device is not None and device.problem:
+        yield "problem", device.problem
+    if device is not None and not device.connected:
+        yield "state", "no VMM is connected yet"
+    elif facts.paused:
+        yield "state", "paused: the guest does not run, it cannot follow"
+    sizes = {
+        "memory": facts.memory_bytes,
+        "the guest keeps": facts.logical_bytes,
+        "balloon": facts.balloon_bytes,
+    }
+    for name, size_bytes in sizes.items():
+        if size_bytes is not None:
+            yield name, format_bytes(size_bytes)
+    yield "driver", _DRIVER[facts.has_driver]
+    if device is not None:
+        yield from _device_rows(device)
+    if facts.poll_interval_s is not None:
+        yield "statistics", _statistics(facts)
+
+
+def _statistics(facts: _Facts) -> str:
+    every = f"every {facts.poll_interval_s} s" if facts.poll_interval_s else "not polled"
+    if facts.stats_last_update_s is None:
+        return f"{every}, none yet"
+    clock = time.strftime("%H:%M:%S", time.localtime(facts.stats_last_update_s))
+    return f"{every}, the newest of {clock}"
+
+
+def _device_rows(device: DeviceInfo) -> Iterator[tuple[str, str]]:
+    """What only our own device tells."""
+    if device.target_bytes is not None:
+        yield "target", f"{format_bytes(device.target_bytes)} in the balloon"
+    if device.why:
+        yield "newest request", device.why
+    ages = {step: device.request_age_s.get(step) for step in STEPS}
+    steps = [f"{step} {age_s:.3f} s ago" for step, age_s in ages.items() if age_s is not None]
     if steps:
-        table.add_row("", ", ".join(steps))
-    table.add_row("host holds", format_bytes(facts["host-memory"]))
-    table.add_row("features", ", ".join(facts["features"]) or "none")
-    table.add_row("answers", facts["stats"])
-    if facts["inhibited"]:
-        table.add_row("no discards", ", ".join(facts["inhibited"]))
-    if facts.get("problem"):
-        table.add_row("problem", facts["problem"])
-    if facts["broken"]:
-        table.add_row("broken", facts["broken"])
+        yield "", ", ".join(steps)
+    if device.host_bytes is not None:
+        yield "host holds", format_bytes(device.host_bytes)
+    yield "features", ", ".join(device.features) or "none"
+    if device.stats:
+        yield "answers", device.stats
+    if device.inhibited:
+        yield "no discards", ", ".join(device.inhibited)
+    if device.broken:
+        yield "broken", device.broken

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Final
 
 import click
 
 from ballonet.cli.monitor_client import SOCKET_ARGUMENT, run
-from ballonet.errors import MonitorError
+from ballonet.errors import CommandRefusedError, GuestError
 from ballonet.vms.qmp_vm import QmpVm, connected
 
 __all__ = ["monitor"]
 
 _PROMPT: Final = "(ballonet) "
 _HISTORY: Final = Path.home() / ".ballonet_history"
+_READ_BYTES: Final = 1 << 16
 
 
 @click.command()
@@ -27,6 +30,8 @@ def monitor(socket_path: Path) -> None:
 
     SOCKET is a QMP socket, of `ballonet device --qmp` or of any QEMU.  Leave with Ctrl-D.
     """
+    if sys.stdin is None:  # it was closed when the program started
+        raise GuestError("there is nothing to read commands from: standard input is closed")
     run(_converse(socket_path))
 
 
@@ -35,8 +40,32 @@ async def _converse(path: Path) -> None:
         if sys.stdin.isatty():
             await _with_terminal(vm)
         else:
-            for line in sys.stdin:
+            async for line in _lines(sys.stdin.fileno()):
                 await _obey(vm, line.strip())
+
+
+async def _lines(fd: int) -> AsyncIterator[str]:
+    """Lines of a pipe or a file, never waiting for them in a way that no signal can end."""
+    rest = b""
+    while data := await _read(fd):
+        *lines, rest = (rest + data).split(b"\n")
+        for line in lines:
+            yield line.decode(errors="replace")
+    yield rest.decode(errors="replace")
+
+
+async def _read(fd: int) -> bytes:
+    loop = asyncio.get_running_loop()
+    readable = asyncio.Event()
+    try:
+        loop.add_reader(fd, readable.set)
+    except PermissionError:  # a file, which needs no waiting for
+        return os.read(fd, _READ_BYTES)
+    try:
+        await readable.wait()
+    finally:
+        loop.remove_reader(fd)
+    return os.read(fd, _READ_BYTES)
 
 
 async def _with_terminal(vm: QmpVm) -> None:
@@ -69,24 +98,28 @@ async def _words(vm: QmpVm) -> list[str]:
 
 
 async def _obey(vm: QmpVm, line: str) -> None:
+    """Do what a line says. Raises: MonitorError, if the monitor is gone."""
     if not line:
         return
     if line.startswith("{"):
         click.echo(json.dumps(await _qmp(vm, line), indent=2))
-    else:
+        return
+    try:
         click.echo(await vm.human(line), nl=False)
+    except CommandRefusedError as error:
+        click.echo(error.desc)
 
 
 async def _qmp(vm: QmpVm, line: str) -> object:
     try:
         command = json.loads(line)
-        reply: object = await vm.execute(command["execute"], **command.get("arguments", {}))
-    except (ValueError, KeyError, TypeError) as error:
-        return {"error": f"this is no QMP command: {error}"}
-    except MonitorError as error:
-        return {"error": str(error)}
-    except asyncio.CancelledError:
-        raise
-    except Exception as error:  # the library's own errors, whatever they are
-        return {"error": str(error)}
+        name, arguments = command["execute"], command.get("arguments", {})
+    except (ValueError, KeyError, RecursionError) as error:
+        return {"error": f"this is not a QMP command: {error}"}
+    if not isinstance(name, str) or not isinstance(arguments, dict):
+        return {"error": "this is not a QMP command: execute and arguments of the wrong type"}
+    try:
+        reply: object = await vm.execute_typed(name, arguments)
+    except CommandRefusedError as error:
+        return {"error": {"class": error.qmp_class, "desc": error.desc}}
     return reply

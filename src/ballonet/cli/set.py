@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
 
 import click
 from rich.console import Console
@@ -19,13 +16,14 @@ from ballonet.cli.seconds import SecondsType
 from ballonet.cli.size import SizeType
 from ballonet.errors import GuestError
 from ballonet.units import format_bytes
-from ballonet.vms.change import Change, Verdict
 from ballonet.vms.change import Progress as ChangeProgress
-from ballonet.vms.qmp_vm import QmpVm, connected
+from ballonet.vms.change import Verdict
+from ballonet.vms.qmp_vm import connected
+from ballonet.vms.resize import Outcome, Resize
 
 __all__ = ["set"]
 
-_LOOK_S: Final = 0.2
+_PAUSED = "the VM is paused: the guest follows when it runs again"
 
 
 @click.command()
@@ -40,67 +38,38 @@ _LOOK_S: Final = 0.2
     show_default=True,
     help="How long to wait at most.",
 )
+@click.option("--force", is_flag=True, help="Ask also for less than the guest can live with.")
 @JSON_OPTION
 def set(  # noqa: A001 - the verb's name
-    socket_path: Path, size: int, *, wait: bool, deadline_s: float, as_json: bool
+    socket_path: Path, size: int, *, wait: bool, deadline_s: float, force: bool, as_json: bool
 ) -> None:
     """Set how much memory the guest keeps; the rest goes into its balloon.
 
-    SOCKET is a QMP socket, of `ballonet device --qmp` or of any QEMU.  With --wait the exit code is
-    1 unless the size was reached.
+    SOCKET is a QMP socket, of `ballonet device --qmp` or of any QEMU.  Less than what the guest
+    uses, by its statistics, and a margin is refused with exit code 1; so is less than 35 % of the
+    memory of a guest that sends no statistics.  With --wait the exit code is 1 unless the size was
+    reached, and a request that the guest cannot follow or suffers from is taken back.
     """
-    console = Console(stderr=as_json, highlight=False)
-    result = run(_set(socket_path, size, deadline_s if wait else None, console))
+    console = Console(stderr=as_json, highlight=False, markup=False)
+    outcome = run(
+        _set(socket_path, size, console, force=force, deadline_s=deadline_s if wait else None)
+    )
     if as_json:
-        click.echo(json.dumps(result))
-    else:
-        console.print(_in_words(result))
-    if wait and result["verdict"] != Verdict.REACHED.name.lower():
-        raise GuestError(f"the guest keeps {format_bytes(int(str(result['actual'])))}")
+        click.echo(json.dumps(_as_json(outcome)))
+    if outcome.refused:
+        raise GuestError(f"refused: {outcome.why}; --force asks for less")
+    if not as_json:
+        console.print(_in_words(outcome), soft_wrap=True)
+    if outcome.verdict not in (None, Verdict.REACHED):
+        raise GuestError(f"the guest keeps {format_bytes(outcome.actual_bytes)}")
 
 
 async def _set(
-    path: Path, size: int, deadline_s: float | None, console: Console
-) -> dict[str, object]:
+    path: Path, size: int, console: Console, *, force: bool, deadline_s: float | None
+) -> Outcome:
     async with connected(path) as vm:
-        ram = await vm.ram_bytes()
-        wanted = size if ram is None else min(size, ram)
-        start = await vm.logical_bytes()
-        await vm.set_logical_bytes(size)
-        result: dict[str, object] = {"wanted": wanted, "before": start, "actual": start}
-        if deadline_s is None:
-            return result | {"verdict": "asked"}
-        return result | await _follow(
-            vm, Change(start, wanted, time.monotonic()), deadline_s, console
-        )
-
-
-async def _follow(
-    vm: QmpVm, change: Change, deadline_s: float, console: Console
-) -> dict[str, object]:
-    """Watch a change until its verdict."""
-    begun_s = time.monotonic()
-    number = (await vm.info()).get("request", {}).get("number")
-    with _display(console) as show:
-        while True:
-            now_bytes, info = await vm.logical_bytes(), await vm.info()
-            now_s = time.monotonic()
-            progress = change.see(now_bytes, now_s)
-            show(progress)
-            verdict = change.verdict(
-                now_s,
-                deadline_s=begun_s + deadline_s,
-                superseded=info.get("request", {}).get("number") != number,
-                has_driver=await vm.has_driver(),
-            )
-            if verdict is not None:
-                return {
-                    "actual": now_bytes,
-                    "seconds": round(now_s - begun_s, 3),
-                    "verdict": verdict.name.lower(),
-                    "why": info.get("why", verdict.value),
-                }
-            await asyncio.sleep(_LOOK_S)
+        with _display(console) as show:
+            return await Resize(vm, size, show).run(force=force, deadline_s=deadline_s)
 
 
 @contextmanager
@@ -126,15 +95,40 @@ def _display(console: Console) -> Iterator[Callable[[ChangeProgress], None]]:
         yield show
 
 
-def _in_words(result: dict[str, object]) -> str:
-    wanted, actual = (
-        format_bytes(int(str(result["wanted"]))),
-        format_bytes(int(str(result["actual"]))),
-    )
-    match result["verdict"]:
-        case "asked":
-            return f"asked for {wanted}; the guest keeps {actual} now"
-        case "reached":
-            return f"reached: the guest keeps {actual}, after {result['seconds']} s"
-        case verdict:
-            return f"{verdict}: {wanted} were asked for, the guest keeps {actual}; {result['why']}"
+def _as_json(outcome: Outcome) -> dict[str, object]:
+    floor = outcome.floor
+    return {
+        "verdict": _verdict(outcome),
+        "why": outcome.why or None,
+        "asked_bytes": outcome.asked_bytes,
+        "wanted_bytes": outcome.wanted_bytes,
+        "before_bytes": outcome.before_bytes,
+        "actual_bytes": outcome.actual_bytes,
+        "floor_bytes": None if floor is None else floor.floor_bytes,
+        "used_bytes": None if floor is None else floor.used_bytes,
+        "taken_back_to_bytes": outcome.taken_back_to_bytes,
+        "paused": outcome.paused,
+        "waited_s": outcome.waited_s,
+    }
+
+
+def _verdict(outcome: Outcome) -> str:
+    if outcome.refused:
+        return "refused"
+    return "asked" if outcome.verdict is None else outcome.verdict.name.lower()
+
+
+def _in_words(outcome: Outcome) -> str:
+    wanted, actual = format_bytes(outcome.wanted_bytes), format_bytes(outcome.actual_bytes)
+    if outcome.verdict is None:
+        text = f"asked for {wanted}; the guest keeps {actual} now"
+        text += f"; {_PAUSED}" if outcome.paused else ""
+    elif outcome.verdict is Verdict.REACHED:
+        text = f"reached: the guest keeps {actual}, after {outcome.waited_s} s"
+    else:
+        text = f"{_verdict(outcome)}: asked for {wanted}, the guest keeps {actual}; {outcome.why}"
+    if outcome.taken_back_to_bytes is not None:
+        text += f"; taken back: it is asked to keep {format_bytes(outcome.taken_back_to_bytes)} now"
+    if outcome.asked_bytes > outcome.wanted_bytes:
+        text += f"; {format_bytes(outcome.asked_bytes)} are more than it has"
+    return text

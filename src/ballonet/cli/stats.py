@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import click
 from rich.console import Console
@@ -17,17 +15,16 @@ from rich.table import Table
 from ballonet.cli.monitor_client import JSON_OPTION, SOCKET_ARGUMENT, run
 from ballonet.errors import GuestError
 from ballonet.units import format_bytes
-from ballonet.virtio.stats import STATS, UNSET, StatRow, StatUnit
+from ballonet.virtio.stats import STATS, StatRow, StatUnit
+from ballonet.vms.guest_stats import GuestStats
+from ballonet.vms.polling import Polling, polling
 from ballonet.vms.qmp_vm import QmpVm, connected
 
 __all__ = ["stats"]
 
 _FIRST_S: Final = 10.0
-_LOOK_S: Final = 0.1
 #: Those that say what is now; the others count since the guest's boot.
 _LEVELS: Final = frozenset({"memfree", "memtot", "avail", "caches"})
-
-Sample = dict[str, Any]
 
 
 @click.command()
@@ -41,7 +38,7 @@ def stats(socket_path: Path, *, watch: bool, interval: int, as_json: bool) -> No
     """Show the guest's memory statistics.
 
     SOCKET is a QMP socket, of `ballonet device --qmp` or of any QEMU.  Asks the guest for fresh
-    values, and leaves the polling as it was.
+    values, and leaves the polling as it was; where somebody polls already, their interval counts.
     """
     with suppress(KeyboardInterrupt):
         run(_stats(socket_path, watch=watch, interval_s=interval, as_json=as_json))
@@ -49,67 +46,75 @@ def stats(socket_path: Path, *, watch: bool, interval: int, as_json: bool) -> No
 
 async def _stats(path: Path, *, watch: bool, interval_s: int, as_json: bool) -> None:
     console = Console(highlight=False)
-    async with connected(path) as vm, _polling(vm, interval_s):
-        sample = await _fresh(vm, None, max(_FIRST_S, 3.0 * interval_s))
-        _show(console, sample, None, as_json=as_json)
-        while watch:
+    async with connected(path) as vm, polling(vm, interval_s) as guest:
+        if await vm.is_paused():
+            raise GuestError("no fresh statistics: the VM is paused")
+        await guest.ask()
+        before = None
+        while True:
+            sample = await _next(vm, guest)
+            click.echo(json.dumps(_as_json(sample))) if as_json else console.print(
+                _table(sample, before)
+            )
+            if not watch:
+                return
             before = sample
-            sample = await _fresh(vm, sample, max(_FIRST_S, 3.0 * interval_s))
-            _show(console, sample, before, as_json=as_json)
 
 
-@asynccontextmanager
-async def _polling(vm: QmpVm, interval_s: int) -> AsyncIterator[None]:
-    """Poll so often inside the block, unless somebody polls already."""
-    before = await vm.poll_interval()
-    if before:
-        yield
-        return
-    await vm.set_poll_interval(interval_s)
-    try:
-        yield
-    finally:
-        await vm.set_poll_interval(0)
+async def _next(vm: QmpVm, guest: Polling) -> GuestStats:
+    """The next sample. Raises: GuestError, saying what is known."""
+    timeout_s = max(_FIRST_S, 3.0 * await vm.poll_interval())
+    sample = await guest.next(timeout_s)
+    if sample is not None:
+        return sample
+    raise GuestError(f"no fresh statistics within {timeout_s:.0f} s: {await _why_not(vm)}")
 
 
-async def _fresh(vm: QmpVm, old: Sample | None, timeout_s: float) -> Sample:
-    """The next sample. Raises: GuestError."""
-    begun = time.monotonic()
-    first = old or await vm.guest_stats()
-    while time.monotonic() - begun < timeout_s:
-        sample: Sample = await vm.guest_stats()
-        if sample["last-update"] != first["last-update"] or sample["stats"] != first["stats"]:
-            return sample
-        await asyncio.sleep(_LOOK_S)
-    info = await vm.info()
-    why = info.get("stats") or ("no driver" if not await vm.has_driver() else "it does not answer")
-    raise GuestError(f"no fresh statistics within {timeout_s:.0f} s: {why}")
+async def _why_not(vm: QmpVm) -> str:
+    if await vm.is_paused():
+        return "the VM is paused"
+    info = await vm.device_info()
+    if info is not None:
+        return info.problem or info.stats or "the device does not say why"
+    return "the guest does not answer; whether it has a balloon driver is not known"
 
 
-def _show(console: Console, sample: Sample, before: Sample | None, *, as_json: bool) -> None:
-    if as_json:
-        click.echo(json.dumps(sample))
-        return
-    clock = time.strftime("%H:%M:%S", time.localtime(sample["last-update"]))
+def _as_json(sample: GuestStats) -> dict[str, object]:
+    """Under QEMU's names; null for what the driver does not send."""
+    return {
+        "last_update_s": sample.last_update_s,
+        "stats": {_json_key(row): sample.values.get(row.name) for row in STATS},
+    }
+
+
+def _json_key(row: StatRow) -> str:
+    name = row.qemu_key.removeprefix("stat-").replace("-", "_")
+    return f"{name}_bytes" if row.unit is StatUnit.BYTES else name
+
+
+def _table(sample: GuestStats, before: GuestStats | None) -> Table:
+    clock = time.strftime("%H:%M:%S", time.localtime(sample.last_update_s))
     table = Table(title=f"statistics of {clock}", title_justify="left", show_header=False)
     table.add_column()
     table.add_column(justify="right")
     table.add_column(justify="right")
-    seconds = sample["last-update"] - before["last-update"] if before else 0
     for row in STATS:
-        value = sample["stats"].get(row.qemu_key, UNSET)
-        if value != UNSET:
-            old = before["stats"].get(row.qemu_key, UNSET) if before else UNSET
-            table.add_row(row.name, _value(row, value), _rate(row, value, old, seconds))
-    console.print(table)
+        if row.name in sample.values:
+            table.add_row(
+                row.name, _value(row, sample.values[row.name]), _rate(row, sample, before)
+            )
+    return table
 
 
 def _value(row: StatRow, value: int) -> str:
     return format_bytes(value) if row.unit is StatUnit.BYTES else f"{value:,}"
 
 
-def _rate(row: StatRow, value: int, old: int, seconds: int) -> str:
+def _rate(row: StatRow, sample: GuestStats, before: GuestStats | None) -> str:
     """What was added each second, for what only grows."""
-    if row.name in _LEVELS or old == UNSET or seconds <= 0:
+    if before is None or row.name in _LEVELS or row.name not in before.values:
         return ""
-    return f"{_value(row, max(0, value - old) // seconds)}/s"
+    seconds = (sample.last_update_s or 0) - (before.last_update_s or 0)
+    grown = sample.values[row.name] - before.values[row.name]
+    # A counter that fell is another kernel's.
+    return f"{_value(row, grown // seconds)}/s" if seconds > 0 and grown >= 0 else ""
