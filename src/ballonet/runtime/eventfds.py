@@ -77,8 +77,10 @@ class _Context:
     def __init__(self) -> None:
         self.pid: Final = os.getpid()
         self._handle = ctypes.c_ulong(0)
-        self._nothing_fd = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
-        self._request = _Request(opcode=_READ, fd=self._nothing_fd, flags=_SIGNALS)
+        self._nothing_fd = -1
+        with suppress(OSError):  # no descriptor is left: the kernel refuses each request then
+            self._nothing_fd = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        self._request = _Request(opcode=_READ, fd=self._nothing_fd & 0xFFFF_FFFF, flags=_SIGNALS)
         requests = (ctypes.c_void_p * 1)(ctypes.addressof(self._request))
         number = ctypes.c_long(_SUBMIT or 0)
         self._submit = partial(_syscall, number, self._handle, ctypes.c_long(1), requests)
@@ -99,7 +101,8 @@ class _Context:
         """Its thread has ended."""
         if self.pid == os.getpid() and self._handle.value:
             _call(_DESTROY, self._handle)
-        os.close(self._nothing_fd)
+        if self._nothing_fd >= 0:
+            os.close(self._nothing_fd)
 
 
 def _call(number: int | None, *arguments: object) -> int:

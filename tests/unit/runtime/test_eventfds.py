@@ -1,6 +1,7 @@
 """Signals that never wait, whatever their owner does to the descriptor."""
 
 import os
+import resource
 import threading
 from collections.abc import Iterator
 
@@ -68,3 +69,15 @@ def test_what_is_no_eventfd_is_left_alone() -> None:
     finally:
         for fd in (read_fd, write_fd, memory_fd):
             os.close(fd)
+
+
+def test_a_thread_that_has_no_descriptor_left_signals_all_the_same(blocking_fd: int) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+    try:
+        thread = threading.Thread(target=signal_often, args=(blocking_fd, 3))
+        thread.start()
+        thread.join()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert os.eventfd_read(blocking_fd) == 3
