@@ -35,10 +35,11 @@ class Clients:
         self,
         sessions: Callable[[], ServerSession],
         changed: Callable[[], None],
+        budget: CpuBudget,
     ) -> None:
         """`sessions` makes one for each; `changed` is called when a client has come or gone."""
         self._sessions, self._changed = sessions, changed
-        self._budget = CpuBudget()
+        self._budget = budget
         self._strangers = self._budget.account()  # pays for those who come, and for who has left
         self._listening: dict[socket.socket, asyncio.TimerHandle | None] = {}
         self._writers: dict[ServerSession, asyncio.StreamWriter] = {}
@@ -75,6 +76,11 @@ class Clients:
             await asyncio.wait(self._tasks, timeout=_CLOSE_S)
 
     def _accept(self, sock: socket.socket) -> None:
+        """Somebody waits to be let in, and may have to wait longer."""
+        wait_s = self._strangers.wait_s()
+        if wait_s:
+            self._listen_again_in(sock, wait_s)
+            return
         with self._strangers.paying():
             try:
                 connection, _ = sock.accept()
@@ -90,9 +96,6 @@ class Clients:
                 task = asyncio.get_running_loop().create_task(self._serve(connection))
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
-        wait_s = self._strangers.wait_s()
-        if wait_s:
-            self._listen_again_in(sock, wait_s)
 
     def _listen_again_in(self, sock: socket.socket, wait_s: float) -> None:
         self._ignore(sock)

@@ -16,6 +16,7 @@ from contextlib import suppress
 from typing import Final
 
 from ballonet.monitor.clients import Clients
+from ballonet.monitor.cpu_budget import CpuBudget
 from ballonet.monitor.outbox import Outbox
 from ballonet.qmp.commands import COMMANDS, Command
 from ballonet.qmp.limiter import Event, EventLimiter
@@ -45,11 +46,15 @@ class Monitor:
         watch: Watch = tuple,
         commands: Mapping[str, Command] = COMMANDS,
         version: QemuVersion = NEWEST,
+        budget: CpuBudget | None = None,
     ) -> None:
+        """`budget`: None, unless its clock is not that of the thread it runs on."""
         self._sockets, self._outbox, self._watch = sockets, outbox, watch
         self._limiter = EventLimiter()
         self._clients = Clients(
-            lambda: ServerSession(machine, commands, _report_bug, version), self._clients_changed
+            lambda: ServerSession(machine, commands, _report_bug, version),
+            self._clients_changed,
+            budget or CpuBudget(),
         )
         self._stirred: asyncio.Event | None = None  # made on the loop it is for
         self._pump_task: asyncio.Task[None] | None = None
