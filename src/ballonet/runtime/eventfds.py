@@ -17,6 +17,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Final
+from weakref import finalize
 
 __all__ = ["is_eventfd", "signal_eventfd"]
 
@@ -86,6 +87,8 @@ class _Context:
         self._submit = partial(_syscall, number, self._handle, ctypes.c_long(1), requests)
         if _SETUP is not None and not _call(_SETUP, 1, ctypes.byref(self._handle)):
             self._ring = (ctypes.c_uint32 * _RING_WORDS).from_address(self._handle.value)
+        ending = finalize(self, _give_up, self.pid, self._handle.value, self._nothing_fd)
+        ending.atexit = False  # the kernel clears up after a process
 
     def signal(self, fd: int) -> bool:
         """False: the kernel refuses."""
@@ -97,12 +100,13 @@ class _Context:
         self._ring[_HEAD] = self._ring[_TAIL]  # its end is known, and makes room for the next
         return True
 
-    def __del__(self) -> None:
-        """Its thread has ended."""
-        if self.pid == os.getpid() and self._handle.value:
-            _call(_DESTROY, self._handle)
-        if self._nothing_fd >= 0:
-            os.close(self._nothing_fd)
+
+def _give_up(pid: int, handle: int, nothing_fd: int) -> None:
+    """A thread has ended; its context took memory of this process, or of its parent."""
+    if handle and pid == os.getpid():
+        _call(_DESTROY, ctypes.c_ulong(handle))
+    if nothing_fd >= 0:
+        os.close(nothing_fd)
 
 
 def _call(number: int | None, *arguments: object) -> int:
