@@ -2,6 +2,8 @@
 
 import os
 import resource
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 
@@ -81,3 +83,24 @@ def test_a_thread_that_has_no_descriptor_left_signals_all_the_same(blocking_fd: 
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert os.eventfd_read(blocking_fd) == 3
+
+
+def test_threads_and_a_program_that_have_signalled_end_without_a_word_or_a_trace() -> None:
+    script = """
+import os, threading
+from ballonet.runtime.eventfds import signal_eventfd
+fd = os.eventfd(0)
+def open_fds(): return len(os.listdir("/proc/self/fd"))
+before = open_fds()
+for _ in range(10):
+    thread = threading.Thread(target=signal_eventfd, args=(fd,))
+    thread.start()
+    thread.join()
+assert open_fds() == before, "descriptors are left"
+assert "[aio]" not in open("/proc/self/maps").read(), "contexts are left"
+signal_eventfd(fd)
+assert os.eventfd_read(fd) == 11
+"""
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
