@@ -98,7 +98,11 @@ class DeviceProcess:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._process.kill()  # one that was not stopped, or does not stop
+        self.kill()  # one that was not stopped, or does not stop
+
+    def kill(self) -> None:
+        """End it as nobody can prevent."""
+        self._process.kill()
         self._process.wait()
 
     def is_alive(self) -> bool:

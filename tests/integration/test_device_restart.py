@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from tests.integration.device_under_test import DeviceProcess, running_device
-from tests.support.scripts import start_qemu
+from tests.support.scripts import reconnect_qemu, start_qemu
 from tests.support.small_disk import small_disk
 from tests.support.wait import holds, wait_until
 
@@ -79,6 +79,29 @@ def test_a_balloon_that_was_moving_goes_on(tmp_path: Path) -> None:
         (tmp_path / "device").unlink(missing_ok=True)
         with device(tmp_path):
             wait_until(lambda: actual(machine) == 200 * MIB >> 12, 30, "the balloon is full")
+
+
+def test_a_balloon_that_does_not_move_is_known_to_the_device_that_comes_after(
+    tmp_path: Path,
+) -> None:
+    state = tmp_path / "state"
+    options = (tmp_path / "device", tmp_path / "log", "--state-file", state)
+    with DeviceProcess(*options) as first, start_qemu(first.path) as machine:
+        machine.inflate([machine.free_range()[0]])
+        machine.write_actual(8192)
+        message = "the state is not written"
+        wait_until(lambda: json.loads(state.read_text())["actual_pages"] == 8192, 60, message)
+        for _ in range(2):  # killed while the guest is there, and after it was lost
+            first.kill()
+            (tmp_path / "device").unlink()
+            with DeviceProcess(*options) as second:
+                reconnect_qemu(second.path, machine)
+                assert machine.read_actual() == 8192  # of which the driver says nothing new
+                machine.front_end.close()
+                second.kill()
+                assert json.loads(state.read_text())["actual_pages"] == 8192
+    with DeviceProcess(*options) as third, start_qemu(third.path) as machine:
+        assert machine.read_actual() == 0  # another guest
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"version": 9}', "\x00", "[" * 100_000])
