@@ -25,9 +25,9 @@ from ballonet.errors import BallonetError, SettingsError, SystemCallError
 from ballonet.host.directory import CONTROL_NAME, HostDirectory
 from ballonet.host.guest_list import GuestList, check_memory, check_name
 from ballonet.host.guest_process import GuestProcess
+from ballonet.host.warm_up import warm_up
 from ballonet.host.worker import WorkerSettings
 from ballonet.host.worker_status import WorkerStatus
-from ballonet.memory.discard import discards_in_one_call
 from ballonet.monitor.monitor import Monitor
 from ballonet.monitor.outbox import Outbox
 from ballonet.qmp.host_commands import HOST_COMMANDS
@@ -76,8 +76,8 @@ class Host:
 
         Raises: ListenError, SettingsError.
         """
-        discards_in_one_call()  # tried out here once, not by every worker
         with self._directory:
+            warm_up(self._settings, self._directory.path)
             asyncio.run(self._serve(listening))
 
     def quit(self) -> None:
