@@ -133,8 +133,8 @@ class EmbeddedGuest:
         settings = self.settings
         arguments = [
             *("guest", "embedded", "--socket", str(settings.socket_path)),
-            *("--memory", str(settings.memory_bytes), "--page-size", str(settings.page_bytes)),
-            *("--seed", str(settings.kernel.seed), "--swap", str(settings.kernel.swap_bytes)),
+            *("--memory", f"{settings.memory_bytes}B", "--page-size", str(settings.page_bytes)),
+            *("--seed", str(settings.kernel.seed), "--swap", f"{settings.kernel.swap_bytes}B"),
             *("--speed", str(settings.speed), "--control-fd", str(control_fd)),
         ]
         if settings.workload is not None:
