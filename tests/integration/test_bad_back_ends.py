@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Self
 
 import pytest
+from tests.support.wait import holds
 from tests.support.wire import HEADER, REPLY, U64, VERSION, Req
 
 from ballonet.errors import GuestError
@@ -170,7 +171,7 @@ def test_an_answer_that_comes_byte_by_byte_for_ever_is_given_up(
         for byte in reply(Req.GET_FEATURES, bytes(8)) * 100:
             with suppress(OSError):
                 theirs.send(bytes([byte]))
-            if stop.wait(0.1):  # ever again before a time-out of one read
+            if not holds(lambda: not stop.is_set(), 0.1):  # again before a read's time is over
                 return
 
     thread = threading.Thread(target=trickle)

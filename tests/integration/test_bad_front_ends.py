@@ -52,6 +52,7 @@ class Host:
             self._starts += 1
             path = self._folder / f"balloon-{self._starts}.sock"
             self._device = DeviceProcess(path, self._folder / f"stderr-{self._starts}")
+            serve_one_guest(self._device)  # what it opens once for all guests is open then
             with FrontEnd.connect(path) as front_end:
                 front_end.get_features()
                 self.idle_fds = self._device.open_fds() - 1  # less the connection
