@@ -36,12 +36,13 @@ test-oldest: system ## those without a kernel, on the oldest dependencies that a
 	@.venv-oldest/bin/$(PIP_INSTALL) --requirement .venv-oldest/requirements .
 	.venv-oldest/bin/pytest $(SIDE_BY_SIDE) -p no:cacheprovider tests/unit tests/integration
 
-check: system .venv/.dev ## format, lint, types, import contract, spelling
+check: system .venv/.dev ## format, lint, types, import contract, spelling, rules of the tests
 	$(BIN)/ruff format --check src tests bench
 	$(BIN)/ruff check src tests bench
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/codespell
+	$(BIN)/pytest -q tests/repo
 
 fix: .venv/.dev ## repair what can be repaired
 	$(BIN)/ruff format src tests bench

@@ -143,7 +143,7 @@ def test_watching_that_is_ended_puts_the_polling_back(qmp: str, number: signal.S
         assert process.stdout is not None
         process.stdout.readline()
         process.send_signal(number)
-        assert process.wait(30) == 128 + number
+        assert process.wait(PATIENCE_S) == 128 + number
     assert json.loads(ballonet("info", qmp, "--json").stdout)["poll_interval_s"] == 0
 
 
