@@ -253,7 +253,7 @@ ODD = {
     "not UTF-8": b"\xff\xfe\x00".decode("latin-1"),
     "deeply nested": "[" * 50_000,
     "a huge number": EVENT.replace("5", "9" * 4000),
-    "an endless line": EVENT[:-2] + " " * 200_000,
+    "an endless line": EVENT[:-2] + " " * 200_000 + "},",
     "NaN": EVENT.replace("5", "NaN"),
     "infinite": EVENT.replace("{}", '{"a": 1e999}'),
     "a list": "[1, 2],",
