@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -86,3 +87,20 @@ def test_a_target_that_meets_a_connection_being_cut_is_taken_and_so_is_the_next(
     wait_until(lambda: device.snapshot().target_pages == 9, SECONDS, "the target is not taken")
     with start_qemu(device.path) as guest:
         assert guest.read_num_pages() == 9
+
+
+def test_a_front_end_that_comes_again_and_again_cannot_fill_the_log(
+    device: Device, caplog: pytest.LogCaptureFixture
+) -> None:
+    begin_s = time.monotonic()
+    for _ in range(ROUNDS):
+        with FrontEnd.connect(device.path) as garbage:
+            garbage.wire.send_raw(bytes(12))
+            assert garbage.wire.is_closed(SECONDS)
+    with FrontEnd.connect(device.path) as first:
+        first.get_features()
+        for _ in range(ROUNDS):
+            with FrontEnd.connect(device.path) as second:
+                assert second.wire.is_closed(SECONDS)
+    kinds = 3  # refused, lost, second: each at most once a second, and once at the start
+    assert len(caplog.messages) <= kinds * (2 + time.monotonic() - begin_s)

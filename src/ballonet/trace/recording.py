@@ -36,6 +36,7 @@ from ballonet.vhost_user.connection import Connection
 from ballonet.vhost_user.effects import Effect
 from ballonet.vhost_user.event_loop import EventLoop
 from ballonet.vhost_user.messages import Message, Request, VringState
+from ballonet.vhost_user.quiet_log import QuietLog
 from ballonet.vhost_user.server import DeviceServer
 from ballonet.virtio.features import feature_names
 from ballonet.virtio.queues import QueueRole
@@ -72,10 +73,11 @@ class RecordingConnection(Connection):
         sock: socket.socket,
         balloon: Balloon,
         *,
+        quiet: QuietLog,
         observe: Callable[[Event], None],
         ended: Callable[[], None],
     ) -> None:
-        super().__init__(loop, sock, balloon, observe=observe, ended=ended)
+        super().__init__(loop, sock, balloon, quiet=quiet, observe=observe, ended=ended)
         self._writer = writer
         self._before = asdict(balloon.counters)
 
@@ -239,6 +241,7 @@ class RecordingServer(DeviceServer):
             self.loop,
             sock,
             self._balloon,
+            quiet=self._quiet,
             observe=self._observed,
             ended=self._disconnected,
         )

@@ -101,6 +101,7 @@ class Connection:
         sock: socket.socket,
         balloon: Balloon,
         *,
+        quiet: QuietLog,
         observe: Callable[[Event], None],
         ended: Callable[[], None],
     ) -> None:
@@ -112,7 +113,7 @@ class Connection:
         self._vring_fds = VringFds(loop, self._kicked)
         self._channel: socket.socket | None = None
         self._dirty_log: DirtyLog | None = None
-        self._quiet = QuietLog(_log)
+        self._quiet = quiet  # the device's: a front-end that comes again and again gains no line
         self._unclaimed: set[int] = set()  # received, and not yet taken over or closed
         self._open = True
         self._problem: str | None = None  # the last one logged
@@ -193,7 +194,7 @@ class Connection:
         try:
             action()
         except (WireError, PeerError, SystemCallError) as error:
-            _log.warning("front-end refused: %s", error)
+            self._quiet.warn("refused", f"front-end refused: {error}")
             self.close()
         except Exception:  # a bug of ours must not reach other guests
             _log.exception("this is a bug in ballonet; the front-end is cut off, the device lives")
@@ -211,13 +212,13 @@ class Connection:
         except BlockingIOError:
             return False
         except OSError as error:
-            _log.warning("front-end lost: %s", error.strerror)
+            self._quiet.warn("lost", f"front-end lost: {error.strerror}")
             self.close()
             return False
         self._unclaimed.update(fds)
         if not data:
             if self._framer.inside_message:
-                _log.warning("front-end disconnected in the middle of a message")
+                self._quiet.warn("lost", "front-end disconnected in the middle of a message")
             self.close()
             return False
         self._guarded(lambda: self._take(data, fds))

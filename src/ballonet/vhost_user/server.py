@@ -28,6 +28,7 @@ from ballonet.errors import GuestError, SettingsError
 from ballonet.vhost_user.connection import Connection
 from ballonet.vhost_user.event_loop import EventLoop
 from ballonet.vhost_user.mailbox import Mailbox
+from ballonet.vhost_user.quiet_log import QuietLog
 from ballonet.vhost_user.state_file import StateFile
 from ballonet.vhost_user.system_clock import SystemClock
 from ballonet.virtio.features import Feature
@@ -107,6 +108,7 @@ class DeviceServer:
         state_path: Path | None = None,
     ) -> None:
         self._clock = SystemClock()
+        self._quiet = QuietLog(_log)
         self._balloon = self._make_balloon(settings)
         self._state_file = None if state_path is None else StateFile(state_path, self._clock)
         self._restore()
@@ -352,17 +354,22 @@ class DeviceServer:
         try:
             sock, _ = self._sock.accept()
         except OSError as error:
-            _log.warning("a front-end could not be accepted: %s", error.strerror)
+            self._quiet.warn("accept", f"a front-end could not be accepted: {error.strerror}")
             self.loop.unregister(self._sock.fileno())
             self._accept_at_ns = self._clock.now_ns() + _ACCEPT_AGAIN_NS
             return
         if self._connection is not None:
             self._connection.end_if_hung_up()  # its VMM may have left, and come again at once
         if self._connection is not None:
-            _log.warning("a second front-end was turned away: this device has one already")
+            text = "a second front-end was turned away: this device has one already"
+            self._quiet.warn("second", text)
             sock.close()
             return
-        self._connect(sock)
+        try:
+            self._connect(sock)
+        except OSError as error:  # more descriptors are watched than this user may watch
+            self._quiet.warn("accept", f"a front-end could not be served: {error.strerror}")
+            sock.close()
 
     def _connect(self, sock: socket.socket) -> None:
         _log.info("front-end connected")
@@ -373,7 +380,12 @@ class DeviceServer:
 
     def _make_connection(self, sock: socket.socket) -> Connection:
         return Connection(
-            self.loop, sock, self._balloon, observe=self._observed, ended=self._disconnected
+            self.loop,
+            sock,
+            self._balloon,
+            quiet=self._quiet,
+            observe=self._observed,
+            ended=self._disconnected,
         )
 
     def _disconnected(self) -> None:
