@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import select
 import signal
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from tests.support.guest_memory import PAGE_BYTES
 from tests.support.qmp_client import QmpClient
 from tests.support.scripts import start_qemu, start_uml
 from tests.support.session import STATS, Session
-from tests.support.wait import wait_until
+from tests.support.wait import PATIENCE_S, wait_until
 
 from ballonet.device import deferral
 from ballonet.device.balloon import BalloonSettings
@@ -32,9 +33,6 @@ from ballonet.monitor.outbox import Outbox
 from ballonet.monitor.serving import monitoring
 from ballonet.vhost_user.listener import listening_socket
 from ballonet.vhost_user.server import DeviceServer, serving
-
-#: For what must come: long, because a busy machine is no fault of the monitor.
-_PATIENCE_S = 60.0
 
 
 @pytest.fixture
@@ -252,6 +250,22 @@ def test_a_device_paused_by_anyone_is_shown_as_paused(qmp: Path, device: Device)
         assert not device.snapshot().paused
 
 
+def test_a_device_that_is_busy_holds_up_nobody_but_who_asks_it(qmp: Path, device: Device) -> None:
+    is_over = threading.Event()
+    with QmpClient(qmp).negotiate() as waiting, QmpClient(qmp).negotiate() as other:
+
+        def be_busy() -> None:
+            is_over.wait(PATIENCE_S)
+
+        device.server.loop.post(be_busy)
+        waiting.socket.sendall(b'{"execute": "x-ballonet-info"}')
+        for _ in range(20):
+            assert other.ask("query-status")["return"]["running"]
+        assert select.select([waiting.socket], [], [], 0)[0] == []
+        is_over.set()
+        assert waiting.line()["return"]["stage"] == "none"
+
+
 def test_clients_that_misbehave_are_no_hindrance_to_one_that_does_not(
     qmp: Path, guest: Session
 ) -> None:
@@ -357,11 +371,11 @@ def test_too_few_descriptors_are_said_in_one_line(files: int, tmp_path: Path) ->
         try:
             wait_until(
                 lambda: started.poll() is not None or (tmp_path / "qmp").exists(),
-                _PATIENCE_S,
+                PATIENCE_S,
                 "it neither serves nor ends",
             )
             started.terminate()
-            _, said = started.communicate(timeout=_PATIENCE_S)
+            _, said = started.communicate(timeout=PATIENCE_S)
         finally:
             started.kill()
     if started.returncode == 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
@@ -17,6 +18,8 @@ from ballonet.virtio.features import feature_names
 __all__ = ["DeviceMachine"]
 
 _NS_PER_MS: Final = 1_000_000
+#: For the device's thread, which may be at a long piece of work.
+_PATIENCE_S: Final = 10.0
 
 
 class DeviceMachine:
@@ -111,10 +114,12 @@ class DeviceMachine:
             self._has_ended = True
             self._post("SHUTDOWN", lambda: {"guest": False, "reason": reason})
 
-    def info(self) -> dict[str, object]:
-        """Everything else that is known."""
+    async def info(self) -> dict[str, object]:
+        """Everything else that is known; nothing of a device that does not answer."""
         with suppress(TimeoutError, UsageError):
-            return {"ram": self.ram_bytes, **_info(self._device.snapshot())}
+            async with asyncio.timeout(_PATIENCE_S):
+                now = await asyncio.wrap_future(self._device.snapshot_soon())
+            return {"ram": self.ram_bytes, **_info(now)}
         return {}
 
 

@@ -1,12 +1,13 @@
 """What a monitor shows and changes: one machine with one balloon.
 
-Every method returns at once and never waits for the guest: a monitor's client must not be able to
-hold anyone up.
+Every method returns at once and never waits for the guest or its device: a monitor's client must
+not be able to hold anyone up.
 Units: bytes; `logical_bytes` is memory less the balloon, which is what QMP speaks of.
 """
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from typing import Protocol
 
 from ballonet.qmp.version import QemuVersion
@@ -75,6 +76,6 @@ class Machine(Protocol):
         """End the device."""
         ...
 
-    def info(self) -> dict[str, object]:
-        """Everything else that is known, for `x-ballonet-info`."""
+    def info(self) -> Awaitable[dict[str, object]]:
+        """Everything else that is known, for `x-ballonet-info`; all of one moment."""
         ...

@@ -100,6 +100,10 @@ class EventLoop:
 
         Raises: TimeoutError; UsageError, if the loop has ended; what the question raises.
         """
+        return self.put(question).result(timeout_s)
+
+    def put(self, question: Callable[[], T]) -> Future[T]:
+        """The same for those who cannot wait here. Raises: UsageError, if the loop has ended."""
         if self._wake_fd < 0:
             raise UsageError(_ENDED)
         answer: Future[T] = Future()
@@ -113,7 +117,7 @@ class EventLoop:
 
         self._questions.add(answer)
         self.post(reply)
-        return answer.result(timeout_s)
+        return answer
 
     @property
     def has_questions(self) -> bool:

@@ -237,6 +237,10 @@ class DeviceServer:
         """Look at the device, all at one moment. Raises: TimeoutError, if it does not run."""
         return self._ask(self._look)
 
+    def snapshot_soon(self) -> Future[Snapshot]:
+        """The same for those who must not wait here. Raises: UsageError, if it has ended."""
+        return self.loop.put(self._look)
+
     def peek(self) -> Glance:
         """Look at the device without waiting for its thread: each value is true by itself."""
         connection, balloon = self._connection, self._balloon

@@ -44,5 +44,5 @@ class FakeMachine:
     def quit(self) -> None:
         self.told.append("quit")
 
-    def info(self) -> dict[str, object]:
+    async def info(self) -> dict[str, object]:
         return {"stage": "none"}
