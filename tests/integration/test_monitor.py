@@ -6,6 +6,7 @@ import asyncio
 import json
 import select
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -23,6 +24,7 @@ from tests.support.qmp_client import QmpClient
 from tests.support.scripts import start_qemu, start_uml
 from tests.support.session import STATS, Session
 from tests.support.wait import PATIENCE_S, wait_until
+from tests.unit.qmp.fake_machine import FakeMachine
 
 from ballonet.device import deferral
 from ballonet.device.balloon import BalloonSettings
@@ -359,6 +361,27 @@ def test_a_monitor_runs_on_a_loop_that_is_there_already(tmp_path: Path) -> None:
             assert len(asyncio.all_tasks()) == 1
 
     asyncio.run(serve())
+
+
+def test_a_client_that_does_not_read_is_gone_when_the_monitor_has_ended(tmp_path: Path) -> None:
+    async def serve(deaf: socket.socket) -> None:
+        with listening_socket(tmp_path / "qmp") as sock:
+            monitor = Monitor(FakeMachine(), [sock], Outbox())
+            monitor.begin()
+            deaf.connect(str(tmp_path / "qmp"))
+            deaf.sendall(b'{"execute": "qmp_capabilities"}')
+            deaf.sendall(b'{"execute": "query-qmp-schema"}' * 60)
+            reader, writer = await asyncio.open_unix_connection(str(tmp_path / "qmp"))
+            writer.write(b'{"execute": "qmp_capabilities"}' + b'{"execute": "query-name"}' * 100)
+            for _ in range(102):
+                await reader.readline()
+            writer.close()
+            await monitor.end()
+            assert monitor.is_idle
+            assert len(asyncio.all_tasks()) == 1
+
+    with socket.socket(socket.AF_UNIX) as deaf:
+        asyncio.run(serve(deaf))
 
 
 @pytest.mark.parametrize("files", range(5, 16))
