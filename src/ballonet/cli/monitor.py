@@ -13,7 +13,7 @@ from typing import Final
 import click
 
 from ballonet.cli.monitor_client import SOCKET_ARGUMENT, run
-from ballonet.errors import CommandRefusedError, GuestError
+from ballonet.errors import CommandRefusedError, GuestError, MonitorError
 from ballonet.vms.qmp_vm import QmpVm, connected
 
 __all__ = ["monitor"]
@@ -69,9 +69,14 @@ async def _read(fd: int) -> bytes:
 
 
 async def _with_terminal(vm: QmpVm) -> None:
-    from prompt_toolkit import PromptSession  # noqa: PLC0415 - only with a terminal
-    from prompt_toolkit.completion import WordCompleter  # noqa: PLC0415
-    from prompt_toolkit.history import FileHistory  # noqa: PLC0415
+    try:
+        from prompt_toolkit import PromptSession  # noqa: PLC0415 - only with a terminal
+        from prompt_toolkit.completion import WordCompleter  # noqa: PLC0415
+        from prompt_toolkit.history import FileHistory  # noqa: PLC0415
+    except ImportError as error:
+        raise MonitorError(
+            "a prompt needs more than is installed: pip install prompt-toolkit, or pipe commands in"
+        ) from error
 
     words = await _words(vm)
     session: PromptSession[str] = PromptSession(

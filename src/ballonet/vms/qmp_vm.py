@@ -49,12 +49,8 @@ _YOUNG_S: Final = 10.0
 @asynccontextmanager
 async def connected(path: Path) -> AsyncIterator[QmpVm]:
     """A machine, connected inside the block. Raises: MonitorError, saying what to do."""
-    try:
-        from qemu.qmp import QMPClient  # noqa: PLC0415 - whoever needs no monitor does without
-    except ImportError as error:
-        raise MonitorError(
-            "qemu.qmp is not installed; run: pip install 'ballonet[monitor]'"
-        ) from error
+    from qemu.qmp import QMPClient  # noqa: PLC0415 - whoever needs no monitor does without
+
     client = QMPClient("ballonet")
     client.logger.disabled = True
     vm = QmpVm(client, path)
