@@ -14,7 +14,7 @@ TESTS = """
 import subprocess
 from tests.support.orphans import end_children_with_us
 end_children_with_us()
-helper = subprocess.Popen(["sh", "-c", "sleep 1000"], start_new_session=True)
+helper = subprocess.Popen(["sleep", "1000"], start_new_session=True)
 print(helper.pid, flush=True)
 helper.wait()
 """
@@ -34,9 +34,10 @@ def test_a_helper_ends_when_the_tests_are_killed() -> None:
         assert tests.stdout is not None
         helper = int(tests.stdout.readline())
         try:
-            assert lives(helper)
+            wait_until(lambda: lives(helper), PATIENCE_S, "the helper does not start")
             tests.kill()
             wait_until(lambda: not lives(helper), PATIENCE_S, "the helper goes on")
         finally:
+            tests.kill()
             if lives(helper):
                 os.kill(helper, signal.SIGKILL)
