@@ -47,6 +47,8 @@ EXIT_FAILED: Final = 1
 EXIT_WRONG_USE: Final = 2
 EXIT_INTERRUPTED: Final = 130
 
+#: Of a write that does not say to which file.
+_WRITE_ERRORS: Final = {errno.ENOSPC, errno.EIO, errno.EFBIG, errno.EDQUOT, errno.EPIPE}
 _log = logging.getLogger(__name__)
 
 
@@ -143,9 +145,7 @@ def _complain(text: str) -> None:
 def _complain_of_system(error: OSError) -> None:
     """One line on what the system refused; none, if whoever read our output has left."""
     culprit = error.filename
-    try:
-        sys.stdout.flush()
-    except OSError:
+    if culprit is None and error.errno in _WRITE_ERRORS and sys.stdout is not None:
         culprit = "standard output"
         # The interpreter must not try again at the end, and complain of it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
