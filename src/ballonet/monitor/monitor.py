@@ -30,6 +30,8 @@ Watch = Callable[[], Sequence[Event]]
 
 #: Events a guest can cause as often as it likes.
 LIMITED: Final = frozenset({"BALLOON_CHANGE", "x-ballonet-device-broken", "x-ballonet-reporting"})
+#: Nothing comes after it, so what still waits goes before it.
+LAST: Final = "SHUTDOWN"
 _WATCH_S: Final = 0.5
 _PAUSE_S: Final = 0.02  # between two looks at what was posted
 _log = logging.getLogger(__name__)
@@ -74,8 +76,8 @@ class Monitor:
         if self._pump_task is not None:
             self._stir()
             await asyncio.wait({self._pump_task})
-        for event in self._outbox.take():
-            self._clients.broadcast(event)
+        self._tell_posted(time.monotonic_ns())
+        self._tell_late()
         self._outbox.close()
         await self._clients.close()
 
@@ -111,7 +113,6 @@ class Monitor:
             except Exception:  # clients are served without events
                 _log.exception("this is a bug in ballonet; events of a monitor are lost")
             await self._sleep(stirred)
-        self._tell_late()
 
     async def _sleep(self, stirred: asyncio.Event) -> None:
         """Until something is posted, or it is time to look; a moment at least."""
@@ -130,12 +131,17 @@ class Monitor:
 
     def _tell(self) -> None:
         now_ns = time.monotonic_ns()
+        self._tell_posted(now_ns)
+        for event in (*self._limiter.due(now_ns), *self._watch()):
+            self._clients.broadcast(event)
+
+    def _tell_posted(self, now_ns: int) -> None:
         for event in self._outbox.take():
+            if event.name == LAST:
+                self._tell_late()
             ready = self._limiter.put(event, now_ns) if event.name in LIMITED else event
             if ready is not None:
                 self._clients.broadcast(ready)
-        for event in (*self._limiter.due(now_ns), *self._watch()):
-            self._clients.broadcast(event)
 
     def _tell_late(self) -> None:
         """The last of each kind that had to wait, with what it said then."""
