@@ -70,11 +70,11 @@ def _kinds(found: Found) -> None:
 
 def _density(found: Found) -> None:
     """What many guests cost."""
-    memory = {_guests(name): one for name, one in found.items() if ": resident memory of" in name}
+    memory = {_guests(name): one for name, one in found.items() if ": private memory of" in name}
     latency = {_guests(name): one for name, one in found.items() if "256 pages, p99" in name}
     figure, (left, right) = plt.subplots(1, 2, figsize=(8, 2.8))
     left.plot(list(memory), [one["value"] / 1024 for one in memory.values()], "o-", color=_OURS)
-    left.set_ylabel("resident memory, MiB")
+    left.set_ylabel("private memory of each worker, MiB")
     latency = {guests: one for guests, one in latency.items() if guests in memory}
     right.plot(list(latency), [one["value"] for one in latency.values()], "o-", color=_OURS)
     for guests, one in latency.items():

@@ -164,8 +164,11 @@ class Host:
         """Start what the list names; a guest that cannot be served is said, and the others are."""
         for name, memory_bytes in self._memory.items():
             try:
-                guest = self._make(name, memory_bytes)
-                guest.process.start()
+                with ExitStack() as undo:
+                    guest = self._make(name, memory_bytes)
+                    undo.callback(guest.sockets.close)
+                    guest.process.start()
+                    undo.pop_all()
             except BallonetError as error:
                 _log.error("%s is not served: %s", name, error)
                 continue

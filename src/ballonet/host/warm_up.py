@@ -7,8 +7,10 @@ have a megabyte of its own for it.  The guest is a few pages of ours, which are 
 
 from __future__ import annotations
 
+import logging
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from threading import Thread
 from typing import Final
 
 from ballonet.device.balloon import BalloonSettings
@@ -39,12 +41,25 @@ _ANSWER_S: Final = 1.0
 
 
 def warm_up(settings: BalloonSettings, directory: Path) -> None:
-    """Serve a guest of our own for a moment, again and again; what fails will fail later, too."""
+    """Serve a guest of our own for a moment, again and again; what fails will fail later, too.
+
+    On a thread that ends, so that nothing a thread keeps for itself is left to the workers.
+    """
+    thread = Thread(target=_serve_moments, args=(settings, directory))
+    thread.start()
+    thread.join()
+
+
+def _serve_moments(settings: BalloonSettings, directory: Path) -> None:
     socket_path, state_path = directory / "host.sock", directory / "host.state"
-    with suppress(BallonetError):
-        for _ in range(_ROUNDS):
-            _serve_a_moment(settings, socket_path, state_path)
-    state_path.unlink(missing_ok=True)
+    logging.disable(logging.WARNING)  # nobody wants to hear of this guest
+    try:
+        with suppress(BallonetError, OSError):
+            for _ in range(_ROUNDS):
+                _serve_a_moment(settings, socket_path, state_path)
+            state_path.unlink(missing_ok=True)
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def _serve_a_moment(settings: BalloonSettings, socket_path: Path, state_path: Path) -> None:

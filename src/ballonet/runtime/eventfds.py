@@ -103,7 +103,9 @@ class _Context:
 
 def _give_up(pid: int, handle: int, nothing_fd: int) -> None:
     """A thread has ended; its context took memory of this process, or of its parent."""
-    if handle and pid == os.getpid():
+    if pid != os.getpid():
+        return  # the parent's; by now its descriptor may be something else here
+    if handle:
         _call(_DESTROY, ctypes.c_ulong(handle))
     if nothing_fd >= 0:
         os.close(nothing_fd)
