@@ -420,11 +420,17 @@ def test_a_list_longer_than_what_is_left_of_the_ring_is_found() -> None:
             device.pop()
 
 
-def test_descriptors_outstanding_before_the_base_count_too() -> None:
+def test_chains_between_the_places_of_the_base_were_never_answered_and_come_again() -> None:
     with ring(3, base=0x8000_8002) as (driver, device, _):
-        driver.write_descriptor(2, DATA, 4, 1, F_AVAIL | F_NEXT)
-        with pytest.raises(RingError, match="too long"):
-            device.pop()
+        first = driver.add([Buffer(DATA, 4), Buffer(DATA, 4)])
+        second = driver.add([Buffer(DATA, 8)])
+        driver.publish()
+        assert [found.head for found in (device.pop(), device.pop()) if found] == [first, second]
+        device.push(first, 0)
+        device.push(second, 0)
+        device.publish()
+        assert [used.head for used in driver.collect()] == [first, second]
+        assert device.base == 0  # the first slot of the second lap, both places
 
 
 def test_a_descriptor_changed_after_it_was_read_changes_nothing() -> None:

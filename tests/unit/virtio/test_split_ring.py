@@ -29,25 +29,27 @@ def ring(
     """Both halves of one ring; the driver's `between` runs at each of the device's fences."""
     with GuestRam([RamRegion(0, 0x8000, 0)]) as ram:
         driver = Driver(ram, RING, SIZE, event_idx=event_idx)
-        place = RingLayout.at(RING, SIZE)
-        sizes = split_area_bytes(SIZE)
-        areas = zip((place.desc, place.avail, place.used), sizes, strict=True)
-        views = [ram.view(*area) for area in areas]
-
-        def fence() -> None:
-            driver.between()
-
-        device = SplitRing(
-            SplitAreas(*views),
-            ram,
-            fence,
-            base=base,
-            event_idx=event_idx,
-            indirect=indirect,
-        )
+        device = device_side(driver, ram, indirect=indirect, base=base)
         yield driver, device, ram
         device.release()
         driver.close()
+
+
+def device_side(
+    driver: Driver, ram: GuestRam, *, indirect: bool = True, base: int = 0
+) -> SplitRing:
+    """The device's half."""
+    place = RingLayout.at(RING, SIZE)
+    sizes = split_area_bytes(SIZE)
+    areas = zip((place.desc, place.avail, place.used), sizes, strict=True)
+    views = [ram.view(*area) for area in areas]
+
+    def fence() -> None:
+        driver.between()
+
+    return SplitRing(
+        SplitAreas(*views), ram, fence, base=base, event_idx=driver.event_idx, indirect=indirect
+    )
 
 
 @pytest.mark.parametrize(
@@ -208,3 +210,32 @@ def test_a_chain_taken_back_is_the_next_to_come_however_often() -> None:
             device.un_pop()
             assert (device.base, device.outstanding) == (0, 0)
         assert [chain.head for chain in iter(device.pop, None)] == heads
+
+
+@pytest.mark.parametrize("base", [0, 1, 2, 3])
+def test_whatever_the_base_says_the_first_chain_that_was_not_answered_comes_first(
+    base: int,
+) -> None:
+    with ring() as (driver, lost, ram):
+        heads = [driver.add([Buffer(DATA, 4)]) for _ in range(3)]
+        driver.publish()
+        assert lost.pop() is not None
+        lost.push(heads[0], 0)
+        lost.publish()
+        assert lost.pop() is not None  # and it ends with this one in its hands
+        device = device_side(driver, ram, base=base)
+        popped = [device.pop() for _ in range(3)]
+        assert [chain and chain.head for chain in popped] == [*heads[1:], None]
+        device.release()
+
+
+def test_a_used_index_that_the_driver_cannot_have_reached_is_not_trusted() -> None:
+    with ring() as (driver, _, ram):
+        ram.write(driver.layout.used + 2, (5000).to_bytes(2, "little"))
+        device = device_side(driver, ram)
+        head = driver.add([Buffer(DATA, 4)])
+        driver.publish()
+        chain = device.pop()
+        assert chain is not None
+        assert chain.head == head
+        device.release()

@@ -34,6 +34,7 @@ class Chain:
     head: int  #: how the driver knows it: first descriptor (split) or buffer id (packed)
     readable: tuple[Piece, ...]
     writable: tuple[Piece, ...]
+    is_cut: bool = False  #: it has more than CHAIN_MAX descriptors, and none of them was looked at
 
     @property
     def readable_bytes(self) -> int:

@@ -26,7 +26,8 @@ __all__ = [
 ]
 
 QUEUE_SIZE_MAX: Final = 32768
-#: Descriptors in one chain, unless the queue is longer [2.7.5]; QEMU's limit too.
+#: Descriptors of one chain that are looked at, a bound on the work it can cause.  A longer queue
+#: may have longer chains [2.7.5]; no driver of a balloon makes one, and QEMU has no longer queues.
 CHAIN_MAX: Final = 1024
 DESCRIPTOR_BYTES: Final = 16
 
@@ -38,19 +39,31 @@ F_INDIRECT: Final = 4  #: not a buffer but a table of descriptors
 Descriptor = tuple[int, int, int]
 
 
+class _LongChainError(Exception):
+    """A chain has more than CHAIN_MAX descriptors; caught where the chain is made."""
+
+
 def make_chain(head: int, descriptors: Iterable[Descriptor]) -> Chain:
-    """Sort the buffers of a chain by who may write them. Raises: RingError."""
+    """Sort the buffers of a chain by who may write them; one that is too long is cut.
+
+    Raises: RingError.
+    """
     readable: list[Piece] = []
     writable: list[Piece] = []
-    for addr, length, flags in descriptors:
-        if length == 0:
-            raise RingError(f"chain {head} has a descriptor of length 0")
-        if flags & F_WRITE:
-            writable.append((addr, length))
-        elif writable:
-            raise RingError(f"chain {head} has a readable descriptor after a writable one")
-        else:
-            readable.append((addr, length))
+    try:
+        for number, (addr, length, flags) in enumerate(descriptors):
+            if number == CHAIN_MAX:
+                return Chain(head, (), (), is_cut=True)
+            if length == 0:
+                raise RingError(f"chain {head} has a descriptor of length 0")
+            if flags & F_WRITE:
+                writable.append((addr, length))
+            elif writable:
+                raise RingError(f"chain {head} has a readable descriptor after a writable one")
+            else:
+                readable.append((addr, length))
+    except _LongChainError:
+        return Chain(head, (), (), is_cut=True)
     return Chain(head, tuple(readable), tuple(writable))
 
 
@@ -63,12 +76,17 @@ class IndirectTables:
     queue_size: int
 
     def read(self, head: int, addr: int, length: int) -> bytes:
-        """A copy of a table, so that the driver cannot change it under us. Raises: RingError."""
+        """A copy of a table, so that the driver cannot change it under us.
+
+        To be called while `make_chain` asks for the descriptors.  Raises: RingError.
+        """
         if not self.is_negotiated:
             raise RingError(f"chain {head} is indirect, which was not negotiated")
         longest = DESCRIPTOR_BYTES * max(self.queue_size, CHAIN_MAX)
         if length == 0 or length % DESCRIPTOR_BYTES or length > longest:
             raise RingError(f"chain {head} has an indirect table of {length} bytes")
+        if length > DESCRIPTOR_BYTES * CHAIN_MAX:
+            raise _LongChainError
         try:
             return bytes(self.memory.view(addr, length))
         except GuestMemoryError as error:

@@ -18,13 +18,17 @@ Source: VIRTIO 1.4 2.8; vhost-user.rst, "Ring states", for the base.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from struct import Struct
 from typing import Final
 
+import numpy as np
+
 from ballonet.errors import RingError
 from ballonet.virtio.ring.chain import Chain, GuestView
 from ballonet.virtio.ring.descriptors import (
+    CHAIN_MAX,
     DESCRIPTOR_BYTES,
     F_INDIRECT,
     F_NEXT,
@@ -98,8 +102,9 @@ class PackedRing:
         self._tables = IndirectTables(memory, indirect, self.size)
         if base == 0 and not self._holds_used():
             base = _WRAP << 16 | _WRAP
-        self._next_avail = _position(base & 0xFFFF, self.size)
-        self._next_used = _position(base >> 16, self.size)
+        # Chains are used in order, so whatever lies between the two places was never answered: a
+        # device that ended with it left it there.
+        self._next_avail = self._next_used = _position(base >> 16, self.size)
         self._slots: dict[int, int] = {}  # of each chain in flight, by id; newest last
         self._unseen: tuple[int, int] | None = None  # slot and flags that will show a batch
         self._called: int | None = None  # _next_used at the last call; None: call at next chance
@@ -119,15 +124,16 @@ class PackedRing:
         outstanding = (self._next_avail - self._next_used) % self._two_laps
         if outstanding >= self.size:
             raise RingError(f"{outstanding} descriptors are outstanding in a queue of {self.size}")
-        buffer_id, descriptors = self._read_list(flags, self.size - outstanding)
+        limit = self.size - outstanding
+        buffer_id, descriptors = self._read_list(flags, min(limit, CHAIN_MAX))
         slots = len(descriptors)
+        if buffer_id is None:
+            buffer_id, slots = self._find_end(slots, limit)
         if buffer_id >= self.size:
             raise RingError(f"id {buffer_id} in a queue of {self.size}")
         if buffer_id in self._slots:
             raise RingError(f"id {buffer_id} is in flight already")
-        if descriptors[0][2] & F_INDIRECT:
-            descriptors = self._read_table(buffer_id, descriptors[0])
-        chain = make_chain(buffer_id, descriptors)
+        chain = self._make_chain(buffer_id, descriptors, is_cut=slots > len(descriptors))
         self._slots[buffer_id] = slots
         self._next_avail = (self._next_avail + slots) % self._two_laps
         return chain
@@ -209,8 +215,8 @@ class PackedRing:
         wanted = _AVAIL if self._next_avail < self.size else _USED
         return flags & (_AVAIL | _USED) == wanted
 
-    def _read_list(self, flags: int, limit: int) -> tuple[int, list[Descriptor]]:
-        """Id and descriptors of the list at the next position, each read once.
+    def _read_list(self, flags: int, limit: int) -> tuple[int | None, list[Descriptor]]:
+        """Id and descriptors of the list at the next position, each read once; no id: it goes on.
 
         Of the first the flags were read before.  Those of the others are not held against the
         wrap counter: the driver shows a list by its first descriptor [2.8.6].
@@ -227,21 +233,39 @@ class PackedRing:
             descriptors.append((addr, length, flags))
             if not flags & F_NEXT:
                 return buffer_id, descriptors
-        raise RingError(f"the chain at slot {first} loops or is too long")
+        return None, descriptors
 
-    def _read_table(self, head: int, pointer: Descriptor) -> list[Descriptor]:
+    def _find_end(self, begin: int, limit: int) -> tuple[int, int]:
+        """Id and number of slots of the list at the next position, whose first ones were read.
+
+        Raises: RingError.
+        """
+        first = self._next_avail % self.size
+        flags = np.frombuffer(self._desc, "<u2")[_FLAGS::_WORDS]
+        ends = np.flatnonzero((np.roll(flags, -first)[begin:limit] & F_NEXT) == 0)
+        if not ends.size:
+            raise RingError(f"the chain at slot {first} loops or is too long")
+        last = begin + int(ends[0])
+        at = DESCRIPTOR_BYTES * ((first + last) % self.size)
+        return int(_DESCRIPTOR.unpack_from(self._desc, at)[2]), last + 1
+
+    def _make_chain(self, head: int, descriptors: list[Descriptor], *, is_cut: bool) -> Chain:
+        if is_cut:
+            return Chain(head, (), (), is_cut=True)
+        if descriptors[0][2] & F_INDIRECT:
+            return make_chain(head, self._read_table(head, descriptors[0]))
+        return make_chain(head, descriptors)
+
+    def _read_table(self, head: int, pointer: Descriptor) -> Iterator[Descriptor]:
         """The descriptors of an indirect table: in order, ids and other flags ignored [2.8.7].
 
         Raises: RingError.
         """
-        addr, length, _ = pointer
-        table = self._tables.read(head, addr, length)
-        descriptors = [
-            (addr, length, flags) for addr, length, _, flags in _DESCRIPTOR.iter_unpack(table)
-        ]
-        if any(flags & F_INDIRECT for _, _, flags in descriptors):
-            raise RingError(f"chain {head} has an indirect descriptor where none may be")
-        return descriptors
+        table = self._tables.read(head, *pointer[:2])
+        for addr, length, _, flags in _DESCRIPTOR.iter_unpack(table):
+            if flags & F_INDIRECT:
+                raise RingError(f"chain {head} has an indirect descriptor where none may be")
+            yield addr, length, flags
 
 
 def _position(offset_and_wrap: int, size: int) -> int:

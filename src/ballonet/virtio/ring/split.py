@@ -21,7 +21,6 @@ from typing import Final
 from ballonet.errors import RingError
 from ballonet.virtio.ring.chain import Chain, GuestView
 from ballonet.virtio.ring.descriptors import (
-    CHAIN_MAX,
     F_INDIRECT,
     F_NEXT,
     Descriptor,
@@ -73,8 +72,8 @@ class SplitRing:
         self._avail16, self._used16 = areas.avail.cast("H"), areas.used.cast("H")
         self._fence, self._event_idx = fence, event_idx
         self._tables = IndirectTables(memory, indirect, self.size)
-        self._next_avail = self._seen_avail = base & 0xFFFF
         self._next_used = self._used16[_IDX]
+        self._next_avail = self._seen_avail = self._first_unanswered(base & 0xFFFF)
         self._called: int | None = (
             None  # used index at the last call; None: call at the next chance
         )
@@ -141,6 +140,16 @@ class SplitRing:
         for view in (self._avail16, self._used16, areas.desc, areas.avail, areas.used):
             view.release()
 
+    def _first_unanswered(self, base: int) -> int:
+        """Where to begin: chains are used in order, so at the used index.
+
+        A front-end that lost its device may say the available index instead; chains that the lost
+        one had taken and not answered would never be.  If the driver cannot have come that far, the
+        used index is not to be trusted.
+        """
+        behind = (self._avail16[_IDX] - self._next_used) & 0xFFFF
+        return self._next_used if behind <= self.size else base
+
     def _look(self) -> bool:
         """Read the driver's index; True if chains wait."""
         avail_idx = self._avail16[_IDX]
@@ -158,13 +167,16 @@ class SplitRing:
         """Address, length and flags of each buffer of a chain, indirect ones too, in order."""
         table: memoryview | bytes = self._desc
         size, index, in_table = self.size, head, False
-        for _ in range(self.size + CHAIN_MAX):
+        left = size  # in a chain that does not loop no descriptor comes twice
+        while left:
+            left -= 1
             addr, length, flags, next_index = _DESCRIPTOR.unpack_from(table, 16 * index)
             if flags & F_INDIRECT:
                 if in_table or flags & F_NEXT:
                     raise RingError(f"chain {head} has an indirect descriptor where none may be")
                 table = self._tables.read(head, addr, length)
                 size, index, in_table = length // 16, 0, True
+                left = size
                 continue
             yield addr, length, flags
             if not flags & F_NEXT:
