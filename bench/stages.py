@@ -40,7 +40,7 @@ _STAGES: Final = (
     ("the kernel drops pages", ("punch_hole", "madvise_ranges")),
     ("looking for the next message", ("method 'poll'", "event_loop.py", "monotonic_ns")),
     ("system calls to answer, and to look after files", ("posix.write", "posix.fstat")),
-    ("which pages a message means, and what waits", ("runs.py", "deferral.py", "numpy")),
+    ("which pages a message means, and what waits", ("runs.py", "ballonet/balloon/", "numpy")),
     ("rings and messages", ("ring/", "balloon.py", "inflation.py", "pfns.py", "fence.py")),
     ("connection and server", ("vhost_user/", "inhibition.py", "mapping.py")),
 )

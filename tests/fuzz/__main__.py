@@ -15,16 +15,29 @@ from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
 
 import click
-from tests.fuzz.machine import run_input, world
+from tests.fuzz.machine import OFFERED, Setting, run_input, world
 from tests.fuzz.worker import Tally, fuzz, load_corpus
 from tests.property.ring_under_test import RingFormat
+
+from ballonet.device.balloon import BalloonSettings
 
 CORPUS = Path(__file__).with_name("corpus")
 FINDINGS = Path("build/fuzz")
 #: Growth of memory between the first and the last tenth of a run that counts as a leak.
 LEAK_BYTES = 32 << 20
 
-Job = tuple[int, int, RingFormat, bool]
+#: What runs, and which part of the inputs it gets besides: the default settings get all of them.
+RUNS = [
+    (Setting(ring_format, balloon, hostile_deflates), share)
+    for balloon, hostile_deflates, share in (
+        (BalloonSettings(OFFERED), False, 1.0),
+        (BalloonSettings(OFFERED), True, 0.25),
+        (BalloonSettings(OFFERED, defers=False), False, 0.1),
+    )
+    for ring_format in RingFormat
+]
+
+Job = tuple[int, int, Setting, bool]
 
 
 @click.command()
@@ -39,21 +52,21 @@ def main(inputs: int, jobs: int, seed: int, replay: Path | None, *, record: bool
         _replay(replay)
         return
     begun = time.monotonic()
-    formats = list(RingFormat)
-    share = -(-inputs // (jobs * len(formats)))
     work = [
-        (share, seed * 1000 + job, formats[job % len(formats)], record)
-        for job in range(jobs * len(formats))
+        (round(inputs * share / jobs / len(RingFormat)), seed * 1000 + job, setting, record)
+        for setting, share in RUNS
+        for job in range(jobs)
     ]
+    total = sum(share for share, _, _, _ in work)
     done = multiprocessing.Value("q", 0)
     with multiprocessing.Pool(jobs, _start, (done,)) as pool:
         result = pool.map_async(_run, work, chunksize=1)
         while not result.ready():
             result.wait(5)
             rate = done.value / max(0.001, time.monotonic() - begun)
-            click.echo(f"{done.value:,} of {inputs:,} inputs, {rate:,.0f}/s", err=True)
+            click.echo(f"{done.value:,} of {total:,} inputs, {rate:,.0f}/s", err=True)
         tallies = result.get()
-    sys.exit(_summary(tallies, time.monotonic() - begun))
+    sys.exit(_summary(work, tallies, time.monotonic() - begun))
 
 
 _done: Synchronized[int]
@@ -66,7 +79,7 @@ def _start(done: Synchronized[int]) -> None:
 
 def _run(job: Job) -> tuple[Tally, int, int]:
     """One share; its tally, and how much memory and how many descriptors it gained."""
-    share, seed, ring_format, record = job
+    share, seed, setting, record = job
     early: list[Tally] = []
     counted = 0
 
@@ -78,23 +91,30 @@ def _run(job: Job) -> tuple[Tally, int, int]:
         if not early and tally.inputs >= share // 10:
             early.append(Tally(rss_bytes=tally.rss_bytes, fds=tally.fds))
 
-    tally, kept = fuzz(load_corpus(CORPUS), share, seed, ring_format, report)
+    tally, kept = fuzz(load_corpus(CORPUS), share, seed, setting, report)
     if record:
         for raw in kept:
-            name = f"{ring_format.value}-{seed}-{zlib.crc32(raw):08x}.bin"
+            name = f"{setting}-{seed}-{zlib.crc32(raw):08x}.bin"
             (CORPUS / name).write_bytes(raw)
     if tally.finding:
         FINDINGS.mkdir(parents=True, exist_ok=True)
-        (FINDINGS / f"{ring_format.value}-{seed}.bin").write_bytes(tally.failing)
+        (FINDINGS / f"{setting}-{seed}.bin").write_bytes(tally.failing)
     first = early[0] if early else tally
     return tally, tally.rss_bytes - first.rss_bytes, tally.fds - first.fds
 
 
-def _summary(results: list[tuple[Tally, int, int]], seconds: float) -> int:
+def _summary(work: list[Job], results: list[tuple[Tally, int, int]], seconds: float) -> int:
     inputs = sum(tally.inputs for tally, _, _ in results)
     signatures: set[int] = set().union(*(tally.signatures for tally, _, _ in results))
     slowest_ms = max(tally.slowest_s for tally, _, _ in results) * 1000
     grown = max(growth for _, growth, _ in results)
+    for setting, _ in RUNS:
+        done = sum(
+            tally.inputs
+            for (_, _, one, _), (tally, _, _) in zip(work, results, strict=True)
+            if one == setting
+        )
+        click.echo(f"{setting}: {done:,} inputs")
     click.echo(
         f"{inputs:,} inputs in {seconds:.0f} s, {len(signatures)} signatures, slowest"
         f" {slowest_ms:.0f} ms, memory grew by {grown / 2**20:.1f} MiB at most"
@@ -108,9 +128,9 @@ def _summary(results: list[tuple[Tally, int, int]], seconds: float) -> int:
 
 
 def _replay(path: Path) -> None:
-    for ring_format in RingFormat:
-        with world(ring_format) as place:
-            click.echo(f"{ring_format.value}: {sorted(run_input(place, path.read_bytes()))}")
+    for setting, _ in RUNS:
+        with world(setting) as place:
+            click.echo(f"{setting}: {sorted(run_input(place, path.read_bytes()))}")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Final
+from typing import Final, NamedTuple
 
 from tests.fuzz.oracle import Oracle
 from tests.fuzz.script import Script
@@ -24,6 +24,7 @@ from ballonet.device.effects import (
     Effect,
     Emit,
     PagesHinted,
+    PartDone,
     RingBroken,
 )
 from ballonet.device.inhibition import InhibitReason
@@ -32,6 +33,7 @@ from ballonet.memory.mapping import GuestMemory
 from ballonet.memory.regions import Region
 from ballonet.virtio.features import BALLOON_FEATURES, RING_FEATURES, Feature
 from ballonet.virtio.queues import QUEUE_COUNT, QueueRole
+from ballonet.virtio.ring.chain import Chain
 
 SIZE: Final = 8
 RINGS_GPA, RING_BYTES, DATA_GPA = 0x1000, 0x1000, 0x8000
@@ -54,11 +56,23 @@ class FindingError(AssertionError):
     """The device did what it must not do."""
 
 
+class Setting(NamedTuple):
+    """What all machines of a run have in common."""
+
+    ring_format: RingFormat
+    balloon: BalloonSettings = BalloonSettings(OFFERED)
+    hostile_deflates: bool = False  #: every second operation is a deflate that is hard to read
+
+    def __str__(self) -> str:
+        defers = "" if self.balloon.defers else "-not-deferred"
+        return f"{self.ring_format.value}{'-deflates' * self.hostile_deflates}{defers}"
+
+
 class World:
     """Guest memory that outlives many machines: mapping it anew each time would be slow."""
 
-    def __init__(self, ram: GuestRam, ring_format: RingFormat) -> None:
-        self.ram, self.ring_format = ram, ring_format
+    def __init__(self, ram: GuestRam, setting: Setting) -> None:
+        self.ram, self.setting, self.ring_format = ram, setting, setting.ring_format
         self.memory = GuestMemory()
         pages = (4096, COARSE)
         self.memory.replace(
@@ -73,10 +87,10 @@ class World:
 
 
 @contextmanager
-def world(ring_format: RingFormat) -> Iterator[World]:
+def world(setting: Setting) -> Iterator[World]:
     """Memory for as many machines as wanted, one after the other."""
     with GuestRam(REGIONS) as ram:
-        made = World(ram, ring_format)
+        made = World(ram, setting)
         try:
             yield made
         finally:
@@ -91,7 +105,7 @@ class Machine:
     def __init__(self, place: World, script: Script) -> None:
         self._world, self._script = place, script
         self._clock = FakeClock()
-        self.device = Balloon(BalloonSettings(OFFERED), self._clock)
+        self.device = Balloon(place.setting.balloon, self._clock)
         self._oracle = Oracle(place.memory)
         self._drivers = [
             place.ring_format.drive(place.ram, self._ring_gpa(q), SIZE, event_idx=bool(q & 1))
@@ -110,14 +124,23 @@ class Machine:
         for _ in range(STEPS_MAX):
             if self._script.is_over:
                 break
-            number = self._script.byte() % len(_OPERATIONS)
-            _OPERATIONS[number](self)
+            operations = _OPERATIONS
+            if self._world.setting.hostile_deflates and self._script.byte() & 1:
+                operations = _DEFLATES
+            operations[self._script.byte() % len(operations)](self)
         self.close()
 
     def close(self) -> None:
         """Stop every ring, whatever state it is in."""
         for queue in range(QUEUE_COUNT):
             self._detach(queue)
+        for driver in self._drivers:
+            driver.close()
+
+    def abandon(self) -> None:
+        """Give up the memory after a finding, without asking the device for anything."""
+        for spy in self._rings.values():
+            spy.release()
         for driver in self._drivers:
             driver.close()
 
@@ -147,6 +170,31 @@ class Machine:
         self._world.ram.write(DATA_GPA, struct.pack(f"<{count}I", *range(first, first + count)))
         self._send(queue, Buffer(DATA_GPA, 4 * count))
 
+    def move_wide_pages(self) -> None:
+        """The same in 64-bit numbers, or in 32-bit numbers that look like those."""
+        queue = self._script.byte() & 1
+        first, count = 0x40 + self._script.byte() % 48, self._script.byte() % 20 + 1
+        high = self._script.choose((0, 0, 0, 1))
+        words = [word for i in range(count) for word in (first + i, high)]
+        self._world.ram.write(DATA_GPA, struct.pack(f"<{2 * count}I", *words))
+        self._send(queue, Buffer(DATA_GPA, 8 * count - self._script.choose((0, 0, 4))))
+
+    def deflate_all_and_more(self) -> None:
+        """A deflate that is longer than any message may be, or has no end."""
+        length = self._script.choose((0x43000, 0x10001, 0x10000, 0xFFFF, 5, 4097))
+        self._send(1, Buffer(0x40000, length))
+
+    def deflate_outside_memory(self) -> None:
+        """A deflate of which only a part, or nothing, can be read."""
+        gpa = self._script.choose((0x10000 - 8, 0x83000 - 4, 2**40, 2**64 - 16, 0x20000))
+        buffers = [Buffer(DATA_GPA, 4), Buffer(gpa, 16)]
+        self._send(1, *buffers[self._script.byte() & 1 :])
+
+    def deflate_to_write(self) -> None:
+        """A deflate whose page numbers stand where only the device may write."""
+        buffers = [Buffer(DATA_GPA, 8), Buffer(DATA_GPA + 8, 8, is_writable=True)]
+        self._send(1, *buffers[self._script.byte() & 1 :])
+
     def report_pages(self) -> None:
         """Free blocks, on the hint or the reporting queue."""
         queue = 3 + (self._script.byte() & 1)
@@ -159,11 +207,11 @@ class Machine:
         self.write_word()
         self._send(3, Buffer(DATA_GPA, 4))
 
-    def _send(self, queue: int, buffer: Buffer) -> None:
+    def _send(self, queue: int, *buffers: Buffer) -> None:
         self._collect(queue)
         driver = self._drivers[queue]
-        if driver.free_descriptors:
-            driver.add([buffer])
+        if driver.free_descriptors >= len(buffers):
+            driver.add(buffers)
             driver.publish()
             self._process(queue, None)
 
@@ -267,6 +315,23 @@ class Machine:
         self._clock.advance(self._script.word() % 1000)
         self._obey(self.device.tick())
 
+    def pause_of_the_guest(self) -> None:
+        """Nothing happens for a while, and what waits is dropped, or a part of it."""
+        self._clock.advance(self._script.choose((0.0, 0.002, 2.0)))
+        steps = self._script.byte() % 4
+        while steps and self.device.wants_discard(busy=False):
+            self._obey(self.device.discard_waiting(), waited=True)
+            steps -= 1
+
+    def drain(self) -> None:
+        """Everything that waits is dropped."""
+        if self._script.byte() & 1:
+            self.device.ledger.expedite()
+            assert self.device.wants_discard(busy=True) == (self.device.ledger.deadline_ns == 0)
+        self._obey(self.device.drain(), waited=True)
+        assert self.device.ledger.waiting_bytes == 0
+        assert self.device.ledger.deadline_ns is None
+
     def inhibit(self) -> None:
         if self._inhibited and self._script.byte() & 1:
             self.device.inhibition.lift(self._inhibited.pop())
@@ -288,14 +353,10 @@ class Machine:
         pops, work = spy.pops, self.device.process(queue, self._world.memory)
         done = 0
         while steps is None or done < steps:
-            seen = spy.pops
             effect = next(work, None)
-            if spy.pops != seen and spy.current is not None:
-                told = bool(self.device.negotiated & Feature.MUST_TELL_HOST)
-                self._oracle.see(self.device.roles[queue], spy.current, told=told)
             if effect is None:
                 break
-            self._check(effect, self.device.roles[queue])
+            self._check(effect, self.device.roles[queue], waited=False)
             done += 1
             assert done < 100 * (SIZE + 1), "the device does not come to an end"
         work.close()
@@ -309,19 +370,13 @@ class Machine:
     def _is_stats(self, queue: int) -> bool:
         return self.device.roles[queue] is QueueRole.STATS
 
-    def _check(self, effect: Effect, role: QueueRole | None) -> None:
-        self.trace.add(type(effect).__name__)
+    def _check(self, effect: Effect, role: QueueRole | None, *, waited: bool) -> None:
+        self.trace.add(f"{type(effect).__name__}{' later' * waited}")
         match effect:
             case Discard():
-                poison = self.device.config.poison.value
-                negotiated = self.device.negotiated & Feature.PAGE_POISON
-                is_report = role is QueueRole.REPORTING
-                assert role in (QueueRole.INFLATE, QueueRole.REPORTING), f"discard for {role}"
-                self._oracle.check_discard(
-                    effect,
-                    inhibited=bool(self._inhibited),
-                    may_report=not (is_report and negotiated and poison),
-                )
+                if not waited:
+                    self._check_moment(role)
+                self._oracle.check_discard(effect, inhibited=bool(self._inhibited), waited=waited)
             case Emit(PagesHinted() as event):
                 assert self.device.hint_round.state.name == "START", "a hint outside a round"
                 self._oracle.check_hint(event)
@@ -330,8 +385,32 @@ class Machine:
                 self.trace.add(reason.translate(_NO_DIGITS))
             case Emit(event):
                 self.trace.add(type(event).__name__)
-            case Call() | ConfigChanged() | ChainDone():
+            case Call() | ConfigChanged() | ChainDone() | PartDone():
                 pass
+
+    def _check_moment(self, role: QueueRole | None) -> None:
+        """Memory is dropped at once for these, and no other, chains."""
+        if role is QueueRole.REPORTING:
+            negotiated = self.device.negotiated & Feature.PAGE_POISON
+            poison = self.device.config.poison.value
+            assert not (negotiated and poison), "a report was discarded against the guest's poison"
+        else:
+            told = self.device.negotiated & Feature.MUST_TELL_HOST
+            waits = told and self.device.settings.defers
+            assert role is QueueRole.INFLATE, f"discard for {role}"
+            assert not waits, "discarded while the guest waits for its answer"
+
+    # What the rings tell of.
+
+    def popped(self, queue: int, chain: Chain) -> None:
+        self._oracle.popped(queue, self.device.roles[queue], chain)
+
+    def un_popped(self, queue: int, head: int) -> None:
+        self._oracle.un_popped(queue, head)
+
+    def answered(self, queue: int, head: int) -> None:
+        told = bool(self.device.negotiated & Feature.MUST_TELL_HOST)
+        self._oracle.answered(queue, self.device.roles[queue], head, told=told)
 
     def _check_memory(self, queue: int, before: bytes) -> None:
         """Only what the device writes of the ring has changed."""
@@ -346,17 +425,21 @@ class Machine:
             used = self._drivers[queue].layout.used
             assert before[:used] == after[:used], "the device wrote to the driver's part"
 
-    def _obey(self, effects: Iterator[Effect]) -> None:
+    def _obey(self, effects: Iterator[Effect], *, waited: bool = False) -> None:
         for effect in effects:
-            self._check(effect, None)
+            self._check(effect, None, waited=waited)
 
     def _attach(self, queue: int, base: int | None = None) -> None:
         if queue in self._rings:
             return
         if base is None:
             base = self._bases.get(queue, 0)
-        ring = serve(self._drivers[queue], self._world.memory, lambda: None, base=base)
-        self._rings[queue] = SpyRing(ring)
+        try:
+            ring = serve(self._drivers[queue], self._world.memory, lambda: None, base=base)
+        except (RingError, GuestMemoryError) as error:  # as the session is told of it
+            self.trace.add(f"not attached: {str(error).translate(_NO_DIGITS)}")
+            return
+        self._rings[queue] = SpyRing(ring, queue, self)
         self.device.attach(queue, self._rings[queue])
 
     def _detach(self, queue: int) -> None:
@@ -367,7 +450,7 @@ class Machine:
         assert base is not None
         self._bases[queue] = base
         if not self._rings:
-            self._oracle.balloon.clear()
+            self._oracle.forget()
 
     def _collect(self, queue: int) -> None:
         """The driver takes back what was used, unless the ring is past understanding."""
@@ -390,6 +473,14 @@ _OPERATIONS: Final[tuple[Callable[[Machine], None], ...]] = (
     *(_M.write_config, _M.interrupt, _M.restart, _M.stop_all, _M.reset, _M.set_target),
     *(_M.move_pages, _M.move_pages, _M.move_pages, _M.report_pages, _M.report_pages, _M.say_word),
     *(_M.hint_round, _M.hint_round, _M.statistics, _M.wait, _M.inhibit, _M.report_rate),
+    *(_M.pause_of_the_guest, _M.pause_of_the_guest, _M.drain, _M.move_wide_pages),
+    *(_M.deflate_all_and_more, _M.deflate_outside_memory, _M.deflate_to_write),
+)
+#: Between pages that are given, and pages that are dropped.
+_DEFLATES: Final = (
+    *(_M.deflate_all_and_more, _M.deflate_outside_memory, _M.deflate_to_write),
+    *(_M.move_wide_pages, _M.move_wide_pages, _M.move_pages, _M.move_pages),
+    *(_M.pause_of_the_guest, _M.pause_of_the_guest, _M.drain, _M.interrupt),
 )
 
 
@@ -398,10 +489,8 @@ def run_input(place: World, raw: bytes) -> frozenset[str]:
     machine = Machine(place, Script(raw))
     try:
         machine.run()
-    except (RingError, GuestMemoryError):
-        # Attaching a ring may be refused for what stands in it; the session says so then.
-        machine.close()
     except Exception as error:
+        machine.abandon()
         raise FindingError(f"{type(error).__name__}: {error}") from error
     counters = machine.device.counters
     grown = {name for name in counters.__slots__ if getattr(counters, name)}

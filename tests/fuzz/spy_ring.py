@@ -2,29 +2,38 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from ballonet.virtio.ring.chain import Chain, DeviceRing
 
 
-class SpyRing:
-    """A `DeviceRing`; `current` is the chain popped last."""
+class Watch(Protocol):
+    """Who is told of a chain's fate, by its head."""
 
-    def __init__(self, ring: DeviceRing) -> None:
-        self._ring = ring
+    def popped(self, queue: int, chain: Chain) -> None: ...
+    def un_popped(self, queue: int, head: int) -> None: ...
+    def answered(self, queue: int, head: int) -> None: ...
+
+
+class SpyRing:
+    """A `DeviceRing`."""
+
+    def __init__(self, ring: DeviceRing, queue: int, watch: Watch) -> None:
+        self._ring, self._queue, self._watch = ring, queue, watch
         self.outstanding: list[int] = []
-        self.current: Chain | None = None
         self.pops = 0
 
     def pop(self) -> Chain | None:
         chain = self._ring.pop()
         if chain is not None:
             self.pops += 1
-            self.current = chain
             self.outstanding.append(chain.head)
+            self._watch.popped(self._queue, chain)
         return chain
 
     def un_pop(self) -> None:
         assert self.outstanding, "un-popped what was never popped"
-        self.outstanding.pop()
+        self._watch.un_popped(self._queue, self.outstanding.pop())
         self._ring.un_pop()
 
     def push(self, head: int, length: int) -> None:
@@ -32,6 +41,7 @@ class SpyRing:
         assert length == 0, "used length"
         self.outstanding.remove(head)
         self._ring.push(head, length)
+        self._watch.answered(self._queue, head)
 
     def publish(self) -> bool:
         return self._ring.publish()

@@ -1,45 +1,63 @@
-"""A short fuzz run, and proof that the oracle would notice."""
+"""A short fuzz run of every kind, and proof that the oracle would notice."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
-from tests.fuzz.__main__ import CORPUS
+from tests.fuzz.__main__ import CORPUS, RUNS
+from tests.fuzz.machine import Setting
 from tests.fuzz.worker import fuzz, load_corpus
 from tests.property.ring_under_test import RingFormat
 
+from ballonet.balloon.page_ledger import PageLedger
+from ballonet.balloon.region_pages import RegionPages
+from ballonet.device import inflation
 from ballonet.device.inhibition import Inhibition
+from ballonet.device.pfns import given_pfns
 from ballonet.device.poison import PagePoison
-from ballonet.memory.host_pages import HostPageParts
 
-INPUTS = 2500
-each_format = pytest.mark.parametrize("ring_format", list(RingFormat))
+INPUTS = 1500
+SPLIT = Setting(RingFormat.SPLIT)
 
 
-@each_format
-def test_random_guests_find_nothing(ring_format: RingFormat) -> None:
+@pytest.mark.parametrize("setting", [setting for setting, _ in RUNS], ids=str)
+def test_random_guests_find_nothing(setting: Setting) -> None:
     corpus = load_corpus(CORPUS)
     assert corpus
-    tally, _ = fuzz(corpus, len(corpus) + INPUTS, seed=7, ring_format=ring_format)
+    tally, _ = fuzz(corpus, len(corpus) + INPUTS, seed=7, setting=setting)
     assert tally.finding == ""
     assert tally.inputs == len(corpus) + INPUTS
 
 
-def _finding(monkeypatch: pytest.MonkeyPatch, owner: type, name: str, broken: object) -> str:
+@pytest.mark.parametrize(
+    ("owner", "name", "broken", "word"),
+    [
+        (RegionPages, "take_back", lambda *_: None, "not given"),
+        (PageLedger, "take_back_all", lambda _: None, "not given"),
+        (inflation, "taken_pfns", given_pfns, "not given"),
+        (PagePoison, "allows_discard", lambda *_, **__: True, "poison"),
+        (Inhibition, "reasons", (), "inhibited"),
+    ],
+    ids=["pages stay", "all pages stay", "one reading", "poison", "inhibition"],
+)
+def test_a_device_that_is_wrong_is_found_out(
+    monkeypatch: pytest.MonkeyPatch, owner: object, name: str, broken: object, word: str
+) -> None:
+    if owner is PageLedger:
+        broken = _first_time_only(PageLedger.take_back_all)
     monkeypatch.setattr(owner, name, broken)
     corpus = load_corpus(CORPUS)
-    return fuzz(corpus, len(corpus) + 20_000, seed=3, ring_format=RingFormat.SPLIT)[0].finding
+    setting = Setting(RingFormat.SPLIT, hostile_deflates=True)
+    tally, _ = fuzz(corpus, len(corpus) + 20_000, seed=3, setting=setting)
+    assert word in tally.finding
 
 
-def test_parts_that_are_not_forgotten_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = _finding(monkeypatch, HostPageParts, "take", lambda *_: None)
-    assert "not given" in found
+def _first_time_only(action: Callable[[PageLedger], None]) -> Callable[[PageLedger], None]:
+    """For a method that makes the object, too."""
 
+    def act(ledger: PageLedger) -> None:
+        if not hasattr(ledger, "table"):
+            action(ledger)
 
-def test_poison_that_is_ignored_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = _finding(monkeypatch, PagePoison, "allows_discard", lambda *_, **__: True)
-    assert "poison" in found
-
-
-def test_inhibition_that_is_ignored_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = _finding(monkeypatch, Inhibition, "reasons", ())
-    assert "inhibited" in found
+    return act

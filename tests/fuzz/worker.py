@@ -14,9 +14,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.fuzz.machine import FindingError, run_input, world
+from tests.fuzz.machine import FindingError, Setting, run_input, world
 from tests.fuzz.mutate import fresh, mutate
-from tests.property.ring_under_test import RingFormat
 
 SLOW_S = 1.0
 _FRESH_SHARE = 0.05
@@ -46,13 +45,13 @@ def fuzz(
     corpus: Sequence[bytes],
     inputs: int,
     seed: int,
-    ring_format: RingFormat,
+    setting: Setting,
     report: Callable[[Tally], None] = lambda _: None,
 ) -> tuple[Tally, list[bytes]]:
     """Run the corpus, then mutations of it; stops at a finding. Returns what was kept, too."""
     rng = random.Random(seed)  # noqa: S311 - runs are to be repeatable
     tally, kept = Tally(), list(corpus)
-    with world(ring_format) as place:
+    with world(setting) as place:
         for number in range(inputs):
             raw = _choose(number, corpus, kept, rng)
             begun = time.perf_counter()

@@ -39,6 +39,12 @@ class Device:
         for _ in range(2):  # the first may be asked in the middle of the turn that serves it
             self.snapshot()
 
+    def rest(self) -> None:
+        """Nothing that was given to the device waits any more."""
+        self.server.drain()
+        message = "memory of the balloon still waits to be dropped"
+        wait_until(lambda: not self.snapshot().waiting_bytes, SECONDS, message)
+
     def wait_until_free(self) -> None:
         """The last front-end is gone, as the device sees it."""
         message = "the device still has a front-end"
@@ -104,6 +110,9 @@ class DeviceProcess:
         """End it as nobody can prevent."""
         self._process.kill()
         self._process.wait()
+
+    def rest(self) -> None:
+        """Nothing waits: it drops what it is given before it answers."""
 
     def is_alive(self) -> bool:
         """The process has not ended."""

@@ -109,7 +109,7 @@ def serve_one_guest(device: DeviceProcess) -> None:
 
     def attempt() -> bool:
         try:
-            guest = start_qemu(device.path)
+            guest = start_qemu(device)
         except (ClosedError, BrokenPipeError, ConnectionResetError):
             return False  # turned away: there is another front-end still
         except (FileNotFoundError, ConnectionRefusedError) as error:
@@ -331,7 +331,7 @@ def test_a_bad_region_that_is_added_later_is_refused_and_the_guest_goes_on(
     device: DeviceProcess, table: list[TableRegion]
 ) -> None:
     bad = table[-1]
-    with GuestRam([RamRegion(0, MIB, UVA)]) as ram, start_qemu(device.path) as guest:
+    with GuestRam([RamRegion(0, MIB, UVA)]) as ram, start_qemu(device) as guest:
         fd = ram.fd(ram.regions[0])
         assert_refused(guest.front_end, lambda: guest.front_end.add_mem_reg(bad, [fd]))
         first, _ = guest.free_range()
@@ -364,7 +364,7 @@ def test_a_region_of_something_that_cannot_be_mapped_is_refused(
 
 
 def test_a_refused_memory_table_leaves_the_old_one_in_force(device: DeviceProcess) -> None:
-    with start_uml(device.path) as guest:
+    with start_uml(device) as guest:
         first, _ = guest.free_range()
         guest.ram.fill(first, 2)
         fd = guest.ram.fd(guest.ram.regions[0])
@@ -382,14 +382,14 @@ def test_a_refused_memory_table_leaves_the_old_one_in_force(device: DeviceProces
 def test_unaligned_rings_are_refused(
     device: DeviceProcess, desc: int, avail: int, used: int
 ) -> None:
-    with start_uml(device.path) as guest:
+    with start_uml(device) as guest:
         at = guest.ring_uvas(INFLATE)
         moved = (at[0] + desc, at[1] + avail, at[2] + used)
         assert_refused(guest.front_end, lambda: guest.front_end.set_vring_addr(INFLATE, moved))
 
 
 def test_rings_outside_memory_or_half_outside_are_refused(device: DeviceProcess) -> None:
-    with start_uml(device.path) as guest:
+    with start_uml(device) as guest:
         region = guest.ram.regions[0]
         good, end = guest.ring_uvas(INFLATE), region.uva + region.size
         for outside in (0, region.uva - 16, end - 16, end, TOP - 16):
@@ -505,7 +505,7 @@ def test_two_hundred_front_ends_that_vanish_leave_nothing_behind(
 
 
 def test_a_second_front_end_is_turned_away_and_the_first_goes_on(device: DeviceProcess) -> None:
-    with start_qemu(device.path) as guest:
+    with start_qemu(device) as guest:
         with FrontEnd.connect(device.path) as second:
             assert second.wire.is_closed(SECONDS)
         first, _ = guest.free_range()
@@ -513,7 +513,7 @@ def test_a_second_front_end_is_turned_away_and_the_first_goes_on(device: DeviceP
 
 
 def test_descriptors_set_again_and_again_are_closed(device: DeviceProcess) -> None:
-    with start_qemu(device.path) as guest:
+    with start_qemu(device) as guest:
         before = device.open_fds()
         for _ in range(300):
             guest.front_end.set_vring_kick(INFLATE)
@@ -564,7 +564,7 @@ def stop(guest: Session) -> None:
 def test_memory_whose_file_is_cut_short_does_not_kill_the_back_end(
     device: DeviceProcess, action: Callable[[Session], None]
 ) -> None:
-    with start_uml(device.path) as guest:
+    with start_uml(device) as guest:
         first, _ = guest.free_range()
         guest.inflate([first])
         guest.front_end.get_features()  # answered when the device is done with all rings
@@ -646,7 +646,7 @@ BREAKS: list[Callable[[Session], None]] = [
 def test_a_driver_that_breaks_a_ring_is_reported_and_stops_only_its_own_device(
     device: DeviceProcess, breaks: Callable[[Session], None]
 ) -> None:
-    with start_qemu(device.path) as guest:
+    with start_qemu(device) as guest:
         guest.split_ring(INFLATE).set_avail_entry(0, 0)
         breaks(guest)
         if guest.rings[INFLATE].avail_idx == 0 and breaks is not index_that_jumps:
@@ -661,7 +661,7 @@ def test_a_driver_that_breaks_a_ring_is_reported_and_stops_only_its_own_device(
 def test_a_broken_device_works_again_after_it_was_stopped_and_set_up_anew(
     device: DeviceProcess,
 ) -> None:
-    with start_uml(device.path) as guest:
+    with start_uml(device) as guest:
         loop_to_itself(guest)
         guest.split_ring(INFLATE).set_avail_entry(0, 0)
         guest.split_ring(INFLATE).set_avail_idx(1)
@@ -684,7 +684,7 @@ def test_a_broken_device_works_again_after_it_was_stopped_and_set_up_anew(
 def test_a_message_outside_memory_is_returned_unread_and_the_ring_goes_on(
     device: DeviceProcess, gpa: int, length: int
 ) -> None:
-    with start_qemu(device.path) as guest:
+    with start_qemu(device) as guest:
         assert guest.transact(INFLATE, [Buffer(gpa, length)]).length == 0
         first, _ = guest.free_range()
         guest.ram.fill(first, 2)
@@ -696,7 +696,7 @@ def test_a_message_outside_memory_is_returned_unread_and_the_ring_goes_on(
 def test_a_message_that_is_no_whole_number_of_entries_is_returned(
     device: DeviceProcess, length: int
 ) -> None:
-    with start_qemu(device.path) as guest:
+    with start_qemu(device) as guest:
         first, _ = guest.free_range()
         gpa = guest.write_pfns(INFLATE, [first] * 256).gpa
         assert guest.transact(INFLATE, [Buffer(gpa, length)]).length == 0
@@ -705,7 +705,7 @@ def test_a_message_that_is_no_whole_number_of_entries_is_returned(
 def test_a_gibibyte_of_page_numbers_does_not_keep_the_socket_waiting(
     device: DeviceProcess,
 ) -> None:
-    with start_qemu(device.path) as guest:
+    with start_qemu(device) as guest:
         ring, gpa = guest.rings[INFLATE], guest.ram.regions[-1].gpa
         for _ in range(64):
             ring.add([Buffer(gpa, 4 * MIB)])
@@ -718,7 +718,7 @@ def test_a_gibibyte_of_page_numbers_does_not_keep_the_socket_waiting(
 
 
 def test_statistics_of_any_length_are_kept(device: DeviceProcess) -> None:
-    with start_qemu(device.path) as guest:
+    with start_qemu(device) as guest:
         previous = None
         for length in (1, 8, 9, 10, 4096, 32768):
             head = guest.offer(STATS, [Buffer(guest.buffer_gpa(STATS), length)])
@@ -728,7 +728,7 @@ def test_statistics_of_any_length_are_kept(device: DeviceProcess) -> None:
 
 
 def test_buffers_to_be_written_are_returned_unwritten(device: DeviceProcess) -> None:
-    with start_qemu(device.path) as guest:
+    with start_qemu(device) as guest:
         first, _ = guest.free_range()
         guest.ram.fill(first, 1)
         for queue in (INFLATE, DEFLATE):
@@ -738,7 +738,7 @@ def test_buffers_to_be_written_are_returned_unwritten(device: DeviceProcess) -> 
 
 
 def test_an_indirect_chain_that_was_not_negotiated_breaks_the_ring(device: DeviceProcess) -> None:
-    with start_qemu(device.path, wanted=VERSION_1) as guest:
+    with start_qemu(device, wanted=VERSION_1) as guest:
         whole = guest.write_pfns(INFLATE, [guest.free_range()[0]])
         guest.offer(INFLATE, [whole], indirect_at=whole.gpa + PAGE_BYTES)
         assert guest.front_end.wait_err(INFLATE)

@@ -31,7 +31,7 @@ def device(tmp_path: Path) -> Iterator[Device]:
 
 @pytest.fixture
 def guest(device: Device) -> Iterator[Session]:
-    with start_uml(device.path, wanted=FIVE_QUEUES) as made:
+    with start_uml(device, wanted=FIVE_QUEUES) as made:
         yield made
 
 
@@ -149,13 +149,13 @@ def test_a_migration_that_died_lets_the_driver_have_its_pages(
 def test_a_stopped_machine_is_not_asked_for_hints(device: Device) -> None:
     device.server.begin_hint_round()
     wait_for_state(device, "DONE")
-    with start_uml(device.path, wanted=FIVE_QUEUES) as guest:
+    with start_uml(device, wanted=FIVE_QUEUES) as guest:
         assert guest.read_cmd_id() == 1
     assert HintRoundChanged("DONE", 0x8000_0000) in device.events
 
 
 def test_a_driver_without_the_feature_is_not_asked(device: Device) -> None:
-    with start_uml(device.path) as guest:
+    with start_uml(device) as guest:
         device.server.begin_hint_round()
         device.server.set_target(3)
         assert guest.front_end.read_backend_message()
@@ -163,7 +163,7 @@ def test_a_driver_without_the_feature_is_not_asked(device: Device) -> None:
 
 
 def test_hints_of_a_poisoning_guest_are_not_used(device: Device) -> None:
-    with start_uml(device.path, wanted=FIVE_QUEUES | PAGE_POISON) as guest:
+    with start_uml(device, wanted=FIVE_QUEUES | PAGE_POISON) as guest:
         first, _ = guest.free_range()
         guest.write_poison(POISON)
         device.server.begin_hint_round()
@@ -190,7 +190,7 @@ def test_reported_blocks_are_freed_and_their_neighbours_kept(
 
 
 def test_a_chain_that_fills_the_whole_ring_is_served(device: Device) -> None:
-    with start_uml(device.path, wanted=FIVE_QUEUES, queue_size=32) as guest:
+    with start_uml(device, wanted=FIVE_QUEUES, queue_size=32) as guest:
         first, _ = guest.free_range()
         guest.ram.fill(first, 64)
         for _ in range(3):
@@ -202,7 +202,7 @@ def test_a_chain_that_fills_the_whole_ring_is_served(device: Device) -> None:
 def test_blocks_of_several_regions_are_freed_and_what_is_no_memory_is_left_out(
     device: Device,
 ) -> None:
-    with start_qemu(device.path, wanted=FIVE_QUEUES) as guest:
+    with start_qemu(device, wanted=FIVE_QUEUES) as guest:
         low, _ = guest.free_range(1)
         high, _ = guest.free_range(2)
         for first in (low, high):
@@ -227,7 +227,7 @@ def test_blocks_of_several_regions_are_freed_and_what_is_no_memory_is_left_out(
 def test_reports_of_a_guest_that_expects_its_poison_are_only_answered(
     device: Device, poison: int | None, is_freed: bool, start: Callable[..., Session]
 ) -> None:
-    with start(device.path, wanted=FIVE_QUEUES | PAGE_POISON) as guest:
+    with start(device, wanted=FIVE_QUEUES | PAGE_POISON) as guest:
         first, _ = guest.free_range()
         guest.ram.fill(first, 4)
         if poison is not None:

@@ -88,7 +88,7 @@ def give_pages(device: Device, guest: Session) -> None:
 def test_a_configuration_space_that_ends_before_actual_is_named(
     device: Device, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with start_uml(device.path) as guest:  # reads no more than it asks for
+    with start_uml(device) as guest:  # reads no more than it asks for
         give_pages(device, guest)
         problem = wait_until(lambda: device.snapshot().problem, SECONDS, "nothing is said")
         assert "has 4 bytes" in problem
@@ -97,7 +97,7 @@ def test_a_configuration_space_that_ends_before_actual_is_named(
 
 
 def test_a_driver_that_says_how_much_it_gave_is_no_problem_when_it_stalls(device: Device) -> None:
-    with start_uml(device.path) as guest:
+    with start_uml(device) as guest:
         give_pages(device, guest)
         guest.write_actual(50)
         wait_until(lambda: device.snapshot().stage is Stage.STALLED, SECONDS, "it goes on")
@@ -106,6 +106,6 @@ def test_a_driver_that_says_how_much_it_gave_is_no_problem_when_it_stalls(device
 
 @pytest.mark.parametrize("start", [start_qemu, start_uml])
 def test_a_guest_that_works_has_no_problem(device: Device, start: Start) -> None:
-    with start(device.path) as guest:
+    with start(device) as guest:
         guest.inflate([guest.free_range()[0]])
         assert device.snapshot().problem is None

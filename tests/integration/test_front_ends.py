@@ -69,7 +69,7 @@ def device(tmp_path: Path) -> Iterator[Device]:
 def test_inflating_frees_exactly_the_pages_named_and_keeps_every_other_byte(
     device: Device, start: Start
 ) -> None:
-    with start(device.path) as guest:
+    with start(device) as guest:
         ranges = [guest.free_range(i) for i in range(len(guest.ram.regions))]
         for first, pages in ranges:
             guest.ram.fill(first, pages)
@@ -88,7 +88,7 @@ def test_inflating_frees_exactly_the_pages_named_and_keeps_every_other_byte(
 
 @each_front_end
 def test_deflating_is_answered_and_changes_no_byte(device: Device, start: Start) -> None:
-    with start(device.path) as guest:
+    with start(device) as guest:
         first, pages = guest.free_range()
         guest.ram.fill(first, pages)
         assert guest.deflate(range(first, first + 64)).length == 0
@@ -100,7 +100,7 @@ def test_deflating_is_answered_and_changes_no_byte(device: Device, start: Start)
 def test_a_page_written_after_its_deflate_keeps_what_was_written(
     device: Device, start: Start
 ) -> None:
-    with start(device.path) as guest:
+    with start(device) as guest:
         first, _ = guest.free_range()
         guest.ram.fill(first, 4)
         guest.inflate([first, first + 1])
@@ -112,7 +112,7 @@ def test_a_page_written_after_its_deflate_keeps_what_was_written(
 
 @each_front_end
 def test_actual_is_what_the_driver_wrote_last(device: Device, start: Start) -> None:
-    with start(device.path) as guest:
+    with start(device) as guest:
         for pages in (256, 0x0102_0304, 0):
             guest.write_actual(pages)
             assert guest.read_actual() == pages
@@ -121,7 +121,7 @@ def test_actual_is_what_the_driver_wrote_last(device: Device, start: Start) -> N
 
 @each_front_end
 def test_a_new_target_is_announced_once_and_then_read(device: Device, start: Start) -> None:
-    with start(device.path) as guest:
+    with start(device) as guest:
         assert guest.read_num_pages() == 0
         device.server.set_target(0x0001_2345)
         assert guest.front_end.read_backend_message() == CHANGED
@@ -135,7 +135,7 @@ def test_a_target_set_before_the_front_end_came_is_read_at_its_start(
     device: Device, start: Start
 ) -> None:
     device.server.set_target(77)
-    with start(device.path) as guest:
+    with start(device) as guest:
         assert guest.read_num_pages() == 77
 
 
@@ -143,7 +143,7 @@ def test_a_target_set_before_the_front_end_came_is_read_at_its_start(
 def test_a_driver_that_writes_actual_does_not_change_the_target(
     device: Device, start: Start
 ) -> None:
-    with start(device.path) as guest:
+    with start(device) as guest:
         device.server.set_target(500)
         assert guest.front_end.read_backend_message() == CHANGED
         guest.write_actual(123)
@@ -152,7 +152,7 @@ def test_a_driver_that_writes_actual_does_not_change_the_target(
 
 @each_front_end
 def test_must_tell_host_and_statistics_are_offered(device: Device, start: Start) -> None:
-    with start(device.path) as guest:
+    with start(device) as guest:
         wanted = MUST_TELL_HOST | STATS_VQ | INDIRECT_DESC | EVENT_IDX | VERSION_1
         assert guest.offered & wanted == wanted
         guest.read_num_pages()  # its reply says that everything before was taken
@@ -161,13 +161,13 @@ def test_must_tell_host_and_statistics_are_offered(device: Device, start: Start)
 
 def test_must_tell_host_is_not_offered_when_switched_off(tmp_path: Path) -> None:
     settings = BalloonSettings(RING_FEATURES | Feature.STATS_VQ)
-    with running_device(tmp_path / "b.sock", settings) as device, start_qemu(device.path) as guest:
+    with running_device(tmp_path / "b.sock", settings) as device, start_qemu(device) as guest:
         assert not guest.offered & MUST_TELL_HOST
 
 
 def test_without_discards_inflated_pages_stay(tmp_path: Path) -> None:
     settings = BalloonSettings(discards=False)
-    with running_device(tmp_path / "b.sock", settings) as device, start_qemu(device.path) as guest:
+    with running_device(tmp_path / "b.sock", settings) as device, start_qemu(device) as guest:
         first, _ = guest.free_range()
         guest.ram.fill(first, 8)
         guest.inflate(range(first, first + 8))
@@ -175,20 +175,20 @@ def test_without_discards_inflated_pages_stay(tmp_path: Path) -> None:
 
 
 def test_cloud_hypervisor_negotiates_no_bit_of_the_balloon(device: Device) -> None:
-    with start_cloud_hypervisor(device.path) as guest:
+    with start_cloud_hypervisor(device) as guest:
         assert not guest.driver_features & 0xFF_FFFF
         assert set(guest.rings) == {INFLATE, DEFLATE}
 
 
 def test_cloud_hypervisor_may_ask_for_no_channel(device: Device) -> None:
-    with start_cloud_hypervisor(device.path, has_channel=False) as guest:
+    with start_cloud_hypervisor(device, has_channel=False) as guest:
         device.server.set_target(9)
         wait_until(lambda: guest.read_num_pages() == 9, SECONDS, "the target does not arrive")
 
 
 @each_with_stats
 def test_a_statistics_buffer_is_kept_until_the_host_asks(device: Device, start: Start) -> None:
-    with start(device.path) as guest:
+    with start(device) as guest:
         head = guest.put_stats([(STAT_FREE, 1 << 30), (STAT_TOTAL, 2 << 30), (999, 1)])
         wait_until(lambda: device.snapshot().sample, SECONDS, "no sample arrives")
         device.settle()
@@ -200,7 +200,7 @@ def test_a_statistics_buffer_is_kept_until_the_host_asks(device: Device, start: 
 
 @each_with_stats
 def test_every_request_brings_one_new_sample(device: Device, start: Start) -> None:
-    with start(device.path) as guest:
+    with start(device) as guest:
         guest.put_stats([(STAT_FREE, 0)])
         for free in range(1, 20):
             wait_until(lambda: device.snapshot().sample, SECONDS, "no sample arrives")
@@ -216,14 +216,14 @@ def test_every_request_brings_one_new_sample(device: Device, start: Start) -> No
 
 
 def test_a_second_statistics_buffer_sends_the_first_one_back(device: Device) -> None:
-    with start_qemu(device.path) as guest:
+    with start_qemu(device) as guest:
         first = guest.put_stats([(STAT_FREE, 1)])
         guest.put_stats([(STAT_FREE, 2)])
         assert [used.head for used in guest.wait_used(STATS)] == [first]
 
 
 def test_a_held_statistics_buffer_is_before_the_base_and_comes_again(device: Device) -> None:
-    with start_qemu(device.path) as guest:
+    with start_qemu(device) as guest:
         first, _ = guest.free_range()
         guest.inflate([first])
         head = guest.put_stats([(STAT_FREE, 7)])
@@ -241,7 +241,7 @@ def test_a_held_statistics_buffer_is_before_the_base_and_comes_again(device: Dev
 
 
 def test_asking_for_a_position_stops_the_ring_by_itself(device: Device) -> None:
-    with start_qemu(device.path) as guest:
+    with start_qemu(device) as guest:
         first, _ = guest.free_range()
         guest.ram.fill(first, 2)
         guest.inflate([first])
@@ -257,7 +257,7 @@ def test_asking_for_a_position_stops_the_ring_by_itself(device: Device) -> None:
 
 
 def test_a_call_that_had_no_descriptor_is_made_up_for_when_one_comes(device: Device) -> None:
-    with start_qemu(device.path) as guest:
+    with start_qemu(device) as guest:
         first, _ = guest.free_range()
         base = guest.front_end.get_vring_base(INFLATE)  # takes the descriptors away
         guest.rings[INFLATE].add([guest.write_pfns(INFLATE, [first])])
@@ -271,7 +271,7 @@ def test_a_call_that_had_no_descriptor_is_made_up_for_when_one_comes(device: Dev
 
 
 def test_a_hundred_stops_while_a_buffer_is_held_lose_nothing(device: Device) -> None:
-    with start_qemu(device.path) as guest:
+    with start_qemu(device) as guest:
         head = guest.put_stats([(STAT_FREE, 7)])
         for _ in range(100):
             bases = scripts.stop_qemu(guest)
@@ -283,7 +283,7 @@ def test_a_hundred_stops_while_a_buffer_is_held_lose_nothing(device: Device) -> 
 
 
 def test_a_stopped_vm_is_told_of_a_new_target_only_when_it_runs_again(device: Device) -> None:
-    with start_qemu(device.path) as guest:
+    with start_qemu(device) as guest:
         bases = scripts.stop_qemu(guest)
         device.server.set_target(33)
         device.settle()
@@ -294,7 +294,7 @@ def test_a_stopped_vm_is_told_of_a_new_target_only_when_it_runs_again(device: De
 
 
 def test_a_stopped_vm_gets_no_answer_before_it_runs_again(device: Device) -> None:
-    with start_qemu(device.path) as guest:
+    with start_qemu(device) as guest:
         first, _ = guest.free_range()
         guest.ram.fill(first, 2)
         guest.inflate([first])
@@ -310,7 +310,7 @@ def test_a_stopped_vm_gets_no_answer_before_it_runs_again(device: Device) -> Non
 
 
 def test_chains_offered_while_a_uml_guest_is_suspended_wait_for_its_resume(device: Device) -> None:
-    with start_uml(device.path) as guest:
+    with start_uml(device) as guest:
         first, _ = guest.free_range()
         guest.inflate([first])
         for queue in guest.rings:
@@ -326,7 +326,7 @@ def test_chains_offered_while_a_uml_guest_is_suspended_wait_for_its_resume(devic
 
 
 def test_a_uml_driver_that_is_bound_again_finds_the_device_as_new(device: Device) -> None:
-    with start_uml(device.path) as guest:
+    with start_uml(device) as guest:
         first, _ = guest.free_range()
         for round_no in range(3):
             guest.put_stats([(STAT_FREE, round_no)])
@@ -341,7 +341,7 @@ each_uml = pytest.mark.parametrize("start", [start_uml, _start_uml_6_1], ids=["n
 
 @each_uml
 def test_a_uml_driver_that_left_has_its_memory_to_itself(device: Device, start: Start) -> None:
-    with start(device.path) as guest:
+    with start(device) as guest:
         guest.put_stats([(STAT_FREE, 1)])
         wait_until(lambda: device.snapshot().sample, SECONDS, "no sample arrives")
         scripts.unbind_uml(guest)
@@ -357,7 +357,7 @@ def test_a_uml_driver_that_left_has_its_memory_to_itself(device: Device, start: 
 
 @each_uml
 def test_a_uml_driver_that_is_bound_again_can_use_statistics(device: Device, start: Start) -> None:
-    with start(device.path) as guest:
+    with start(device) as guest:
         guest.put_stats([(STAT_FREE, 1)])
         wait_until(lambda: device.snapshot().sample, SECONDS, "no sample arrives")
         scripts.unbind_uml(guest)
@@ -371,7 +371,7 @@ def test_a_uml_driver_that_is_bound_again_can_use_statistics(device: Device, sta
 
 
 def test_the_kernel_image_of_uml_is_not_memory_and_is_skipped(device: Device) -> None:
-    with start_uml(device.path) as guest:
+    with start_uml(device) as guest:
         first, pages = guest.free_range()
         guest.ram.fill(first, pages)
         end = guest.ram.regions[0].end_gpa // PAGE_BYTES
@@ -382,7 +382,7 @@ def test_the_kernel_image_of_uml_is_not_memory_and_is_skipped(device: Device) ->
 
 
 def test_the_first_and_last_page_of_each_region_can_be_given(device: Device) -> None:
-    with start_qemu(device.path) as guest:
+    with start_qemu(device) as guest:
         named = []
         for i, region in enumerate(guest.ram.regions):
             first, pages = guest.free_range(i)
@@ -398,7 +398,7 @@ def test_the_first_and_last_page_of_each_region_can_be_given(device: Device) -> 
 
 @pytest.mark.parametrize("count", [1, 255, 256, 257, 1024, 2048])
 def test_a_message_may_name_any_number_of_pages(device: Device, count: int) -> None:
-    with start_qemu(device.path) as guest:
+    with start_qemu(device) as guest:
         first, pages = guest.free_range(1)
         guest.ram.fill(first, pages)
         guest.inflate(range(first + count - 1, first - 1, -1))
@@ -407,7 +407,7 @@ def test_a_message_may_name_any_number_of_pages(device: Device, count: int) -> N
 
 @pytest.mark.parametrize("is_indirect", [False, True])
 def test_a_message_may_be_cut_into_single_bytes(device: Device, is_indirect: bool) -> None:
-    with start_qemu(device.path) as guest:
+    with start_qemu(device) as guest:
         first, pages = guest.free_range()
         guest.ram.fill(first, pages)
         whole = guest.write_pfns(INFLATE, [first, first + 2, first + 9])
@@ -420,7 +420,7 @@ def test_a_message_may_be_cut_into_single_bytes(device: Device, is_indirect: boo
 def test_eight_byte_page_numbers_of_windows_free_their_pages_and_not_page_0(
     device: Device,
 ) -> None:
-    with start_qemu(device.path) as guest:
+    with start_qemu(device) as guest:
         first, pages = guest.free_range(1)
         guest.ram.fill(first, pages)
         guest.ram.fill(0, 1)
@@ -431,7 +431,7 @@ def test_eight_byte_page_numbers_of_windows_free_their_pages_and_not_page_0(
 
 
 def test_a_full_ring_of_messages_is_answered_in_order(device: Device) -> None:
-    with start_qemu(device.path) as guest:
+    with start_qemu(device) as guest:
         first, _ = guest.free_range()
         ring = guest.rings[INFLATE]
         buffer = guest.write_pfns(INFLATE, [first])
@@ -446,14 +446,14 @@ def test_a_full_ring_of_messages_is_answered_in_order(device: Device) -> None:
 
 @pytest.mark.parametrize("start", [start_uml, _start_uml_plain])
 def test_a_ring_goes_round_many_times(device: Device, start: Start) -> None:
-    with start(device.path) as guest:
+    with start(device) as guest:
         first, _ = guest.free_range()
         for i in range(1500):
             assert guest.inflate([first + i % 7]).length == 0
 
 
 def test_a_driver_that_wants_no_calls_gets_none(device: Device) -> None:
-    with start_qemu(device.path, wanted=VERSION_1) as guest:
+    with start_qemu(device, wanted=VERSION_1) as guest:
         ring = guest.rings[INFLATE]
         ring.want_calls(False)
         first, _ = guest.free_range()
@@ -464,7 +464,7 @@ def test_a_driver_that_wants_no_calls_gets_none(device: Device) -> None:
 
 
 def test_kicks_without_chains_are_harmless(device: Device) -> None:
-    with start_qemu(device.path) as guest:
+    with start_qemu(device) as guest:
         for _ in range(50):
             guest.front_end.kick(INFLATE)
         first, _ = guest.free_range()
@@ -472,7 +472,7 @@ def test_kicks_without_chains_are_harmless(device: Device) -> None:
 
 
 def test_qemu_that_writes_back_an_old_target_does_not_change_it(device: Device) -> None:
-    with start_qemu(device.path) as guest:
+    with start_qemu(device) as guest:
         stale = guest.front_end.get_config(0, 16)
         device.server.set_target(4096)
         assert guest.front_end.read_backend_message() == CHANGED
@@ -482,7 +482,7 @@ def test_qemu_that_writes_back_an_old_target_does_not_change_it(device: Device) 
 
 @pytest.mark.parametrize("flags", [0, 1, 2])
 def test_any_piece_of_the_configuration_can_be_read_and_written(device: Device, flags: int) -> None:
-    with start_crosvm(device.path) as guest:
+    with start_crosvm(device) as guest:
         device.server.set_target(0x0403_0201)
         assert guest.front_end.read_backend_message() == CHANGED
         for offset in range(20):
@@ -497,7 +497,7 @@ def test_memory_added_later_can_be_given_and_removed_memory_cannot(device: Devic
     size, gpa = 2 * MIB, 1 << 33
     extra = TableRegion(gpa, size, 0x7F99_0000_0000, 0)
     with (
-        start_qemu(device.path) as guest,
+        start_qemu(device) as guest,
         GuestRam([RamRegion(gpa, size, 0x7F99_0000_0000)]) as more,
     ):
         first = gpa // PAGE_BYTES
@@ -514,7 +514,7 @@ def test_memory_added_later_can_be_given_and_removed_memory_cannot(device: Devic
 
 
 def test_a_memory_table_sent_again_while_rings_run_changes_nothing(device: Device) -> None:
-    with _start_qemu_old(device.path) as guest:
+    with _start_qemu_old(device) as guest:
         first, _ = guest.free_range()
         head = guest.put_stats([(STAT_FREE, 1)])
         wait_until(lambda: device.snapshot().sample, SECONDS, "no sample arrives")
@@ -528,7 +528,7 @@ def test_a_memory_table_sent_again_while_rings_run_changes_nothing(device: Devic
 
 
 def test_pages_the_device_writes_are_marked_in_the_dirty_log(device: Device) -> None:
-    with start_qemu(device.path) as guest:
+    with start_qemu(device) as guest:
         log_bytes = (16 * MIB // PAGE_BYTES) // 8
         fd = os.memfd_create("dirty-log")
         try:
@@ -556,20 +556,20 @@ def test_pages_the_device_writes_are_marked_in_the_dirty_log(device: Device) -> 
 def test_the_next_front_end_finds_the_target_but_nothing_of_the_last_guest(
     device: Device,
 ) -> None:
-    with start_uml(device.path) as guest:
+    with start_uml(device) as guest:
         device.server.set_target(640)
         guest.write_actual(320)
         guest.put_stats([(STAT_FREE, 5)])
         wait_until(lambda: device.snapshot().sample, SECONDS, "no sample arrives")
     device.wait_until_free()
-    with start_qemu(device.path) as guest:
+    with start_qemu(device) as guest:
         assert (guest.read_num_pages(), guest.read_actual()) == (640, 0)
         assert device.snapshot().sample is None
 
 
 def test_each_front_end_can_follow_each_other(device: Device) -> None:
     for start in [*ALL.values(), *reversed(ALL.values())]:
-        with start(device.path) as guest:
+        with start(device) as guest:
             first, _ = guest.free_range()
             guest.ram.fill(first, 2)
             guest.inflate([first])
@@ -578,7 +578,7 @@ def test_each_front_end_can_follow_each_other(device: Device) -> None:
 
 
 def test_a_reset_stops_the_rings_and_keeps_the_target(device: Device) -> None:
-    with start_qemu(device.path) as guest:
+    with start_qemu(device) as guest:
         device.server.set_target(50)
         guest.front_end.reset_device()
         scripts.stop_qemu(guest)

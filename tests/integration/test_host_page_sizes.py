@@ -37,7 +37,7 @@ def host_page(guest: Session, number: int = 0) -> int:
 
 
 def test_parts_of_many_messages_free_a_page_where_the_host_is_told(tmp_path: Path) -> None:
-    with running_device(tmp_path / "b", COARSE) as device, start_uml(device.path) as guest:
+    with running_device(tmp_path / "b", COARSE) as device, start_uml(device) as guest:
         page = host_page(guest)
         guest.ram.fill(page - 2, PARTS + 4)
         guest.inflate(range(page - 2, page + 7))
@@ -49,7 +49,7 @@ def test_parts_of_many_messages_free_a_page_where_the_host_is_told(tmp_path: Pat
 def test_parts_of_many_messages_free_nothing_where_it_is_not(tmp_path: Path) -> None:
     with (
         running_device(tmp_path / "b", COARSE) as device,
-        start_uml(device.path, wanted=NOT_TOLD) as guest,
+        start_uml(device, wanted=NOT_TOLD) as guest,
     ):
         page = host_page(guest)
         guest.ram.fill(page, 2 * PARTS)
@@ -62,7 +62,7 @@ def test_parts_of_many_messages_free_nothing_where_it_is_not(tmp_path: Path) -> 
 
 
 def test_inflate_a_deflate_a_inflate_b_keeps_a(tmp_path: Path) -> None:
-    with running_device(tmp_path / "b", COARSE) as device, start_uml(device.path) as guest:
+    with running_device(tmp_path / "b", COARSE) as device, start_uml(device) as guest:
         page = host_page(guest)
         a, b = range(page, page + 8), range(page + 8, page + PARTS)
         guest.ram.fill(page, PARTS)
@@ -73,7 +73,7 @@ def test_inflate_a_deflate_a_inflate_b_keeps_a(tmp_path: Path) -> None:
 
 
 def test_a_stopped_machine_forgets_parts_because_another_driver_may_come(tmp_path: Path) -> None:
-    with running_device(tmp_path / "b", COARSE) as device, start_qemu(device.path) as guest:
+    with running_device(tmp_path / "b", COARSE) as device, start_qemu(device) as guest:
         page = host_page(guest)
         guest.ram.fill(page, PARTS)
         guest.inflate(range(page, page + 8))
@@ -85,7 +85,7 @@ def test_a_stopped_machine_forgets_parts_because_another_driver_may_come(tmp_pat
 def test_reports_free_host_pages_they_cover_and_nothing_around_them(tmp_path: Path) -> None:
     with (
         running_device(tmp_path / "b", COARSE) as device,
-        start_uml(device.path, wanted=FIVE_QUEUES) as guest,
+        start_uml(device, wanted=FIVE_QUEUES) as guest,
     ):
         page = host_page(guest)
         guest.ram.fill(page, 4 * PARTS)
@@ -111,7 +111,7 @@ def test_no_history_loses_a_byte_of_a_page_that_is_the_guests(
     region = RamRegion(6 * MIB, 4 * MIB, uva=6 * MIB, file_offset=6 * MIB)
     with (
         running_device(tmp_path / "b", COARSE) as device,
-        start_uml(device.path, ram=GuestRam([region]), wanted=wanted) as guest,
+        start_uml(device, ram=GuestRam([region]), wanted=wanted) as guest,
     ):
         start = host_page(guest)
         everything = range(start, start + 3 * PARTS)

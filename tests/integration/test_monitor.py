@@ -26,7 +26,7 @@ from tests.support.session import STATS, Session
 from tests.support.wait import PATIENCE_S, wait_until
 from tests.unit.qmp.fake_machine import FakeMachine
 
-from ballonet.device import deferral
+from ballonet.balloon import page_ledger
 from ballonet.device.balloon import BalloonSettings
 from ballonet.device.state import DeviceState
 from ballonet.monitor.clients import CLIENTS_MAX
@@ -53,7 +53,7 @@ def qmp(device: Device, tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def guest(device: Device) -> Iterator[Session]:
-    with start_uml(device.path) as made:
+    with start_uml(device) as made:
         yield made
 
 
@@ -91,9 +91,9 @@ def test_an_actual_beyond_memory_is_shown_as_no_memory(qmp: Path, guest: Session
 def test_what_was_put_off_is_dropped_on_request(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(deferral, "QUIET_NS", 1 << 60)
-    monkeypatch.setattr(deferral, "AGE_NS_MAX", 1 << 60)
-    settings = BalloonSettings(defers=True)
+    monkeypatch.setattr(page_ledger, "QUIET_NS", 1 << 60)
+    monkeypatch.setattr(page_ledger, "AGE_NS_MAX", 1 << 60)
+    settings = BalloonSettings()
     qmp = tmp_path / "qmp"
     with (
         running_device(tmp_path / "b.sock", settings) as device,
@@ -133,7 +133,7 @@ def test_an_event_that_had_to_wait_says_what_was_so_when_it_happened(
     qmp: Path, device: Device
 ) -> None:
     with QmpClient(qmp).negotiate() as client:
-        with start_uml(device.path) as guest:
+        with start_uml(device) as guest:
             total = guest.ram.regions[0].size
             guest.write_actual(1)
             guest.write_actual(200)
@@ -208,7 +208,7 @@ def test_a_broken_ring_is_told_of(qmp: Path, guest: Session) -> None:
 def test_polling_by_the_monitor_asks_the_guest(qmp: Path, device: Device) -> None:
     path = "/machine/peripheral-anon/device[0]"
     prop = "guest-stats-polling-interval"
-    with start_qemu(device.path) as guest, QmpClient(qmp).negotiate() as client:
+    with start_qemu(device) as guest, QmpClient(qmp).negotiate() as client:
         guest.put_stats([(4, 1 << 20)])
         assert client.ask("qom-set", path=path, property=prop, value=1) == {"return": {}}
         assert guest.wait_used(STATS)

@@ -81,7 +81,7 @@ def test_a_kick_taken_away_before_it_is_read_does_not_hold_the_device_up(
 
 def test_a_channel_that_nobody_reads_does_not_hold_the_device_up(device: Device) -> None:
     ours, theirs = socket.socketpair()
-    with ours, theirs, start_qemu(device.path) as guest:
+    with ours, theirs, start_qemu(device) as guest:
         guest.front_end.wire.tell(Req.SET_BACKEND_REQ_FD, fds=[theirs.fileno()], ack=True)
         stop_up(theirs.fileno(), is_socket=True)
         try:

@@ -75,7 +75,7 @@ def packed_ring(guest: Session, queue: int) -> PackedDriverRing:
 def test_inflating_frees_exactly_the_pages_named_lap_after_lap(
     device: Device, start: Start
 ) -> None:
-    with start(device.path) as guest:
+    with start(device) as guest:
         first, pages = guest.free_range()
         guest.ram.fill(first, pages)
         given = set()
@@ -95,7 +95,7 @@ def test_inflating_frees_exactly_the_pages_named_lap_after_lap(
 
 @pytest.mark.parametrize("name", [name for name in STARTS if name != "cloud hypervisor"])
 def test_statistics_are_held_asked_for_and_renewed(device: Device, name: str) -> None:
-    with STARTS[name](device.path) as guest:
+    with STARTS[name](device) as guest:
         head = guest.put_stats([(STAT_FREE, 0)])
         for free in range(1, 20):
             wait_until(lambda: device.snapshot().sample, SECONDS, "no sample arrives")
@@ -121,7 +121,7 @@ def wait_for_stats(device: Device, messages: int) -> None:
 def test_rings_stopped_anywhere_go_on_and_the_held_buffer_comes_again(
     device: Device, queue_size: int
 ) -> None:
-    with start_qemu(device.path, wanted=ACCEPTED, queue_size=queue_size) as guest:
+    with start_qemu(device, wanted=ACCEPTED, queue_size=queue_size) as guest:
         first, _ = guest.free_range()
         guest.ram.fill(first, 1)
         for stop in range(8):
@@ -146,13 +146,13 @@ def test_rings_stopped_anywhere_go_on_and_the_held_buffer_comes_again(
 
 
 def test_a_vm_that_never_ran_stops_at_the_start(device: Device) -> None:
-    with _start_qemu(device.path) as guest:
+    with _start_qemu(device) as guest:
         assert set(scripts.stop_qemu(guest).values()) == {PACKED_START}
 
 
 @pytest.mark.parametrize("name", ["uml", "uml with 255 entries"])
 def test_a_uml_guest_that_is_suspended_or_bound_again_goes_on(device: Device, name: str) -> None:
-    with STARTS[name](device.path) as guest:
+    with STARTS[name](device) as guest:
         first, _ = guest.free_range()
         for round_no in range(4):
             for i in range(guest.queue_size):
@@ -174,7 +174,7 @@ def test_a_uml_guest_that_is_suspended_or_bound_again_goes_on(device: Device, na
 def test_the_next_front_end_may_use_the_other_format(device: Device) -> None:
     starts: list[Start] = [_start_qemu, start_qemu, STARTS["uml"], start_uml, _start_qemu]
     for start in starts:
-        with start(device.path) as guest:
+        with start(device) as guest:
             first, _ = guest.free_range()
             guest.ram.fill(first, 2)
             guest.inflate([first])
@@ -183,7 +183,7 @@ def test_the_next_front_end_may_use_the_other_format(device: Device) -> None:
 
 
 def test_a_full_ring_of_messages_is_answered_in_order(device: Device) -> None:
-    with STARTS["uml with 255 entries"](device.path) as guest:
+    with STARTS["uml with 255 entries"](device) as guest:
         first, _ = guest.free_range()
         ring = guest.rings[INFLATE]
         buffer = guest.write_pfns(INFLATE, [first])
@@ -199,7 +199,7 @@ def test_a_full_ring_of_messages_is_answered_in_order(device: Device) -> None:
 
 @pytest.mark.parametrize("is_indirect", [False, True])
 def test_a_message_may_be_cut_into_single_bytes(device: Device, is_indirect: bool) -> None:
-    with _start_qemu(device.path) as guest:
+    with _start_qemu(device) as guest:
         first, pages = guest.free_range()
         guest.ram.fill(first, pages)
         whole = guest.write_pfns(INFLATE, [first, first + 2, first + 9])
@@ -211,7 +211,7 @@ def test_a_message_may_be_cut_into_single_bytes(device: Device, is_indirect: boo
 
 
 def test_every_page_of_the_ring_that_is_written_is_marked_in_the_dirty_log(device: Device) -> None:
-    with start_qemu(device.path, wanted=ACCEPTED, queue_size=768) as guest:
+    with start_qemu(device, wanted=ACCEPTED, queue_size=768) as guest:
         log_bytes = (16 * MIB // PAGE_BYTES) // 8
         fd = os.memfd_create("dirty-log")
         try:
@@ -238,7 +238,7 @@ def test_every_page_of_the_ring_that_is_written_is_marked_in_the_dirty_log(devic
 
 
 def test_a_driver_that_breaks_a_packed_ring_breaks_its_own_device_only(device: Device) -> None:
-    with _start_qemu(device.path) as guest:
+    with _start_qemu(device) as guest:
         ring = packed_ring(guest, INFLATE)
         ring.add_raw(0, [(guest.buffer_gpa(INFLATE), 4, F_NEXT)] * ring.size)
         ring.publish()
@@ -253,7 +253,7 @@ def test_a_driver_that_breaks_a_packed_ring_breaks_its_own_device_only(device: D
 
 @pytest.mark.parametrize("num", [0, 32769, 3], ids=["none", "too many", "no power of two"])
 def test_a_size_that_a_split_ring_cannot_have_is_refused(device: Device, num: int) -> None:
-    with start_uml(device.path, wanted=VERSION_1) as guest:
+    with start_uml(device, wanted=VERSION_1) as guest:
         with pytest.raises(RefusedError):
             guest.front_end.set_vring_num(INFLATE, num)
         assert guest.inflate([guest.free_range()[0]]).length == 0
@@ -261,14 +261,14 @@ def test_a_size_that_a_split_ring_cannot_have_is_refused(device: Device, num: in
 
 @pytest.mark.parametrize("num", [0, 32769])
 def test_a_size_that_a_packed_ring_cannot_have_is_refused(device: Device, num: int) -> None:
-    with STARTS["uml"](device.path) as guest:
+    with STARTS["uml"](device) as guest:
         with pytest.raises(RefusedError):
             guest.front_end.set_vring_num(INFLATE, num)
         assert guest.inflate([guest.free_range()[0]]).length == 0
 
 
 def test_what_came_before_the_features_is_checked_when_the_ring_is_made(device: Device) -> None:
-    with STARTS["uml with 255 entries"](device.path) as guest:
+    with STARTS["uml with 255 entries"](device) as guest:
         front_end = guest.front_end
         accepted = guest.driver_features | PROTOCOL_FEATURES
         for queue in guest.rings:
@@ -284,7 +284,7 @@ def test_what_came_before_the_features_is_checked_when_the_ring_is_made(device: 
 
 @pytest.mark.parametrize("base", [255, WRAP | 255, 0xFFFF_FFFF, 0x8000_0001])
 def test_a_base_outside_the_ring_is_refused(device: Device, base: int) -> None:
-    with STARTS["uml with 255 entries"](device.path) as guest:
+    with STARTS["uml with 255 entries"](device) as guest:
         with pytest.raises(RefusedError):
             guest.front_end.set_vring_base(INFLATE, base)
         guest.front_end.set_vring_base(INFLATE, 0)
@@ -292,7 +292,7 @@ def test_a_base_outside_the_ring_is_refused(device: Device, base: int) -> None:
 
 
 def test_areas_of_a_packed_ring_that_are_not_aligned_are_refused(device: Device) -> None:
-    with STARTS["uml"](device.path) as guest:
+    with STARTS["uml"](device) as guest:
         desc, driver_event, device_event = guest.ring_uvas(INFLATE)
         for wrong in [
             (desc + 8, driver_event, device_event),

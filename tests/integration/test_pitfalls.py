@@ -73,7 +73,7 @@ def device(tmp_path: Path) -> Iterator[Device]:
 
 @pytest.fixture
 def guest(device: Device) -> Iterator[Session]:
-    with start_uml(device.path, wanted=FIVE_QUEUES) as made:
+    with start_uml(device, wanted=FIVE_QUEUES) as made:
         yield made
 
 
@@ -93,7 +93,7 @@ def test_7_1_2_page_numbers_with_the_top_bit_are_not_negative(
 
 
 def test_7_1_3_only_pages_wholly_inside_memory_are_dropped(device: Device) -> None:
-    with start_qemu(device.path) as guest:
+    with start_qemu(device) as guest:
         region = guest.ram.regions[1]
         last = region.end_gpa // PAGE_BYTES - 1
         guest.ram.fill(last - 3, 4)
@@ -126,7 +126,7 @@ def test_7_2_13_of_three_statistics_buffers_the_older_come_back(
 
 
 def test_7_2_14_a_held_buffer_is_not_lost_in_a_hundred_stops(device: Device) -> None:
-    with start_qemu(device.path) as guest:
+    with start_qemu(device) as guest:
         head = guest.put_stats([(4, 1)])
         for _ in range(100):
             bases = scripts.stop_qemu(guest)
@@ -138,7 +138,7 @@ def test_7_2_14_a_held_buffer_is_not_lost_in_a_hundred_stops(device: Device) -> 
 
 
 def test_7_2_15_polling_goes_on_after_a_stop(device: Device) -> None:
-    with start_qemu(device.path) as guest:
+    with start_qemu(device) as guest:
         guest.put_stats([(4, 1)])
         device.server.set_poll_interval(1)
         guest.wait_used(STATS)
@@ -201,7 +201,7 @@ def test_7_4_37_every_piece_of_a_hint_counts(device: Device, guest: Session) -> 
 
 
 def test_7_5_50_a_kick_before_the_ring_is_enabled_is_not_lost(device: Device) -> None:
-    with start_qemu(device.path) as guest:
+    with start_qemu(device) as guest:
         first, _ = guest.free_range()
         guest.front_end.set_vring_enable(INFLATE, 0, ack=True)
         guest.offer(INFLATE, [guest.write_pfns(INFLATE, [first])])

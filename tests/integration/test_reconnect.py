@@ -46,7 +46,7 @@ def test_a_vmm_that_shuts_its_side_down_and_comes_again_is_served(device: Device
 
 def test_what_a_vmm_said_before_it_hung_up_is_still_obeyed(device: Device) -> None:
     for pages in range(1, ROUNDS // 4):
-        with start_qemu(device.path) as guest:
+        with start_qemu(device) as guest:
             guest.inflate([guest.free_range()[0]])
             guest.write_actual(pages)  # nothing answers it
             reconnect_qemu(device.path, guest)
@@ -54,7 +54,7 @@ def test_what_a_vmm_said_before_it_hung_up_is_still_obeyed(device: Device) -> No
 
 
 def test_the_same_guest_behind_a_new_connection_still_has_its_balloon(device: Device) -> None:
-    with start_qemu(device.path) as guest:
+    with start_qemu(device) as guest:
         guest.inflate([guest.free_range()[0]])
         guest.write_actual(8192)
         for _ in range(3):
@@ -65,10 +65,10 @@ def test_the_same_guest_behind_a_new_connection_still_has_its_balloon(device: De
 
 
 def test_another_guest_behind_a_new_connection_has_an_empty_balloon(device: Device) -> None:
-    with start_qemu(device.path) as guest:
+    with start_qemu(device) as guest:
         guest.inflate([guest.free_range()[0]])
         guest.write_actual(8192)
-    with start_qemu(device.path) as guest:
+    with start_qemu(device) as guest:
         guest.read_num_pages()
         assert device.snapshot().actual_pages == 0
 
@@ -76,7 +76,7 @@ def test_another_guest_behind_a_new_connection_has_an_empty_balloon(device: Devi
 def test_a_target_that_meets_a_connection_being_cut_is_taken_and_so_is_the_next(
     device: Device,
 ) -> None:
-    with start_qemu(device.path) as guest:
+    with start_qemu(device) as guest:
         guest.read_num_pages()
         last = guest.ram.regions[-1]
         os.ftruncate(guest.ram.fd(last), last.file_offset + last.size - PAGE_BYTES)
@@ -85,7 +85,7 @@ def test_a_target_that_meets_a_connection_being_cut_is_taken_and_so_is_the_next(
         assert device.snapshot().target_pages == 7
     device.server.set_target(9)
     wait_until(lambda: device.snapshot().target_pages == 9, SECONDS, "the target is not taken")
-    with start_qemu(device.path) as guest:
+    with start_qemu(device) as guest:
         assert guest.read_num_pages() == 9
 
 

@@ -48,7 +48,7 @@ def huge_guest(device: Device) -> Iterator[Session]:
             pytest.skip(str(error))
         stack.callback(device.wait_until_free)
         ram = GuestRam([RamRegion(0, HUGE_COUNT * HUGE_BYTES, 0x7F00_0000_0000)], huge=True)
-        guest = stack.enter_context(start_qemu(device.path, ram=ram))
+        guest = stack.enter_context(start_qemu(device, ram=ram))
         guest.ram.fill(HUGE_PFNS, (HUGE_COUNT - 1) * HUGE_PFNS)
         yield guest
 
@@ -128,7 +128,7 @@ def rom_guest(device: Device, request: pytest.FixtureRequest) -> Iterator[tuple[
             stack.callback(os.close, fd)
         else:
             fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE)
-        guest = stack.enter_context(start_qemu(device.path))
+        guest = stack.enter_context(start_qemu(device))
         guest.front_end.add_mem_reg(TableRegion(ROM_GPA, ROM_BYTES, ROM_UVA, 0), [fd])
         yield guest, fd
 
@@ -179,7 +179,7 @@ def test_as_many_regions_as_promised_fit_under_the_usual_limit_of_descriptors(
     with soft_file_limit(USUAL_SOFT_LIMIT):
         device = DeviceProcess(tmp_path / "balloon.sock", tmp_path / "log")
     try:
-        with start_qemu(device.path) as guest:
+        with start_qemu(device) as guest:
             assert guest.front_end.get_max_mem_slots() == SLOTS
             fill_slots(guest)
         assert "bug" not in device.log()

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from tests.integration.device_under_test import Device
 from tests.support.front_end import FrontEnd
 from tests.support.scripts import start_uml
 from tests.support.session import Session
@@ -53,7 +54,8 @@ def recorded(
     with listening_socket(tmp_path / "b.sock") as sock:
         writer = TraceWriter(trace or tmp_path / "trace", limit_bytes)
         server = RecordingServer(BalloonSettings(), sock, listening=True, writer=writer)
-        with serving(server), start_uml(tmp_path / "b.sock") as guest:
+        device = Device(tmp_path / "b.sock", server, [])
+        with serving(server), start_uml(device) as guest:
             yield server, guest
 
 
@@ -86,9 +88,9 @@ def test_the_whole_path_of_a_change_stands_in_order(trace: Path) -> None:
         (Track.CONFIG, "config change sent"),
         (Track.CONFIG, "driver reads"),
         (Track.INFLATE, "kick"),
-        (Track.DISCARD, "discard"),
         (Track.INFLATE, "inflate message"),
         (Track.INFLATE, "call"),
+        (Track.DISCARD, "discard"),
         (Track.CONFIG, "driver writes"),
         (Track.DEVICE, "actual changed"),
     ]

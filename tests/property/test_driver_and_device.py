@@ -98,7 +98,7 @@ class History:
         for _ in range(int(self.random.integers(12))):
             queues = self.pair.device_can_go_on()
             if self.chance(0.2):
-                self.pair.discard_deferred()
+                self.pair.discard_waiting()
             if queues and self.chance(0.6):
                 self.pair.step_device(queues[int(self.random.integers(len(queues)))])
             else:

@@ -152,20 +152,17 @@ class Pair:
         else:
             self._perform(effect)
 
-    def discard_deferred(self) -> None:
-        """A step of what the device has put off, whether it is time or not."""
-        if self.device.deferral is not None:
-            self.obey(self.device.sort_deferred())
-            ranges = self.device.deferral.step()
-            if ranges is not None:
-                self.obey(self.device.inhibition.discard([ranges]))
+    def discard_waiting(self) -> None:
+        """A step of what waits in the device, whether it is time or not."""
+        self.obey(self.device.discard_waiting())
 
     def run_device(self) -> None:
         """Everything the device can do now."""
         while queues := self.device_can_go_on():
             for queue in queues:
                 self.step_device(queue)
-        self.obey(self.device.discard_deferred())
+        if self.device.wants_discard(busy=False):
+            self.obey(self.device.discard_waiting())
         if self.device.deadline_ns is not None and self.device.deadline_ns <= self.clock.now_ns():
             self.obey(self.device.tick())
 

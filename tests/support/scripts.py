@@ -23,6 +23,7 @@ from tests.support.session import (
     QUEUES,
     WHOLE_BYTES,
     ConfigStyle,
+    Served,
     Session,
     table_of,
     wire_region,
@@ -38,7 +39,7 @@ from tests.support.wire import (
     PROTOCOL_STATUS,
 )
 
-Where = Path | socket.socket
+Where = Path | socket.socket | Served
 
 MUST_TELL_HOST: Final = 1 << 0
 STATS_VQ: Final = 1 << 1
@@ -311,12 +312,16 @@ def start_crosvm(
 
 
 def _session(where: Where, ram: GuestRam, style: ConfigStyle, queue_size: int) -> Session:
+    path = where if isinstance(where, Path | socket.socket) else where.path
     try:
-        front_end = FrontEnd.connect(where) if isinstance(where, Path) else FrontEnd(where)
+        front_end = FrontEnd.connect(path) if isinstance(path, Path) else FrontEnd(path)
     except BaseException:
         ram.close()
         raise
-    return Session(front_end, ram, style, queue_size)
+    session = Session(front_end, ram, style, queue_size)
+    if not isinstance(where, Path | socket.socket):
+        session.rest = where.rest
+    return session
 
 
 @contextmanager

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import struct
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, Protocol, Self
 
 import numpy as np
 from tests.support.driver_ring import Buffer, DriverRing, Used
@@ -48,6 +49,23 @@ CMD_ID_AT: Final = 8
 POISON_AT: Final = 12
 
 
+class Served(Protocol):
+    """A device that listens, and of which it can be told when it has nothing left to do."""
+
+    @property
+    def path(self) -> Path:
+        """Where front-ends connect."""
+        ...
+
+    def rest(self) -> None:
+        """Wait until nothing given to it waits to be dropped."""
+        ...
+
+
+def _never_rest() -> None:
+    """For a device that cannot be asked."""
+
+
 @dataclass(slots=True)
 class Session:
     """One guest behind one front-end; a context manager that closes abruptly.
@@ -64,6 +82,7 @@ class Session:
     protocol: int = 0
     accepts_bit_30: bool = True  #: without it rings cannot be disabled
     rings: dict[int, DriverRing | PackedDriverRing] = field(default_factory=dict)
+    rest: Callable[[], None] = _never_rest  #: until what was given is dropped
 
     def __enter__(self) -> Self:
         return self
@@ -151,11 +170,13 @@ class Session:
     def transact(
         self, queue: int, buffers: Sequence[Buffer], *, indirect_at: int | None = None
     ) -> Used:
-        """Offer one chain to an idle queue and wait until it is used."""
+        """Offer one chain to an idle queue and wait until it is used, and its pages dropped."""
         head = self.offer(queue, buffers, indirect_at=indirect_at)
         used = self.wait_used(queue)
         if [entry.head for entry in used] != [head]:
             raise AssertionError(f"queue {queue}: chain {head} offered, {used} used")
+        if queue == INFLATE:
+            self.rest()
         return used[0]
 
     def inflate(self, pfns: Sequence[int]) -> Used:
@@ -168,9 +189,13 @@ class Session:
 
     def write_pfns(self, queue: int, pfns: Sequence[int]) -> Buffer:
         """Put a message's page numbers where the driver keeps them."""
+        return self.write_pfns_at(queue, 0, pfns)
+
+    def write_pfns_at(self, queue: int, offset: int, pfns: Sequence[int]) -> Buffer:
+        """The same for one of several messages, that begins so many bytes after the first."""
         raw = np.array(pfns, "<u4").tobytes()
-        self.ram.write(self.buffer_gpa(queue), raw)
-        return Buffer(self.buffer_gpa(queue), len(raw))
+        self.ram.write(self.buffer_gpa(queue) + offset, raw)
+        return Buffer(self.buffer_gpa(queue) + offset, len(raw))
 
     def put_stats(self, entries: Sequence[tuple[int, int]]) -> int:
         """Hand over a statistics buffer, which the device keeps; returns the head."""

@@ -16,10 +16,10 @@ from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from ballonet.balloon.page_ledger import PageLedger
 from ballonet.device.clock import Clock, earliest
 from ballonet.device.config_space import ConfigSpace
 from ballonet.device.counters import Counters
-from ballonet.device.deferral import Deferral
 from ballonet.device.effects import (
     ActualChanged,
     Call,
@@ -62,7 +62,7 @@ class BalloonSettings:
     offered: Feature = DEFAULT_OFFER
     layout: QueueLayout = QueueLayout.DENSE
     discards: bool = True  #: False: begins inhibited, requests are answered, memory is kept
-    defers: bool = False  #: with MUST_TELL_HOST, answer first and drop the memory a little later
+    defers: bool = True  #: with MUST_TELL_HOST, answer first and drop the memory a little later
     host_page_bytes: int = 4096  #: take host pages to be at least this big
     big_endian_legacy: bool = False  #: byte order in the messages of a driver without VERSION_1
 
@@ -72,13 +72,16 @@ class Balloon:
 
     def __init__(self, settings: BalloonSettings, clock: Clock) -> None:
         self.settings: Final = settings
+        self._clock = clock
         self.counters: Final = Counters()
         self.config: Final = ConfigSpace()
         self.statistics: Final = Statistics(clock)
         self.hint_round: Final = HintRound(clock)
         self.inhibition: Final = Inhibition(self.counters)
-        self.deferral: Final = Deferral(clock) if settings.defers else None
-        self._inflation = Inflation(self.counters, self.inhibition, self.deferral)
+        self.ledger: Final = PageLedger()
+        self._inflation = Inflation(
+            self.counters, self.inhibition, self.ledger, clock, settings.defers
+        )
         self._hint_queue = HintQueue(self.counters, self.hint_round)
         self.reporting: Final = Reporting(self.counters, self.inhibition, clock)
         self.request: Final = TargetRequest(clock)
@@ -108,8 +111,9 @@ class Balloon:
     @property
     def deadline_ns(self) -> int | None:
         """When `tick` has something to do; None: only an input can change that."""
-        deferral_ns = None if self.deferral is None else self.deferral.deadline_ns
-        return earliest(self.statistics.deadline_ns, self.hint_round.deadline_ns, deferral_ns)
+        return earliest(
+            self.statistics.deadline_ns, self.hint_round.deadline_ns, self.ledger.deadline_ns
+        )
 
     @property
     def stats_diagnosis(self) -> StatsDiagnosis:
@@ -181,45 +185,34 @@ class Balloon:
             self.broken = None  # whoever sets the rings up again starts afresh
             self.statistics.suspend()
             self.statistics.expect_first()
-            self._inflation.forget_parts()
-            self._cancel_deferred()
+            self.ledger.take_back_all()
         return base
 
     def drain(self) -> Iterator[Effect]:
-        """Drop now what was put off; before rings stop, memory changes, or somebody counts."""
-        if self.deferral is not None:
-            yield from self.sort_deferred()
-            yield from self.inhibition.discard(self.deferral.drain())
+        """Drop now what waits; before rings stop, memory changes, or somebody counts."""
+        yield from self.sort_waiting()
+        while (ranges := self.ledger.step()) is not None:
+            yield from self.inhibition.discard([ranges])
 
-    def discard_deferred(self) -> Iterator[Effect]:
-        """Drop a little of what was put off, if it is time to."""
-        if self.deferral is not None and self.deferral.is_due:
-            yield from self.sort_deferred()
-            ranges = self.deferral.step()
-            if ranges is not None:
-                yield from self.inhibition.discard([ranges])
+    def wants_discard(self, *, busy: bool) -> bool:
+        """It is time to drop what waits; `busy`: the guest has something else for the device."""
+        now_ns = self._clock.now_ns()
+        return self.ledger.is_overdue(now_ns) or (not busy and self.ledger.is_due(now_ns))
 
-    def sort_deferred(self) -> Iterator[Effect]:
-        """Count now what was put off; before somebody looks."""
+    def discard_waiting(self) -> Iterator[Effect]:
+        """Drop a little of what waits."""
+        yield from self.sort_waiting()
+        ranges = self.ledger.step()
+        if ranges is not None:
+            yield from self.inhibition.discard([ranges])
+
+    def sort_waiting(self) -> Iterator[Effect]:
+        """Count now what waits; before somebody looks."""
         yield from self._inflation.sort()
-
-    def hurry_deferred(self) -> None:
-        """Somebody asks for what was put off: drop it from now on, a little at a time."""
-        if self.deferral is not None:
-            self.deferral.hurry()
-
-    @property
-    def waiting_bytes(self) -> int:
-        """What was put off."""
-        return 0 if self.deferral is None else self.deferral.waiting_bytes
-
-    def _cancel_deferred(self) -> None:
-        if self.deferral is not None:
-            self.deferral.cancel()
 
     def reset(self) -> None:
         """Virtio reset; rings must have been detached. The target stays."""
-        self._cancel_deferred()
+        self.ledger.take_back_all()
         self.negotiate(0)
         self.config.reset()
         self.statistics.reset()
@@ -239,6 +232,8 @@ class Balloon:
         """Go on where another device stopped; before a front-end comes."""
         self.config.num_pages = state.target_pages
         self.config.restore_actual(state.actual_pages)
+        if state.target_pages != state.actual_pages:  # the change goes on
+            self.request.ask(state.target_pages, state.actual_pages)
         if state.poison_val is not None:
             self.config.poison.write(state.poison_val, alone=True)
         self.hint_round.cmd_id = state.cmd_id
@@ -326,7 +321,7 @@ class Balloon:
         role = self.roles[queue]
         is_held, unreadable = False, None
         try:
-            if role is QueueRole.STATS:
+            if role is QueueRole.STATS and not chain.is_cut:
                 is_held = yield from self._receive_stats(queue, ring, chain, memory)
             else:
                 yield from self._obey(role, chain, memory)
@@ -347,6 +342,8 @@ class Balloon:
     ) -> Iterator[Effect]:
         """Do what a chain asks for, short of answering it. Raises: GuestMemoryError, RingError."""
         match role:
+            case _ if chain.is_cut and role is not QueueRole.DEFLATE:
+                yield from self._refuse(role, "its list of descriptors is too long")
             case QueueRole.INFLATE:
                 told = self._has(Feature.MUST_TELL_HOST)
                 yield from self._inflation.inflate(chain, memory, must_tell_host=told)

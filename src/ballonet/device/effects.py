@@ -27,6 +27,7 @@ __all__ = [
     "PagesHinted",
     "PagesRejected",
     "PagesReported",
+    "PartDone",
     "RingBroken",
     "StatsReceived",
 ]
@@ -52,6 +53,11 @@ class ChainDone:
 
     A driver may ask for no calls and add chains for ever; without this the device would never stop.
     """
+
+
+@dataclass(frozen=True, slots=True)
+class PartDone:
+    """Nothing to do: a part of a long message is done, and anything else may be looked at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,4 +156,4 @@ class Emit:
     event: Event
 
 
-Effect = Discard | Call | ChainDone | ConfigChanged | Emit
+Effect = Discard | Call | ChainDone | PartDone | ConfigChanged | Emit

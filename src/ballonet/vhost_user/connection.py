@@ -30,6 +30,7 @@ from ballonet.device.effects import (
     PagesHinted,
     PagesRejected,
     PagesReported,
+    PartDone,
     RingBroken,
     StatsReceived,
 )
@@ -37,6 +38,7 @@ from ballonet.errors import PeerError, SystemCallError, WireError
 from ballonet.memory.dirty_log import DirtyLog
 from ballonet.memory.fence import full_fence
 from ballonet.memory.mapping import GuestMemory
+from ballonet.units import format_bytes
 from ballonet.vhost_user.effects import (
     AddRegion,
     Effect,
@@ -70,6 +72,8 @@ __all__ = ["Connection"]
 
 #: Time a turn may spend on rings before everybody else is looked at again.
 WORK_PER_TURN_NS: Final = 250_000
+#: Time that what waits may take to be dropped when the device ends.
+FLUSH_NS_MAX: Final = 1_000_000_000
 
 #: Room for one descriptor too many, so that a message with too many is seen as such.
 _FDS_SPACE: Final = socket.CMSG_SPACE((FDS_MAX + 1) * 4)
@@ -128,11 +132,26 @@ class Connection:
         """Advance every running ring for one turn; True if there is more to do."""
         if not self._open:
             return False
-        if self.session.tasks:
+        tasks, balloon = self.session.tasks, self._balloon
+        if tasks and not balloon.ledger.is_full:
             self._guarded(self._advance_tasks)
-        elif self._balloon.deferral is not None and self._balloon.deferral.is_due:
-            self._guarded(lambda: self._obey_checked(self._balloon.discard_deferred()))
-        return bool(self.session.tasks)
+        if balloon.wants_discard(busy=bool(tasks) and not balloon.ledger.is_full):
+            self._guarded(lambda: self._obey_checked(balloon.discard_waiting()))
+        return bool(tasks)
+
+    def flush(self) -> None:
+        """Drop what waits, for a second at most; before this device ends."""
+        if self._open:
+            self._guarded(self._flush)
+
+    def _flush(self) -> None:
+        end_ns = time.monotonic_ns() + FLUSH_NS_MAX
+        for effect in self._balloon.drain():
+            self._perform(effect)
+            if time.monotonic_ns() >= end_ns:
+                waiting = format_bytes(self._balloon.ledger.waiting_bytes)
+                _log.warning("%s of the balloon were not dropped in time", waiting)
+                return
 
     def end_if_hung_up(self) -> None:
         """Notice now that the front-end has left; what it had sent before is still obeyed."""
@@ -185,7 +204,7 @@ class Connection:
         """Obey a task's effects until it ends (True) or its time is over."""
         for effect in task:
             self._perform(effect)
-            if time.monotonic_ns() >= end_ns:
+            if time.monotonic_ns() >= end_ns or self._balloon.ledger.is_full:
                 return False
         return True
 
@@ -291,7 +310,7 @@ class Connection:
                     self._quiet.warn("discard", f"discard failed: {result.error.strerror}")
             case Call(queue):
                 self._vring_fds.signal(queue, FdKind.CALL)
-            case ChainDone():
+            case ChainDone() | PartDone():
                 pass
             case ConfigChanged():
                 self._send_config_change()

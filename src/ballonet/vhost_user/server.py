@@ -140,6 +140,8 @@ class DeviceServer:
 
     def close(self) -> None:
         """Hang up, on the thread of the loop; whoever made the socket closes it."""
+        if self._connection is not None:
+            self._connection.flush()
         if self._state_file is not None:
             self._state_file.save(self._balloon.save())
         if self._listening:
@@ -211,7 +213,7 @@ class DeviceServer:
 
         `waiting_bytes` of a snapshot says when it is done.
         """
-        self.loop.post(self._balloon.hurry_deferred)
+        self.loop.post(self._balloon.ledger.expedite)
 
     def inhibit(self, reason: InhibitReason) -> None:
         """Hold discards off; when this returns none is under way."""
@@ -287,7 +289,7 @@ class DeviceServer:
             self._observed(effect.event)
 
     def _look(self) -> Snapshot:
-        self._perform(self._balloon.sort_deferred())
+        self._perform(self._balloon.sort_waiting())
         memory = self._connection.memory if self._connection else None
         balloon, reading = self._balloon, self._balloon.statistics.reading
         poison = balloon.config.poison
@@ -306,7 +308,7 @@ class DeviceServer:
             poll_interval_s=balloon.statistics.poll_interval_s,
             hint_state=balloon.hint_round.state.name,
             poison_val=poison.value if poison.is_known else None,
-            waiting_bytes=balloon.waiting_bytes,
+            waiting_bytes=balloon.ledger.waiting_bytes,
             inhibited=balloon.inhibition.reasons,
             report_bytes_per_s=balloon.reporting.throttle.bytes_per_s,
             broken=balloon.broken,

@@ -1,0 +1,1 @@
+"""What every balloon has, whoever's protocol it speaks."""
