@@ -62,7 +62,7 @@ def _contiguous() -> Ratio:
     ours_s: list[float] = []
     floor_s: list[float] = []
     with (
-        BalloonedGuest(guest, BalloonSettings(defers=True)) as ours,
+        BalloonedGuest(guest, BalloonSettings()) as ours,
         _RecordedGuest(guest, BalloonSettings(discards=False)) as kept,
     ):
         for _ in range(ROUNDS):

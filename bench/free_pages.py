@@ -40,9 +40,9 @@ def measure() -> Iterator[Figure]:
     """A guest of 1 GiB whose memory was touched and is free again."""
     offered = DEFAULT_OFFER | Feature.PAGE_REPORTING
     guest = LinuxGuestSettings(MEMORY_BYTES)
-    with BalloonedGuest(guest, BalloonSettings(offered, defers=True)) as machine:
+    with BalloonedGuest(guest, BalloonSettings(offered)) as machine:
         reports = [_report(machine) for _ in range(ROUNDS)]
-    with BalloonedGuest(guest, BalloonSettings(defers=True)) as machine:
+    with BalloonedGuest(guest, BalloonSettings()) as machine:
         hints = [_hint(machine) for _ in range(ROUNDS)]
     yield Figure(
         "d. reporting: processor time for all free memory of a guest of 1 GiB",

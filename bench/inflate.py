@@ -26,7 +26,7 @@ def measure() -> Iterator[Ratio]:
     guest = LinuxGuestSettings(MEMORY_BYTES)
     times: dict[str, list[tuple[float, float]]] = {"ours": [], "direct": [], "base": []}
     with (
-        BalloonedGuest(guest, BalloonSettings(defers=True)) as ours,
+        BalloonedGuest(guest, BalloonSettings()) as ours,
         BalloonedGuest(guest, BalloonSettings(defers=False)) as direct,
         BalloonedGuest(guest, BalloonSettings(discards=False)) as base,
     ):

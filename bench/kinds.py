@@ -174,7 +174,7 @@ def _in_single_calls(mapped: MappedRegion, pfns: Pfns) -> float:
 def _by_device(mapped: MappedRegion, pfns: Pfns) -> float:
     """Seconds of a device that gets these pages in messages of 256, until all are dropped."""
     memory = GuestMemory([mapped])
-    device = Balloon(BalloonSettings(defers=True), SystemClock())
+    device = Balloon(BalloonSettings(), SystemClock())
     device.negotiate(Feature.VERSION_1 | Feature.MUST_TELL_HOST)
     driver = _attach(device, memory)
     raw = pfns.astype("<u4").tobytes()

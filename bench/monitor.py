@@ -31,7 +31,7 @@ def measure() -> Iterator[Ratio | Figure]:
     flood: list[float] = []
     with (
         PrivateDirectory("ballonet-bench-", mark="{}/qmp") as directory,
-        BalloonedGuest(LinuxGuestSettings(MEMORY_BYTES), BalloonSettings(defers=True)) as machine,
+        BalloonedGuest(LinuxGuestSettings(MEMORY_BYTES), BalloonSettings()) as machine,
         listening_socket(directory / "qmp") as sock,
         monitoring(machine.device, [sock]),
     ):

@@ -53,7 +53,7 @@ def main(order: str) -> None:
     with PrivateDirectory("ballonet-bench-") as directory:
         path = directory / "device"
         with listening_socket(path) as sock:
-            settings = BalloonSettings(defers=True)
+            settings = BalloonSettings()
             server = DeviceServer(settings, sock, listening=True)
             run = _run_guest if order == "guest" else _run_driver
 

@@ -31,7 +31,7 @@ def measure() -> Iterator[Ratio]:
     load: list[list[float]] = []
     idle: list[list[float]] = []
     guest = LinuxGuestSettings(MEMORY_BYTES)
-    with BalloonedGuest(guest, BalloonSettings(defers=True)) as machine:
+    with BalloonedGuest(guest, BalloonSettings()) as machine:
         _ask(machine)
         for _ in range(ROUNDS):
             idle.append(_ask(machine))

@@ -45,7 +45,7 @@ def test_the_demo_measures_the_host_when_the_host_has_its_memory() -> None:
 
 def test_a_change_of_the_balloon_is_over_when_the_host_has_its_part() -> None:
     settings = EmbeddedGuestSettings(256 * MIB)
-    with BalloonedEmbeddedGuest(settings, BalloonSettings(defers=True)) as machine:
+    with BalloonedEmbeddedGuest(settings, BalloonSettings()) as machine:
         machine.guest.use_memory(90)
         before = machine.device.snapshot().held_bytes
         result = machine.resize(PAGES, stalled_after_s=20)
@@ -59,7 +59,7 @@ def test_a_change_of_the_balloon_is_over_when_the_host_has_its_part() -> None:
 
 def test_a_host_that_does_not_get_its_memory_is_told_so() -> None:
     settings = EmbeddedGuestSettings(128 * MIB)
-    with SlowlyBallooned(settings, BalloonSettings(defers=True)) as machine:
+    with SlowlyBallooned(settings, BalloonSettings()) as machine:
         result = machine.resize(100, stalled_after_s=0.1)
     assert result.reached
     assert (result.host_seconds, result.waiting_bytes) == (None, MIB)

@@ -142,9 +142,9 @@ def _machine(kind: str | None, memory_bytes: int, console: Console) -> Ballooned
             kind = "embedded"
     console.print(f"Starting a guest of {format_bytes(memory_bytes)} with a balloon ...")
     if kind == "linux":
-        return BalloonedGuest(LinuxGuestSettings(memory_bytes), BalloonSettings(defers=True))
+        return BalloonedGuest(LinuxGuestSettings(memory_bytes), BalloonSettings())
     settings = EmbeddedGuestSettings(memory_bytes)
-    return BalloonedEmbeddedGuest(settings, BalloonSettings(defers=True))
+    return BalloonedEmbeddedGuest(settings, BalloonSettings())
 
 
 def _run(

@@ -45,7 +45,7 @@ _OPTIONS: Final[tuple[Callable[[Any], Any], ...]] = (
     _switch(
         "defer-discards",
         "Where the guest asks before it uses a page again, answer first and free memory later.",
-        default=True,
+        default=BalloonSettings().defers,
     ),
     _switch("packed", "Rings may be packed.", default=False),
     _switch("in-order", "Buffers are used in order, which the guest may count on.", default=False),

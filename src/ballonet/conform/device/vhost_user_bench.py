@@ -100,7 +100,7 @@ class OwnBench(VhostUserBench):
         sock = stack.enter_context(listening_socket(path))
         offer = RING_FEATURES | BALLOON_FEATURES | Feature.RING_PACKED | Feature.IN_ORDER
         page_bytes = _BIG_PAGE if big_pages else 4096
-        settings = BalloonSettings(offer, defers=True, host_page_bytes=page_bytes)
+        settings = BalloonSettings(offer, host_page_bytes=page_bytes)
         server = DeviceServer(settings, sock, listening=True, observe=self._control.observe)
         self._control.attend(stack.enter_context(serving(server)))
         return path
