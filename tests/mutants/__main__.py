@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -27,8 +28,9 @@ from typing import Final
 ROOT: Final = Path(__file__).parents[2]
 LIST: Final = Path(__file__).with_name("list.toml")
 COPIED: Final = ("src", "tests", "packaging", "pyproject.toml", "README.md")
-#: A fault that lets a test hang is noticed too, when its time is over.  Seconds.
+#: A fault that lets a test hang, or the process of the tests, is noticed when its time is over.
 HANG_S: Final = 180
+PROCESS_HANG_S: Final = 400
 PASSED, FAILED = 0, 1  # exit codes of pytest; 2 to 5: it could not run the tests
 
 
@@ -101,7 +103,7 @@ def run_without_fault(mutants: Sequence[Mutant]) -> int:
     """Exit code of all tests that are named, on the tree as it is."""
     names = sorted({name for mutant in mutants for name in mutant.tests})
     with copied_tree() as tree:
-        code, output = run_tests(tree, names)
+        code, output = run_tests(tree, names, whole=True)
     if code:
         print(output)
     return code
@@ -141,16 +143,23 @@ def run_one(mutant: Mutant, tree: Path) -> Outcome:
     return Outcome(mutant, code, time.monotonic() - begun_s, output)
 
 
-def run_tests(tree: Path, names: Sequence[str]) -> tuple[int, str]:
+def run_tests(tree: Path, names: Sequence[str], *, whole: bool = False) -> tuple[int, str]:
     """Exit code and output of pytest in a tree, whose package comes before the installed one."""
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"]
     command += ["-o", f"timeout={HANG_S}", *(f"tests/{name}" for name in names)]
     # Without byte code: its check by second and size would miss a mutant.
     environment = os.environ | {"PYTHONPATH": str(tree / "src"), "PYTHONDONTWRITEBYTECODE": "1"}
-    done = subprocess.run(
-        command, cwd=tree, env=environment, capture_output=True, text=True, check=False
-    )
-    return done.returncode, done.stdout + done.stderr
+    with (tree / "output").open("w+", encoding="utf-8") as output:
+        with subprocess.Popen(
+            command, cwd=tree, env=environment, stdout=output, stderr=output, start_new_session=True
+        ) as process:
+            try:
+                code = process.wait(None if whole else PROCESS_HANG_S)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                code = process.wait()
+        output.seek(0)
+        return code, output.read()
 
 
 @contextmanager

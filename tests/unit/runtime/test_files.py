@@ -101,3 +101,41 @@ def test_what_is_put_aside_never_replaces_anything(tmp_path: Path) -> None:
     assert [name.name for name in names] == ["file.bad", "file.bad1", "file.bad2"]
     assert [name.read_text() for name in names] == ["one", "two", "three"]
     assert not path.exists()
+
+
+def test_a_link_planted_at_the_last_moment_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    open_it = os.open
+
+    def plant_first(path: Path, flags: int, mode: int = 0o777) -> int:
+        if flags & os.O_CREAT:
+            Path(path).symlink_to(victim)
+        return open_it(path, flags, mode)
+
+    monkeypatch.setattr(os, "open", plant_first)
+    with pytest.raises(SystemCallError):
+        write_whole(tmp_path / "state", "new")
+    assert victim.read_text() == "precious"
+
+
+def test_contents_are_on_the_disk_before_the_name_and_the_name_before_the_return(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[str] = []
+    sync, replace = os.fsync, Path.replace
+
+    def spy_sync(fd: int) -> None:
+        steps.append("folder" if stat.S_ISDIR(os.fstat(fd).st_mode) else "contents")
+        sync(fd)
+
+    def spy_replace(self: Path, target: Path) -> Path:
+        steps.append("name")
+        return replace(self, target)
+
+    monkeypatch.setattr(os, "fsync", spy_sync)
+    monkeypatch.setattr(Path, "replace", spy_replace)
+    write_whole(tmp_path / "state", "new")
+    assert steps == ["contents", "name", "folder"]
