@@ -1,67 +1,155 @@
-"""What waits to be dropped: within its limits whatever a guest does, and gone before the device."""
+"""What waits in the balloon is dropped before rings stop or memory changes, and never after."""
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tests.integration.device_under_test import running_device
-from tests.support.scripts import start_qemu
-from tests.support.session import INFLATE
-from tests.support.wait import PATIENCE_S
+from tests.integration.device_under_test import Device, running_device
+from tests.support.guest_memory import MIB, GuestRam, RamRegion
+from tests.support.scripts import (
+    bind_uml,
+    run_qemu,
+    start_qemu,
+    start_uml,
+    stop_qemu,
+    unbind_uml,
+)
+from tests.support.session import DEFLATE, INFLATE, Session, table_of, wire_region
+from tests.support.wait import PATIENCE_S, wait_until
 
 from ballonet.balloon import page_ledger
-from ballonet.memory.mapping import DiscardResult, GuestMemory
-from ballonet.memory.runs import Ranges
-from ballonet.vhost_user import connection
+from ballonet.device.balloon import BalloonSettings
 
-PAGE = 4096
-FOR_EVER_NS = 1 << 60
+PAGES = 20
 
 
-def test_what_waits_is_dropped_before_the_device_ends(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(page_ledger, "QUIET_NS", FOR_EVER_NS)
-    monkeypatch.setattr(page_ledger, "AGE_NS_MAX", FOR_EVER_NS)
-    with ExitStack() as stack, running_device(tmp_path / "b") as device:
-        guest = stack.enter_context(start_qemu(device.path))
-        first, _ = guest.free_range(1)
-        guest.ram.fill(first, 256)
-        guest.inflate(range(first, first + 256))
-        assert device.snapshot().waiting_bytes == 256 * PAGE
-        assert guest.ram.changed_pages(first, 256) == set()
-        device.server.stop()
-        assert guest.front_end.wire.is_closed(PATIENCE_S)
-        assert guest.ram.changed_pages(first, 256) == set(range(first, first + 256))
+@pytest.fixture
+def device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Device]:
+    """One that waits for ever, unless it must not."""
+    monkeypatch.setattr(page_ledger, "QUIET_NS", 1 << 60)
+    monkeypatch.setattr(page_ledger, "AGE_NS_MAX", 1 << 60)
+    with running_device(tmp_path / "b.sock", BalloonSettings(defers=True)) as made:
+        yield made
 
 
-@pytest.mark.parametrize("limit", ["AGE_NS_MAX", "WAITING_BYTES_MAX"])
-def test_a_limit_holds_while_the_guest_keeps_its_ring_full(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str
-) -> None:
-    monkeypatch.setattr(page_ledger, "QUIET_NS", FOR_EVER_NS)
-    monkeypatch.setattr(page_ledger, "AGE_NS_MAX", FOR_EVER_NS)
-    monkeypatch.setattr(page_ledger, limit, 1)
-    monkeypatch.setattr(connection, "WORK_PER_TURN_NS", 0)  # one step of a queue in each turn
-    answered_when_dropped: list[int] = []
-    discard = GuestMemory.discard
+def give(device: Device, guest: Session) -> set[int]:
+    """Inflate some pages, which then wait; returns their numbers."""
+    first, _ = guest.free_range()
+    pfns = range(first, first + PAGES)
+    guest.ram.fill(first, PAGES)
+    guest.inflate(pfns)
+    assert device.snapshot().waiting_bytes == PAGES << 12
+    assert guest.ram.zero_pages(first, PAGES) == set()
+    return set(pfns)
 
-    def record(memory: GuestMemory, ranges: Ranges) -> DiscardResult:
-        answered_when_dropped.append(ring.used_idx)
-        return discard(memory, ranges)
 
-    with running_device(tmp_path / "b") as device, start_qemu(device.path) as guest:
-        monkeypatch.setattr(GuestMemory, "discard", record)
-        ring, (first, _) = guest.rings[INFLATE], guest.free_range(1)
-        count = ring.size // 2
-        for i in range(count):
-            ring.add([guest.write_pfns_at(INFLATE, 4 * i, [first + 2 * i])])
-        ring.publish()
-        guest.front_end.kick(INFLATE)
-        while ring.used_idx < count:
-            guest.wait_used(INFLATE)
-        device.rest()
-    assert len(answered_when_dropped) == count
-    assert answered_when_dropped[0] <= 1
+def dropped(guest: Session, pfns: set[int]) -> set[int]:
+    return guest.ram.zero_pages(min(pfns), len(pfns))
+
+
+def accept_again(guest: Session) -> None:
+    guest.front_end.set_features(guest.driver_features)
+
+
+def tell_table_again(guest: Session) -> None:
+    guest.front_end.set_mem_table(*table_of(guest.ram))
+
+
+def stop_a_ring(guest: Session) -> None:
+    guest.front_end.get_vring_base(INFLATE)
+
+
+def stop_the_other_ring(guest: Session) -> None:
+    guest.front_end.get_vring_base(DEFLATE)
+
+
+def disable_a_ring(guest: Session) -> None:
+    guest.front_end.set_vring_enable(INFLATE, 0)
+
+
+@pytest.mark.parametrize(
+    "change", [accept_again, tell_table_again, stop_a_ring, stop_the_other_ring, disable_a_ring]
+)
+def test_what_waits_is_dropped_before(device: Device, change: Callable[[Session], None]) -> None:
+    with start_qemu(device.path) as guest:
+        pfns = give(device, guest)
+        change(guest)
+        guest.front_end.get_features()  # so the message before has been obeyed
+        assert dropped(guest, pfns) == pfns
+        assert device.snapshot().waiting_bytes == 0
+
+
+def test_a_message_nobody_has_looked_at_yet_is_dropped_too(device: Device) -> None:
+    with start_qemu(device.path) as guest:
+        first, _ = guest.free_range()
+        guest.ram.fill(first, 1)
+        guest.inflate([first])
+        guest.front_end.get_vring_base(INFLATE)
+        assert guest.ram.zero_pages(first, 1) == {first}
+
+
+def test_what_waits_is_dropped_before_a_region_comes_or_goes(device: Device) -> None:
+    with start_qemu(device.path) as guest, GuestRam([RamRegion(1 << 40, MIB, 1 << 40)]) as more:
+        region = wire_region(more.regions[0])
+        changes: list[Callable[[], None]] = [
+            lambda: guest.front_end.add_mem_reg(region, [more.fd(more.regions[0])]),
+            lambda: guest.front_end.rem_mem_reg(region),
+        ]
+        for change in changes:
+            pfns = give(device, guest)
+            change()
+            guest.front_end.get_features()
+            assert dropped(guest, pfns) == pfns
+
+
+def test_what_waited_is_not_dropped_in_the_memory_that_comes_next(device: Device) -> None:
+    with start_qemu(device.path) as guest, GuestRam(guest.ram.regions) as other:
+        pfns = give(device, guest)
+        other.fill(min(pfns), PAGES)
+        guest.front_end.set_mem_table(*table_of(other))
+        guest.front_end.get_features()
+        assert dropped(guest, pfns) == pfns
+        device.server.drain()
+        device.settle()
+        assert other.changed_pages(min(pfns), PAGES) == set()
+
+
+def test_what_waited_when_a_driver_left_is_not_dropped_under_the_next(device: Device) -> None:
+    with start_uml(device.path) as guest:
+        pfns = give(device, guest)
+        unbind_uml(guest)
+        bind_uml(guest)
+        guest.ram.fill(min(pfns), PAGES)
+        device.server.drain()
+        device.settle()
+        assert guest.ram.changed_pages(min(pfns), PAGES) == set()
+
+
+def test_half_a_host_page_given_before_rings_stopped_does_not_count_after(tmp_path: Path) -> None:
+    parts = 16
+    settings = BalloonSettings(host_page_bytes=parts << 12)
+    with running_device(tmp_path / "b.sock", settings) as device, start_qemu(device.path) as guest:
+        first = -(-guest.free_range()[0] // parts) * parts
+        guest.ram.fill(first, parts)
+        guest.inflate(range(first, first + parts // 2))
+        run_qemu(guest, bases=stop_qemu(guest))
+        guest.inflate(range(first + parts // 2, first + parts))
+        device.server.drain()
+        device.settle()
+        assert guest.ram.changed_pages(first, parts) == set()
+        guest.inflate(range(first, first + parts // 2))
+        device.server.drain()
+        wait_until(lambda: guest.ram.zero_pages(first, parts), PATIENCE_S, "all is given now")
+
+
+def test_what_a_driver_took_back_is_not_dropped_when_rings_stop(device: Device) -> None:
+    with start_qemu(device.path) as guest:
+        pfns = give(device, guest)
+        back = sorted(pfns)[: PAGES // 2]
+        guest.deflate(back)
+        guest.ram.fill(back[0], len(back))
+        guest.front_end.get_vring_base(INFLATE)
+        assert dropped(guest, pfns) == pfns - set(back)
+        assert guest.ram.changed_pages(back[0], len(back)) == set()
