@@ -22,15 +22,12 @@ from typing import Any, Final, Protocol, TypeVar
 
 from ballonet.device.clock import NS_PER_S
 from ballonet.errors import UsageError
+from ballonet.vhost_user.spin import Spin
 
 __all__ = ["EventLoop", "Watcher"]
 
 _WAIT_S_MAX: Final = 86_400.0
 _ENDED: Final = "the device does not run any more"
-
-#: How long the loop looks again and again before it sleeps, when more is expected: a driver
-#: answers in less, and to sleep and be woken costs more than all the work on its message.
-SPIN_NS: Final = 500_000
 
 T = TypeVar("T")
 
@@ -69,7 +66,7 @@ class EventLoop:
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._waking = RLock()  # a signal handler may wake the loop while its thread closes it
         self._stopping = False
-        self._spin_until_ns = 0
+        self._spin = Spin()
         self.turns = 0  #: how often it looked at the descriptors
         self.register(self._wake_fd, self._run_posted)
 
@@ -88,7 +85,7 @@ class EventLoop:
 
     def expect_more(self) -> None:
         """What was served just now will be followed by more at once."""
-        self._spin_until_ns = time.monotonic_ns() + SPIN_NS
+        self._spin.expect_more(time.monotonic_ns())
 
     def post(self, action: Callable[[], None]) -> None:
         """Run `action` on the loop's thread, soon, and work then."""
@@ -136,8 +133,10 @@ class EventLoop:
         while not self._stopping:
             now_ns = time.monotonic_ns()
             is_due = deadline_ns is not None and deadline_ns <= now_ns
-            looks_on = has_more or is_due or now_ns < self._spin_until_ns
+            looks_on = self._spin.looks_on(now_ns) or has_more or is_due
             was_ready = self.turn(0 if looks_on else _wait_s(deadline_ns, now_ns))
+            if was_ready:
+                self._spin.caught()
             if was_ready or has_more or is_due:
                 has_more = self._work()
                 deadline_ns = self._deadline_ns()
