@@ -5,8 +5,10 @@ Pages of 64 KiB are by parameter: the memory is ordinary, only the device takes 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.integration.device_under_test import running_device
@@ -36,8 +38,12 @@ def host_page(guest: Session, number: int = 0) -> int:
     return -(-first // PARTS) * PARTS + number * PARTS
 
 
-def test_parts_of_many_messages_free_a_page_where_the_host_is_told(tmp_path: Path) -> None:
-    with running_device(tmp_path / "b", COARSE) as device, start_uml(device) as guest:
+@pytest.mark.parametrize("defers", [True, False])
+def test_parts_of_many_messages_free_a_page_where_the_host_is_told(
+    tmp_path: Path, *, defers: bool
+) -> None:
+    settings = replace(COARSE, defers=defers)
+    with running_device(tmp_path / "b", settings) as device, start_uml(device) as guest:
         page = host_page(guest)
         guest.ram.fill(page - 2, PARTS + 4)
         guest.inflate(range(page - 2, page + 7))
@@ -61,8 +67,10 @@ def test_parts_of_many_messages_free_nothing_where_it_is_not(tmp_path: Path) -> 
         assert len(guest.ram.changed_pages(page + PARTS, PARTS)) == PARTS
 
 
-def test_inflate_a_deflate_a_inflate_b_keeps_a(tmp_path: Path) -> None:
-    with running_device(tmp_path / "b", COARSE) as device, start_uml(device) as guest:
+@pytest.mark.parametrize("defers", [True, False])
+def test_inflate_a_deflate_a_inflate_b_keeps_a(tmp_path: Path, *, defers: bool) -> None:
+    settings = replace(COARSE, defers=defers)
+    with running_device(tmp_path / "b", settings) as device, start_uml(device) as guest:
         page = host_page(guest)
         a, b = range(page, page + 8), range(page + 8, page + PARTS)
         guest.ram.fill(page, PARTS)
