@@ -17,29 +17,32 @@ from ballonet.memory.regions import Region, RegionTable
 from ballonet.memory.runs import Ranges
 
 PAGE = 4096
-#: Small pages; big ones, the first of them cut; big ones; and a region that begins in the middle of
-#: a balloon page, of which only what one message gives whole can go.
+#: Small pages; big ones, the first of them cut; big ones; and two regions that begin in the middle of
+#: a balloon page, of which only what one message gives whole can go.  In the last of them a balloon
+#: page may lie in two host pages.
 TABLE = RegionTable(
     [
         Region(0, 300 * PAGE, 1 << 40, 0),
         Region(0x200_0000, 140 * PAGE, 2 << 40, 3 * PAGE, 0x10000),
         Region(0x400_0000, 64 * PAGE, 3 << 40, 0, 0x8000),
         Region(0x600_0200, 40 * PAGE, 4 << 40, 0x200, 0x10000),
+        Region(0x800_0200, 80 * PAGE, 5 << 40, 0, 0x10000),
     ]
 )
-CROOKED = 3
+CROOKED = (3, 4)
 PFNS = st.lists(
     st.one_of(
         st.integers(0, 310),
         st.integers(0x1FFE, 0x2000 + 150),
         st.integers(0x4000, 0x4000 + 70),
         st.integers(0x6000, 0x6000 + 45),
+        st.integers(0x8000, 0x8000 + 85),
     ),
     max_size=60,
 )
 RUN = st.builds(
     lambda first, count: list(range(first, first + count)),
-    st.sampled_from([0, 290, 0x2000, 0x2005, 0x2020, 0x4000, 0x4010, 0x6000]),
+    st.sampled_from([0, 290, 0x2000, 0x2005, 0x2020, 0x4000, 0x4010, 0x6000, 0x8010, 0x8020]),
     st.integers(1, 48),
 )
 STEPS = st.lists(
@@ -57,8 +60,10 @@ def host_pages() -> dict[tuple[int, int], set[int]]:
     for index, region in enumerate(TABLE.regions):
         page, first = region.page_bytes, -region.file_offset % region.page_bytes
         for offset in range(first, region.size - page + 1, page):
-            first_pfn = (region.gpa + offset) // PAGE
-            found[index, offset] = set(range(first_pfn, first_pfn + page // PAGE))
+            first, end = region.gpa + offset, region.gpa + offset + page
+            parts = set(range(first // PAGE, -(-end // PAGE)))
+            if region.gpa <= min(parts) * PAGE and max(parts) * PAGE < region.gpa + region.size:
+                found[index, offset] = parts
     return found
 
 
@@ -91,7 +96,7 @@ class Expected:
         return {
             (region, offset)
             for (region, offset), parts in HOST_PAGES.items()
-            if parts & set(pfns) and parts <= (set(pfns) if region == CROOKED else self.held)
+            if parts & set(pfns) and parts <= (set(pfns) if region in CROOKED else self.held)
         }
 
     def take(self, pfns: list[int]) -> None:
