@@ -17,9 +17,9 @@ from ballonet.memory.regions import Region, RegionTable
 from ballonet.memory.runs import Ranges
 
 PAGE = 4096
-#: Small pages; big ones, the first of them cut; big ones; and two regions that begin in the middle of
-#: a balloon page, of which only what one message gives whole can go.  In the last of them a balloon
-#: page may lie in two host pages.
+#: Small pages; big ones, the first of them cut; big ones; and two regions that begin in the middle
+#: of a balloon page, of which only what one message gives whole can go.  In the last of them a
+#: balloon page may lie in two host pages.
 TABLE = RegionTable(
     [
         Region(0, 300 * PAGE, 1 << 40, 0),
