@@ -41,7 +41,7 @@ def test_more_than_the_limit_is_cut_and_the_chains_around_it_are_not(
             driver.add([Buffer(DATA, 8)]),
         ]
         driver.publish()
-        chains = [chain for chain in iter(device.pop, None) if chain]
+        chains = list(iter(device.pop, None))
         assert [chain.head for chain in chains] == heads
         assert [chain.is_cut for chain in chains] == [False, count > CHAIN_MAX, False]
         assert [len(chain.readable) for chain in chains] == [
