@@ -11,7 +11,7 @@ from typing import Final
 
 import numpy as np
 
-from ballonet.memory.runs import Int64s, distinct
+from ballonet.memory.runs import Int64s
 
 __all__ = ["PageSet"]
 
@@ -40,7 +40,8 @@ class PageSet:
         elif pages[-1] < mine[0]:
             self._pages = np.concatenate((pages, mine))
         else:
-            self._pages = distinct(np.concatenate((mine, pages)))
+            fresh = self.without(pages)
+            self._pages = np.insert(mine, np.searchsorted(mine, fresh), fresh)
 
     def discard(self, pages: Int64s) -> None:
         """Leave out ascending pages, as far as they are here."""
