@@ -7,12 +7,13 @@ Not here: the registers (qtest), the driver (driver).
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -233,6 +234,7 @@ class QtestMachine:
             raise GuestError(f"QEMU does not start: {_text(errors)}") from error
         self.client = QtestClient(sock)
         stack.callback(self.client.close)
+        stack.enter_context(_event_loop())
         self.qmp = monitor(str(directory / "qmp"))
         try:
             self.qmp.connect()
@@ -281,3 +283,15 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 def _text(errors: Any) -> str:  # noqa: ANN401 - a file
     errors.seek(0)
     return str(errors.read().decode(errors="replace").strip()) or "it says nothing"
+
+
+@contextmanager
+def _event_loop() -> Iterator[None]:
+    """A loop for QEMU's client, which would make one and leave it open."""
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    try:
+        yield
+    finally:
+        asyncio.set_event_loop(None)
+        loop.close()
