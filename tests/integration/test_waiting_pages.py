@@ -30,7 +30,7 @@ def device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Device]:
     """One that waits for ever, unless it must not."""
     monkeypatch.setattr(page_ledger, "QUIET_NS", 1 << 60)
     monkeypatch.setattr(page_ledger, "AGE_NS_MAX", 1 << 60)
-    with running_device(tmp_path / "b.sock", BalloonSettings(defers=True)) as made:
+    with running_device(tmp_path / "b.sock", BalloonSettings()) as made:
         yield made
 
 
