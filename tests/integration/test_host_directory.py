@@ -195,7 +195,7 @@ def test_memory_is_listed_as_it_was_given_before_there_is_a_vmm(tmp_path: Path) 
         assert host.rows()["web"]["memory"] == 4 * GIB
         assert "4.0 GiB" in host.verb("list").stdout
         rows = json.loads(host.verb("list", "--json").stdout)
-        assert [(row["name"], row["memory"], row["connected"]) for row in rows] == [
+        assert [(row["name"], row["memory_bytes"], row["connected"]) for row in rows] == [
             ("web", 4 * GIB, False)
         ]
 

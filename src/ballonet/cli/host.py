@@ -29,6 +29,8 @@ __all__ = ["host"]
 
 #: Four for each guest: two sockets, its worker and the way to ask it.
 _FILES_WANTED: Final = 1 << 17
+#: In a row of the host's monitor, in the order of the table.
+_SIZES: Final = ("memory", "actual", "target")
 
 _DIRECTORY: Final = click.option(
     "--directory",
@@ -96,7 +98,9 @@ def add(
         arguments["memory"] = memory_bytes
     row = run(_ask(_directory(directory or of_group), "x-ballonet-add-guest", arguments))
     click.echo(
-        json.dumps(row) if as_json else f"vhost-user: {row['socket']}\nmonitor:    {row['qmp']}"
+        json.dumps(_named_with_units(row))
+        if as_json
+        else f"vhost-user: {row['socket']}\nmonitor:    {row['qmp']}"
     )
 
 
@@ -117,17 +121,19 @@ def list_(of_group: Path | None, directory: Path | None, *, as_json: bool) -> No
     """Show every guest and its balloon."""
     rows = run(_ask(_directory(directory or of_group), "x-ballonet-query-guests", {}))
     if as_json:
-        click.echo(json.dumps(rows))
+        click.echo(json.dumps([_named_with_units(row) for row in rows]))
         return
     table = Table("guest", "memory", "balloon", "target", "stage", "state")
     for row in rows:
-        sizes = [
-            "unknown" if row[key] is None else format_bytes(row[key])
-            for key in ("memory", "actual", "target")
-        ]
+        sizes = ["unknown" if row[key] is None else format_bytes(row[key]) for key in _SIZES]
         state = "no VMM" if row["connected"] is False else row["state"]
         table.add_row(row["name"], *sizes, row["stage"] or "unknown", state)
     Console(highlight=False).print(table if rows else "no guests; see `ballonet host add`")
+
+
+def _named_with_units(row: dict[str, Any]) -> dict[str, Any]:
+    """A row as programs read it."""
+    return {f"{key}_bytes" if key in _SIZES else key: value for key, value in row.items()}
 
 
 async def _ask(directory: Path, command: str, arguments: dict[str, object]) -> Any:  # noqa: ANN401 - what the command returns
