@@ -155,6 +155,8 @@ class Session:
     def wait_used(self, queue: int, timeout_s: float = TIMEOUT_S) -> list[Used]:
         """Sleep until the device calls, as the driver does; returns what it has used.
 
+        Pages that were given have been dropped then.
+
         Raises: AssertionError, if no call brings a used chain in time.
         """
         end_s = time.monotonic() + timeout_s
@@ -165,18 +167,18 @@ class Session:
                 raise AssertionError(f"queue {queue}: no call in {timeout_s} s, used: {unseen}")
             used = self.rings[queue].collect()
             if used:
+                if queue == INFLATE:
+                    self.rest()
                 return used
 
     def transact(
         self, queue: int, buffers: Sequence[Buffer], *, indirect_at: int | None = None
     ) -> Used:
-        """Offer one chain to an idle queue and wait until it is used, and its pages dropped."""
+        """Offer one chain to an idle queue and wait until it is used."""
         head = self.offer(queue, buffers, indirect_at=indirect_at)
         used = self.wait_used(queue)
         if [entry.head for entry in used] != [head]:
             raise AssertionError(f"queue {queue}: chain {head} offered, {used} used")
-        if queue == INFLATE:
-            self.rest()
         return used[0]
 
     def inflate(self, pfns: Sequence[int]) -> Used:
