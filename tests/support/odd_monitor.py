@@ -27,8 +27,8 @@ def odd_monitor(
 ) -> Iterator[list[str]]:
     """Listens at `path` inside the block; what it was asked is in the list.
 
-    `answer` gives the reply to a command, without its id, or bytes that are none; `endless` repeats
-    the greeting until the client leaves.
+    `answer` gives the reply to a command, without its id, bytes that are none, or nothing;
+    `endless` repeats the greeting until the client leaves.
     """
     asked: list[str] = []
     with socket.socket(socket.AF_UNIX) as listening:
@@ -62,4 +62,5 @@ def _talk(connection: socket.socket, answer: Answer, asked: list[str]) -> None:
         reply = b'{"return": {}}' if name == "qmp_capabilities" else answer(name)
         if reply.startswith((b'{"return"', b'{"error"')) and "id" in command:
             reply = json.dumps(json.loads(reply) | {"id": command["id"]}).encode()
-        connection.sendall(reply + b"\r\n")
+        if reply:  # an empty line would be one that is not QMP
+            connection.sendall(reply + b"\r\n")

@@ -10,8 +10,6 @@ from typing import Any, Final, TypeVar
 
 import click
 
-from ballonet.errors import MonitorError
-
 __all__ = ["JSON_OPTION", "SOCKET_ARGUMENT", "run"]
 
 T = TypeVar("T")
@@ -56,7 +54,7 @@ async def _until_told(work: Coroutine[Any, Any, T]) -> T:
             loop.add_signal_handler(number, end, number)
     try:
         return await task
-    except (asyncio.CancelledError, MonitorError):  # a reply cut off may look like a lost monitor
+    except asyncio.CancelledError:
         if not told:
             raise
     if told[0] == signal.SIGINT:
