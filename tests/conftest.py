@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
+import threading
 from typing import Final
 
 import pytest
@@ -21,7 +23,13 @@ _WATCHERS: Final[list[subprocess.Popen[bytes]]] = []
 
 
 def pytest_configure() -> None:
-    """Let nothing outlive the tests."""
+    """Let nothing outlive the tests, and let what they start end on signals as it does for users.
+
+    A shell ignores INT for what it runs in the background, and nohup HUP; children inherit that.
+    """
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
     _WATCHERS.append(end_children_with_us())
 
 
