@@ -47,6 +47,9 @@ EXIT_FAILED: Final = 1
 EXIT_WRONG_USE: Final = 2
 EXIT_INTERRUPTED: Final = 130
 
+#: After a signal: longer than whatever was started needs to end.
+AGAIN_S: Final = 20.0
+
 #: Of a write that does not say to which file.
 _WRITE_ERRORS: Final = {errno.ENOSPC, errno.EIO, errno.EFBIG, errno.EDQUOT, errno.EPIPE}
 _log = logging.getLogger(__name__)
@@ -92,7 +95,7 @@ def vhost_user_balloon() -> None:
 
 def _run(command: click.Command) -> int:
     """Run a command to its end; whatever ends it, in an exit code and at most one line."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
             signal.signal(number, _leave)
     raise_file_limit()
@@ -104,11 +107,21 @@ def _run(command: click.Command) -> int:
         code = EXIT_FAILED
         _log.debug("this ended the program", exc_info=error)
         _complain_of_system(error)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
     return code
 
 
 def _leave(number: int, _: FrameType | None) -> NoReturn:
-    """End by an exception, so that whatever was started is ended and removed."""
+    """End by an exception, so that whatever was started is ended and removed.
+
+    It may strike where exceptions are lost: where an object is finalised, or while another one is
+    handled that takes its place.  So it comes again, until the program has ended.
+    """
+    signal.signal(signal.SIGALRM, lambda _, frame: _leave(number, frame))
+    signal.setitimer(signal.ITIMER_REAL, AGAIN_S)
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
     sys.exit(128 + number)
 
 
