@@ -35,8 +35,8 @@ def masked(text: str) -> str:
     """Words only: no borders, no widths, any figure as N."""
     text = re.sub("[\u2500-\u257f]+", " ", text)
     text = re.sub(r"\d[\d.,]*", "N", text)
-    text = re.sub(r"N (B|KiB|MiB|GiB|ms|s)\b", "N unit", text)
-    return " ".join(text.split())
+    text = " ".join(text.split())  # a line may end between a figure and its unit
+    return re.sub(r"N (B|KiB|MiB|GiB|ms|s)\b", "N unit", text)
 
 
 def masked_lines(text: str) -> list[str]:

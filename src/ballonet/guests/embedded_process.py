@@ -17,6 +17,8 @@ from ballonet.guests.embedded import EmbeddedGuestSettings
 __all__ = ["EmbeddedGuest"]
 
 _END_S: Final = 5.0
+#: For hangs alone: on a busy machine a guest in Python may need minutes to compact its memory.
+_ANSWER_S: Final = 300.0
 
 
 class EmbeddedGuest:
@@ -67,7 +69,7 @@ class EmbeddedGuest:
                 pass_fds=[theirs.fileno()],
             )
         try:
-            self.ask("driver", timeout_s=30)
+            self.ask("driver")
         except BaseException:
             self.stop()
             raise
@@ -87,7 +89,7 @@ class EmbeddedGuest:
                 self._process.stderr.close()
             self._process = None
 
-    def ask(self, what: str, *, timeout_s: float = 60.0, **arguments: object) -> Any:  # noqa: ANN401 - JSON
+    def ask(self, what: str, *, timeout_s: float = _ANSWER_S, **arguments: object) -> Any:  # noqa: ANN401 - JSON
         """Ask for something and wait for the answer. Raises: GuestError."""
         with self._lock:
             if self._line is None:
