@@ -127,8 +127,7 @@ class Clients:
 
     async def _say_goodbye(self, session: ServerSession, account: Account) -> None:
         writer = self._writers[session]
-        account.close()
-        self._strangers.spend(account.used_s())  # who comes again at once has no new burst
+        self._strangers.spend(account.leave())  # who comes again at once has no new burst
         writer.close()
         try:
             with suppress(OSError):

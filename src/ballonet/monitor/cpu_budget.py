@@ -4,6 +4,9 @@ Theory of operation.  Each client has an account, which earns a share of a proce
 burst at most, and pays for the client's commands.  A client in debt waits until it has earned its
 debt; all that are in debt at one time earn one share together, so that many take no more from the
 device than one.  Who is not in debt never waits, whatever the others do.
+
+All together earn no more than a few shares, and have no more than a few bursts to begin with:
+fifty clients that each kept just out of debt took more than a processor.
 Not here: waiting (clients.py).
 """
 
@@ -14,10 +17,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
-__all__ = ["BURST_S", "SHARE", "WAIT_S_MAX", "Account", "CpuBudget"]
+__all__ = ["BURST_S", "FEW", "SHARE", "WAIT_S_MAX", "Account", "CpuBudget"]
 
 SHARE: Final = 0.05
 BURST_S: Final = 0.05
+#: Of so many clients each has a share and a burst of its own; more have that of so many.
+FEW: Final = 4
 #: So that the end is not far when the monitor ends.
 WAIT_S_MAX: Final = 0.5
 
@@ -32,18 +37,33 @@ class CpuBudget:
         self.now_s, self.cpu_s = now_s, cpu_s
         self._debtors: set[Account] = set()
         self._each_s = 0.0  # what each who was in debt all the time has earned
+        self._alone_s = 0.0  # what each who was never in debt has earned
+        self._accounts = 0
+        self._bursts_s = FEW * BURST_S
         self._settled_s = now_s()
 
     def account(self) -> Account:
         """For one more client."""
-        return Account(self)
+        self._settle()
+        self._accounts += 1
+        burst_s = min(BURST_S, self._bursts_s)
+        self._bursts_s -= burst_s
+        return Account(self, burst_s)
+
+    def end_account(self, burst_s: float) -> None:
+        """A client has left, and has not used so much of what it began with."""
+        self._settle()
+        self._accounts -= 1
+        self._bursts_s = min(FEW * BURST_S, self._bursts_s + burst_s)
+
+    def alone_s(self) -> float:
+        """What each who is not in debt has earned until now; only differences count."""
+        self._settle()
+        return self._alone_s
 
     def each_s(self) -> float:
         """What each debtor has earned until now; only differences count."""
-        now_s = self.now_s()
-        if self._debtors:
-            self._each_s += (now_s - self._settled_s) * SHARE / len(self._debtors)
-        self._settled_s = now_s
+        self._settle()
         return self._each_s
 
     def join(self, account: Account) -> int:
@@ -57,15 +77,24 @@ class CpuBudget:
         self.each_s()
         self._debtors.discard(account)
 
+    def _settle(self) -> None:
+        now_s = self.now_s()
+        share_s = (now_s - self._settled_s) * SHARE
+        self._settled_s = now_s
+        if self._debtors:
+            self._each_s += share_s / len(self._debtors)
+        self._alone_s += share_s * min(1.0, FEW / max(1, self._accounts))
+        self._bursts_s = min(FEW * BURST_S, self._bursts_s + share_s)
+
 
 class Account:
     """What one client has left."""
 
-    def __init__(self, budget: CpuBudget) -> None:
+    def __init__(self, budget: CpuBudget, burst_s: float) -> None:
         self._budget = budget
-        self._credit_s = BURST_S
+        self._burst_s = self._credit_s = burst_s
         self._in_debt = False
-        self._settled_s, self._each_s = budget.now_s(), budget.each_s()
+        self._alone_s, self._each_s = budget.alone_s(), budget.each_s()
 
     @contextmanager
     def paying(self) -> Iterator[None]:
@@ -90,19 +119,21 @@ class Account:
         self._in_debt = True
         return min(WAIT_S_MAX, -self._credit_s * self._budget.join(self) / SHARE)
 
-    def used_s(self) -> float:
-        """What a client who leaves now has used of its burst, and not earned again."""
+    def leave(self) -> float:
+        """The client is gone; returns what it has used and not earned again."""
+        self.close()
         self._settle()
-        return BURST_S - self._credit_s
+        used_s = max(0.0, self._burst_s - self._credit_s)
+        self._budget.end_account(max(0.0, self._burst_s - used_s))
+        return used_s
 
     def close(self) -> None:
-        """In debt no more, or gone; safe to call again."""
+        """In debt no more; safe to call again."""
         self._in_debt = False
         self._budget.leave(self)
 
     def _settle(self) -> None:
-        now_s, each_s = self._budget.now_s(), self._budget.each_s()
-        alone_s = (now_s - self._settled_s) * SHARE
-        earned_s = each_s - self._each_s if self._in_debt else alone_s
+        alone_s, each_s = self._budget.alone_s(), self._budget.each_s()
+        earned_s = each_s - self._each_s if self._in_debt else alone_s - self._alone_s
         self._credit_s = min(BURST_S, self._credit_s + earned_s)
-        self._settled_s, self._each_s = now_s, each_s
+        self._alone_s, self._each_s = alone_s, each_s

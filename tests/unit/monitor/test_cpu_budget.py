@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ballonet.monitor.cpu_budget import BURST_S, SHARE, WAIT_S_MAX, Account, CpuBudget
+from ballonet.monitor.cpu_budget import BURST_S, FEW, SHARE, WAIT_S_MAX, Account, CpuBudget
 
 
 class Machine:
@@ -72,17 +72,48 @@ def test_many_that_flood_share_what_one_would_get() -> None:
             used_s += 0.01
         due_s[one] = machine.now_s + max(one.wait_s(), 1e-6)
     passed_s = machine.now_s - begin_s
-    assert used_s - len(crowd) * BURST_S == pytest.approx(passed_s * SHARE, rel=0.1)
+    assert used_s - FEW * BURST_S == pytest.approx(passed_s * SHARE, rel=0.1)
+
+
+def test_so_many_who_come_at_once_have_no_more_to_begin_with_than_a_few() -> None:
+    machine = Machine()
+    crowd = [machine.budget.account() for _ in range(50)]
+    used_s = 0.0
+    while able := [account for account in crowd if not account.wait_s()]:
+        for account in able:
+            machine.work(account, 0.001)
+            used_s += 0.001
+    assert used_s < 2 * FEW * BURST_S  # with the last piece of each, and what was earned meanwhile
+
+
+def test_many_that_keep_just_out_of_debt_take_no_more_than_a_few_shares() -> None:
+    machine = Machine()
+    crowd = [machine.budget.account() for _ in range(50)]
+    used_s, begin_s = 0.0, machine.now_s
+    while machine.now_s < begin_s + 60:
+        for account in crowd:
+            if not account.wait_s():
+                machine.work(account, 0.0005)
+                used_s += 0.0005
+        machine.now_s += 0.001
+    assert used_s - FEW * BURST_S < 60 * SHARE * FEW * 1.2
+
+
+def test_who_comes_and_leaves_again_and_again_takes_no_burst_along() -> None:
+    machine = Machine()
+    for _ in range(50):
+        account = machine.budget.account()
+        machine.work(account, 0.0001)
+        assert account.wait_s() == 0
+        account.leave()
 
 
 def test_a_client_that_has_left_is_no_debtor_and_says_what_it_used() -> None:
     machine = Machine()
     account = machine.budget.account()
-    assert account.used_s() == 0
     machine.work(account, 1.0)
     assert account.wait_s() == WAIT_S_MAX
-    account.close()
-    assert account.used_s() == pytest.approx(1.0)
+    assert account.leave() == pytest.approx(1.0)
     other = machine.budget.account()
     machine.work(other, BURST_S + 0.01)
     assert machine.wait(other) == pytest.approx(0.01 / SHARE, rel=0.3)  # alone again
