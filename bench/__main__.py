@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
-from bench import back, cpu, free_pages, host, inflate, kinds, monitor, stats
+from bench import back, cpu, free_pages, host, inflate, kinds, monitor, pace, stats
 from bench.report import Figure, Ratio, machine, write_json
 
 RESULTS = Path("build/bench.json")
@@ -15,6 +15,7 @@ MEASURES: Final[Mapping[str, Callable[[], Iterator[Ratio | Figure]]]] = {
     "inflate": inflate.measure,
     "back": back.measure,
     "cpu": cpu.measure,
+    "pace": pace.measure,
     "kinds": kinds.measure,
     "free-pages": free_pages.measure,
     "stats": stats.measure,

@@ -10,13 +10,13 @@ import time
 from collections.abc import Iterator
 from typing import Final
 
-from ballonet.device.balloon import DEFAULT_OFFER, BalloonSettings
-from ballonet.device.effects import Event, PagesReported
+from ballonet.balloon.facts import Fact, PagesReported
+from ballonet.device.balloon import BalloonSettings
 from ballonet.errors import GuestError
 from ballonet.guests.ballooned import BalloonedGuest
 from ballonet.guests.hinting import run_hint_round
 from ballonet.guests.linux import LinuxGuestSettings
-from ballonet.virtio.features import Feature
+from ballonet.virtio.features import DEFAULT_OFFER, Feature
 from bench.inflate import MEMORY_BYTES, touch_all
 from bench.report import Figure
 
@@ -78,11 +78,11 @@ class _Reports:
         self.size = 0
         self.first_s = self.last_s = 0.0
 
-    def observe(self, event: Event) -> None:
-        if isinstance(event, PagesReported):
+    def observe(self, fact: Fact) -> None:
+        if isinstance(fact, PagesReported):
             self.last_s = time.monotonic()
             self.first_s = self.first_s or self.last_s
-            self.size += event.reported_bytes
+            self.size += fact.reported_bytes
 
 
 def _report(machine: BalloonedGuest) -> tuple[float, int, float]:

@@ -13,6 +13,7 @@ from ballonet.errors import GuestError
 from ballonet.guests.ballooned import BalloonedGuest
 from ballonet.guests.linux import LinuxGuestSettings
 from bench.report import Ratio
+from bench.yardstick import Yardstick
 
 __all__ = ["MEMORY_BYTES", "PAGES", "inflate_once", "measure", "touch_all"]
 
@@ -24,17 +25,25 @@ MEMORY_BYTES = 1 << 30
 def measure() -> Iterator[Ratio]:
     """Inflate and deflate 200,000 touched pages in turns. Raises: GuestError."""
     guest = LinuxGuestSettings(MEMORY_BYTES)
-    times: dict[str, list[tuple[float, float]]] = {"ours": [], "direct": [], "base": []}
+    times: dict[str, list[tuple[float, float]]] = {
+        "ours": [],
+        "direct": [],
+        "base": [],
+        "yardstick": [],
+    }
     with (
         BalloonedGuest(guest, BalloonSettings()) as ours,
         BalloonedGuest(guest, BalloonSettings(defers=False)) as direct,
         BalloonedGuest(guest, BalloonSettings(discards=False)) as base,
+        Yardstick("answer", MEMORY_BYTES) as yardstick,
     ):
         release = ours.guest.release
         for _ in range(ROUNDS):
             times["base"].append(_there_and_back(base))
             times["ours"].append(_there_and_back(ours))
             times["direct"].append(_there_and_back(direct))
+            yardstick.guest.use_memory(90)
+            times["yardstick"].append((yardstick.resize(PAGES), yardstick.resize(0)))
     what = f"{PAGES} touched pages, Linux {release}"
     for way, name in enumerate(("inflate", "deflate")):
         samples = {label: [pair[way] for pair in pairs] for label, pairs in times.items()}
@@ -46,6 +55,14 @@ def measure() -> Iterator[Ratio]:
             samples["ours"],
             samples["base"],
             goal=goal,
+        )
+        yield Ratio(
+            f"a. {name} {what}, over a device in C",
+            "memory given back to the host",
+            "a device in C that only answers",
+            samples["ours"],
+            samples["yardstick"],
+            goal=2.0 if name == "inflate" else None,
         )
     yield Ratio(
         f"a. inflate {what}, discards before answers",
