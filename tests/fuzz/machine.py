@@ -14,23 +14,15 @@ from tests.property.ring_under_test import RingFormat, serve
 from tests.support.clock import FakeClock
 from tests.support.driver_ring import Buffer
 from tests.support.guest_memory import GuestRam, RamRegion
+from tests.support.surroundings import Surroundings
 
+from ballonet.balloon.facts import Fact, PagesHinted, RingBroken
+from ballonet.balloon.inhibition import InhibitReason
 from ballonet.device.balloon import Balloon, BalloonSettings
-from ballonet.device.effects import (
-    Call,
-    ChainDone,
-    ConfigChanged,
-    Discard,
-    Effect,
-    Emit,
-    PagesHinted,
-    PartDone,
-    RingBroken,
-)
-from ballonet.device.inhibition import InhibitReason
 from ballonet.errors import GuestMemoryError, RingError, SettingsError
 from ballonet.memory.mapping import GuestMemory
 from ballonet.memory.regions import Region
+from ballonet.memory.runs import Ranges
 from ballonet.virtio.features import BALLOON_FEATURES, RING_FEATURES, Feature
 from ballonet.virtio.queues import QUEUE_COUNT, QueueRole
 from ballonet.virtio.ring.chain import Chain
@@ -115,6 +107,11 @@ class Machine:
         self._bases: dict[int, int] = {}
         self._inhibited: list[InhibitReason] = []
         self.trace: set[str] = set()
+        self._serving: int | None = None  # the queue whose chains the device works on
+        self._may_drop_waiting = False
+        self._around = Surroundings(place.memory, self._check_discard)
+        self.device.connect(self._around, self._around)
+        self.device.observers.add(self._check_fact, details=True)
         self.device.negotiate(int(OFFERED))
 
     def run(self) -> None:
@@ -155,7 +152,7 @@ class Machine:
         if driver.free_descriptors < count:
             return
         writable = self._script.byte() % 4 == 0
-        if self.device.roles[queue] in (QueueRole.HINT, QueueRole.REPORTING):
+        if self.device.queues.roles[queue] in (QueueRole.HINT, QueueRole.REPORTING):
             writable = not writable
         buffers = [self._buffer(writable) for _ in range(count)]
         table = DATA_GPA + 0x4000 if self._script.byte() % 8 == 0 else None
@@ -258,7 +255,7 @@ class Machine:
 
     def write_config(self) -> None:
         offset, raw = self._script.byte() % 20, self._script.take(self._script.byte() % 24)
-        self._obey(self.device.write_config(offset, raw))
+        self.device.write_config(offset, raw)
 
     def kick(self) -> None:
         """The device works on a queue until it wants no more."""
@@ -297,30 +294,30 @@ class Machine:
     # What the host does.
 
     def set_target(self) -> None:
-        self._obey(self.device.set_target(self._script.word() & 0xFFFF_FFFF))
+        self.device.set_target(self._script.word() & 0xFFFF_FFFF)
 
     def hint_round(self) -> None:
         device = self.device
         step = self._script.choose(
-            (device.begin_hint_round, device.stop_hint_round, device.finish_hints)
+            (device.begin_hint_round, lambda: device.hint_round.stop(60.0), device.hint_round.done)
         )
-        self._obey(step())
+        step()
 
     def statistics(self) -> None:
         with suppress(SettingsError):
             self.device.statistics.set_poll_interval(self._script.word())
-        self._obey(self.device.request_stats())
+        self.device.request_stats()
 
     def wait(self) -> None:
         self._clock.advance(self._script.word() % 1000)
-        self._obey(self.device.tick())
+        self.device.tick()
 
     def pause_of_the_guest(self) -> None:
         """Nothing happens for a while, and what waits is dropped, or a part of it."""
         self._clock.advance(self._script.choose((0.0, 0.002, 2.0)))
         steps = self._script.byte() % 4
         while steps and self.device.wants_discard(busy=False):
-            self._obey(self.device.discard_waiting(), waited=True)
+            self._drop_waiting(self.device.inflation.discard_waiting)
             steps -= 1
 
     def drain(self) -> None:
@@ -328,7 +325,7 @@ class Machine:
         if self._script.byte() & 1:
             self.device.ledger.expedite()
             assert self.device.wants_discard(busy=True) == (self.device.ledger.deadline_ns == 0)
-        self._obey(self.device.drain(), waited=True)
+        self._drop_waiting(self.device.inflation.flush)
         assert self.device.ledger.waiting_bytes == 0
         assert self.device.ledger.deadline_ns is None
 
@@ -350,43 +347,43 @@ class Machine:
         if spy is None:
             return
         before = bytes(self._world.views[0])
-        pops, work = spy.pops, self.device.process(queue, self._world.memory)
+        pops, self._serving = spy.pops, queue
         done = 0
-        while steps is None or done < steps:
-            effect = next(work, None)
-            if effect is None:
-                break
-            self._check(effect, self.device.roles[queue], waited=False)
+        while (steps is None or done < steps) and not self.device.process(queue, 0):
             done += 1
             assert done < 100 * (SIZE + 1), "the device does not come to an end"
-        work.close()
+        self._serving = None
         self._check_memory(queue, before)
         assert spy.pops - pops <= SIZE + 1, "more chains than the ring holds"
-        if steps is None and self.device.broken is None:
+        if steps is None and self.device.queues.broken is None:
             held = self.device.statistics.held
             kept = [held] if held is not None and self._is_stats(queue) else []
             assert spy.outstanding == kept, f"{spy.outstanding} not used, held is {kept}"
 
-    def _is_stats(self, queue: int) -> bool:
-        return self.device.roles[queue] is QueueRole.STATS
+    def _drop_waiting(self, drop: Callable[[], object]) -> None:
+        self._may_drop_waiting = True
+        drop()
+        self._may_drop_waiting = False
 
-    def _check(self, effect: Effect, role: QueueRole | None, *, waited: bool) -> None:
-        self.trace.add(f"{type(effect).__name__}{' later' * waited}")
-        match effect:
-            case Discard():
-                if not waited:
-                    self._check_moment(role)
-                self._oracle.check_discard(effect, inhibited=bool(self._inhibited), waited=waited)
-            case Emit(PagesHinted() as event):
+    def _is_stats(self, queue: int) -> bool:
+        return self.device.queues.roles[queue] is QueueRole.STATS
+
+    def _check_discard(self, ranges: Ranges) -> None:
+        waited = self._may_drop_waiting
+        self.trace.add(f"Discard{' later' * waited}")
+        if not waited:
+            assert self._serving is not None, "discarded while no queue was served"
+            self._check_moment(self.device.queues.roles[self._serving])
+        self._oracle.check_discard(ranges, inhibited=bool(self._inhibited), waited=waited)
+
+    def _check_fact(self, fact: Fact) -> None:
+        self.trace.add(type(fact).__name__)
+        match fact:
+            case PagesHinted():
                 assert self.device.hint_round.state.name == "START", "a hint outside a round"
-                self._oracle.check_hint(event)
-                self.trace.add("PagesHinted")
-            case Emit(RingBroken(_, reason)):
+                self._oracle.check_hint(fact)
+            case RingBroken(_, reason):
                 self.trace.add(reason.translate(_NO_DIGITS))
-            case Emit(event):
-                self.trace.add(type(event).__name__)
-            case Call() | ConfigChanged() | ChainDone() | PartDone():
-                pass
 
     def _check_moment(self, role: QueueRole | None) -> None:
         """Memory is dropped at once for these, and no other, chains."""
@@ -403,14 +400,14 @@ class Machine:
     # What the rings tell of.
 
     def popped(self, queue: int, chain: Chain) -> None:
-        self._oracle.popped(queue, self.device.roles[queue], chain)
+        self._oracle.popped(queue, self.device.queues.roles[queue], chain)
 
     def un_popped(self, queue: int, head: int) -> None:
         self._oracle.un_popped(queue, head)
 
     def answered(self, queue: int, head: int) -> None:
         told = bool(self.device.negotiated & Feature.MUST_TELL_HOST)
-        self._oracle.answered(queue, self.device.roles[queue], head, told=told)
+        self._oracle.answered(queue, self.device.queues.roles[queue], head, told=told)
 
     def _check_memory(self, queue: int, before: bytes) -> None:
         """Only what the device writes of the ring has changed."""
@@ -424,10 +421,6 @@ class Machine:
         if self._world.ring_format is RingFormat.SPLIT:
             used = self._drivers[queue].layout.used
             assert before[:used] == after[:used], "the device wrote to the driver's part"
-
-    def _obey(self, effects: Iterator[Effect], *, waited: bool = False) -> None:
-        for effect in effects:
-            self._check(effect, None, waited=waited)
 
     def _attach(self, queue: int, base: int | None = None) -> None:
         if queue in self._rings:

@@ -10,9 +10,10 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass, field
 
-from ballonet.device.effects import Discard, PagesHinted
+from ballonet.balloon.facts import PagesHinted
 from ballonet.errors import GuestMemoryError
 from ballonet.memory.mapping import GuestMemory
+from ballonet.memory.runs import Ranges
 from ballonet.virtio.queues import QueueRole
 from ballonet.virtio.ring.chain import Chain
 
@@ -62,17 +63,15 @@ class Oracle:
         self.given.clear()
         self.wanted.clear()
 
-    def check_discard(self, effect: Discard, *, inhibited: bool, waited: bool) -> None:
+    def check_discard(self, ranges: Ranges, *, inhibited: bool, waited: bool) -> None:
         """Every page of it is the device's, and whole host pages go.
 
         `waited`: it is done between messages, and not for the chain served just now.
         """
         assert not inhibited, "discarded while inhibited"
-        region = self.memory.table.regions[effect.ranges.region]
+        region = self.memory.table.regions[ranges.region]
         owned = self.balloon | (set().union(*self.given.values()) if waited else self.current)
-        for offset, length in zip(
-            effect.ranges.offsets.tolist(), effect.ranges.lengths.tolist(), strict=True
-        ):
+        for offset, length in zip(ranges.offsets.tolist(), ranges.lengths.tolist(), strict=True):
             assert 0 <= offset < offset + length <= region.size, "outside its region"
             assert (offset + region.file_offset) % region.page_bytes == 0, "half a host page"
             assert length % region.page_bytes == 0, "half a host page"

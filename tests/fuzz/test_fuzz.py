@@ -10,10 +10,10 @@ from tests.fuzz.machine import Setting
 from tests.fuzz.worker import fuzz, load_corpus
 from tests.property.ring_under_test import RingFormat
 
+from ballonet.balloon.inhibition import Inhibition
 from ballonet.balloon.page_ledger import PageLedger
 from ballonet.balloon.region_pages import RegionPages
 from ballonet.device import inflation
-from ballonet.device.inhibition import Inhibition
 from ballonet.device.pfns import given_pfns
 from ballonet.device.poison import PagePoison
 

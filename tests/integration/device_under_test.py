@@ -14,10 +14,12 @@ from typing import Final, Self
 from tests.support.guest_memory import FILE_NAME as GUEST_FILE
 from tests.support.wait import PATIENCE_S, wait_until
 
+from ballonet.balloon.facts import Fact
+from ballonet.control.device_control import DeviceControl
+from ballonet.control.status import Status
 from ballonet.device.balloon import BalloonSettings
-from ballonet.device.effects import Event
 from ballonet.vhost_user.listener import listening_socket
-from ballonet.vhost_user.server import DeviceServer, Snapshot, serving
+from ballonet.vhost_user.server import make_server, serving
 
 SECONDS: Final = PATIENCE_S
 
@@ -27,28 +29,28 @@ class Device:
     """A back-end on a thread, and what it reported."""
 
     path: Path
-    server: DeviceServer
-    events: list[Event]
+    control: DeviceControl
+    events: list[Fact]
 
-    def snapshot(self) -> Snapshot:
+    def status(self) -> Status:
         """Look at the device."""
-        return self.server.snapshot()
+        return self.control.status()
 
     def settle(self) -> None:
         """Whatever was readable for the device before is served when this returns."""
         for _ in range(2):  # the first may be asked in the middle of the turn that serves it
-            self.snapshot()
+            self.status()
 
     def rest(self) -> None:
         """Nothing that was given to the device waits any more."""
-        self.server.drain()
+        self.control.expedite()
         message = "memory of the balloon still waits to be dropped"
-        wait_until(lambda: not self.snapshot().waiting_bytes, SECONDS, message)
+        wait_until(lambda: not self.status().waiting_bytes, SECONDS, message)
 
     def wait_until_free(self) -> None:
         """The last front-end is gone, as the device sees it."""
         message = "the device still has a front-end"
-        wait_until(lambda: not self.snapshot().connected, SECONDS, message)
+        wait_until(lambda: not self.status().connected, SECONDS, message)
 
 
 @contextmanager
@@ -56,17 +58,15 @@ def running_device(
     path: Path, settings: BalloonSettings | None = None, *, state_path: Path | None = None
 ) -> Iterator[Device]:
     """Serve on a thread of this process."""
-    events: list[Event] = []
+    events: list[Fact] = []
     with listening_socket(path) as sock:
-        server = DeviceServer(
-            settings or BalloonSettings(),
-            sock,
-            listening=True,
-            observe=events.append,
-            state_path=state_path,
+        server = make_server(
+            settings or BalloonSettings(), sock, listening=True, state_path=state_path
         )
+        control = DeviceControl(server)
+        control.subscribe(events.append)
         with serving(server):
-            yield Device(path, server, events)
+            yield Device(path, control, events)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 import subprocess
 import sys
 from dataclasses import replace
@@ -11,26 +12,29 @@ from pathlib import Path
 
 import pytest
 
+from ballonet.control.device_control import DeviceControl
+from ballonet.control.status import Status
 from ballonet.device.balloon import BalloonSettings
 from ballonet.guests.ballooned import BalloonedEmbeddedGuest
 from ballonet.guests.embedded import EmbeddedGuestSettings
 from ballonet.units import pages_to_bytes
-from ballonet.vhost_user.server import DeviceServer, Snapshot
+from ballonet.vhost_user.server import make_server
 
 BALLONET = str(Path(sys.executable).with_name("ballonet"))
 MIB = 1 << 20
 PAGES = 40_000
 
 
-class SlowDevice(DeviceServer):
+class SlowDevice(DeviceControl):
     """A device that never has dropped all that waits."""
 
-    def snapshot(self) -> Snapshot:
-        return replace(super().snapshot(), waiting_bytes=MIB)
+    def status(self) -> Status:
+        return replace(super().status(), waiting_bytes=MIB)
 
 
 class SlowlyBallooned(BalloonedEmbeddedGuest):
-    server_class = SlowDevice
+    def _make_control(self, sock: socket.socket) -> DeviceControl:
+        return SlowDevice(make_server(BalloonSettings(), sock, listening=True))
 
 
 def test_the_demo_measures_the_host_when_the_host_has_its_memory() -> None:
@@ -54,9 +58,9 @@ def test_a_change_of_the_balloon_is_over_when_the_host_has_its_part() -> None:
     settings = EmbeddedGuestSettings(256 * MIB)
     with BalloonedEmbeddedGuest(settings, BalloonSettings()) as machine:
         machine.guest.use_memory(90)
-        before = machine.device.snapshot().held_bytes
+        before = machine.device.status().held_bytes
         result = machine.resize(PAGES, stalled_after_s=20)
-        now = machine.device.snapshot()
+        now = machine.device.status()
     assert result.reached
     assert now.waiting_bytes == result.waiting_bytes == 0
     assert before - now.held_bytes > pages_to_bytes(PAGES) - 8 * MIB

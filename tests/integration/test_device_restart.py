@@ -142,7 +142,7 @@ def test_a_full_disk_stops_neither_a_target_nor_the_device_and_is_made_up_for(
         ):
             disk.fill()
             for pages in range(1, 100):
-                running.server.set_target(pages)
+                running.control.set_target(pages)
                 wait_until(lambda: machine.read_num_pages() == pages, 20, "the target arrives")  # noqa: B023
             machine.inflate([machine.free_range()[0]])
             assert json.loads(state.read_text())["target_pages"] == 0

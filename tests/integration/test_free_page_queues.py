@@ -13,9 +13,9 @@ from tests.support.scripts import FIVE_QUEUES, PAGE_POISON, start_qemu, start_um
 from tests.support.session import HINT, REPORTING, Session
 from tests.support.wait import wait_until
 
+from ballonet.balloon.facts import HintRoundChanged, PagesHinted
+from ballonet.balloon.inhibition import InhibitReason
 from ballonet.device.balloon import BalloonSettings
-from ballonet.device.effects import HintRoundChanged, PagesHinted
-from ballonet.device.inhibition import InhibitReason
 from ballonet.virtio.features import BALLOON_FEATURES, RING_FEATURES
 
 POISON = 0xAAAA_AAAA
@@ -46,13 +46,13 @@ def hinted(device: Device) -> list[tuple[int, int]]:
 
 
 def wait_for_state(device: Device, state: str) -> None:
-    wait_until(lambda: device.snapshot().hint_state == state, SECONDS, f"no {state}")
+    wait_until(lambda: device.status().hint_state == state, SECONDS, f"no {state}")
 
 
 def test_a_round_brings_hints_and_nothing_is_touched(device: Device, guest: Session) -> None:
     first, _ = guest.free_range()
     guest.ram.fill(first, 64)
-    device.server.begin_hint_round()
+    device.control.hints.begin()
     guest.front_end.read_backend_message()
     assert guest.read_cmd_id() == FIRST_ROUND
     guest.say(FIRST_ROUND)
@@ -63,22 +63,22 @@ def test_a_round_brings_hints_and_nothing_is_touched(device: Device, guest: Sess
     guest.hint(first + 16, 16)  # after its own STOP
     assert hinted(device) == [(first, 16), (first + 32, 16)]
     assert guest.read_cmd_id() == 0
-    counters = device.snapshot().counters
+    counters = device.status().counters
     assert (counters.hint_rounds, counters.hinted_pages) == (1, 32)
     assert counters.ignored_hint_pieces == 1
     assert guest.ram.changed_pages(first, 64) == set()
-    device.server.finish_hints()
+    device.control.hints.finish()
     guest.front_end.read_backend_message()
     assert guest.read_cmd_id() == 1
 
 
 def test_a_hint_under_an_older_id_is_ignored(device: Device, guest: Session) -> None:
     first, _ = guest.free_range()
-    device.server.begin_hint_round()
+    device.control.hints.begin()
     guest.front_end.read_backend_message()
     guest.say(FIRST_ROUND)
-    device.server.stop_hint_round()
-    device.server.begin_hint_round()
+    device.control.hints.stop().result(60)
+    device.control.hints.begin()
     guest.front_end.read_backend_message()
     guest.front_end.read_backend_message()
     guest.hint(first, 8)
@@ -94,11 +94,11 @@ def test_a_hint_under_an_older_id_is_ignored(device: Device, guest: Session) -> 
 
 def test_once_the_round_is_stopped_no_hint_of_it_comes(device: Device, guest: Session) -> None:
     first, _ = guest.free_range()
-    device.server.begin_hint_round()
+    device.control.hints.begin()
     guest.front_end.read_backend_message()
     guest.say(FIRST_ROUND)
     guest.hint(first, 8)
-    device.server.stop_hint_round()
+    device.control.hints.stop().result(60)
     seen = len(hinted(device))
     guest.hint(first + 8, 8)
     assert len(hinted(device)) == seen == 1
@@ -108,7 +108,7 @@ def test_word_and_pages_in_one_chain_are_taken_in_that_order(
     device: Device, guest: Session
 ) -> None:
     first, _ = guest.free_range()
-    device.server.begin_hint_round()
+    device.control.hints.begin()
     guest.front_end.read_backend_message()
     guest.ram.write(guest.buffer_gpa(HINT), FIRST_ROUND.to_bytes(4, "little"))
     block = Buffer(first * PAGE_BYTES, 4 * PAGE_BYTES, is_writable=True)
@@ -120,7 +120,7 @@ def test_a_hint_that_is_not_on_page_borders_is_rounded_inwards(
     device: Device, guest: Session
 ) -> None:
     first, _ = guest.free_range()
-    device.server.begin_hint_round()
+    device.control.hints.begin()
     guest.front_end.read_backend_message()
     guest.say(FIRST_ROUND)
     gpa = first * PAGE_BYTES
@@ -131,14 +131,14 @@ def test_a_hint_that_is_not_on_page_borders_is_rounded_inwards(
 
 def test_a_word_of_the_wrong_length_breaks_the_device(device: Device, guest: Session) -> None:
     guest.offer(HINT, [Buffer(guest.buffer_gpa(HINT), 8)])
-    wait_until(lambda: device.snapshot().broken, SECONDS, "the device still runs")
-    assert "8 bytes" in (device.snapshot().broken or "")
+    wait_until(lambda: device.status().broken, SECONDS, "the device still runs")
+    assert "8 bytes" in (device.status().broken or "")
 
 
 def test_a_migration_that_died_lets_the_driver_have_its_pages(
     device: Device, guest: Session
 ) -> None:
-    device.server.begin_hint_round(lease_s=0.05)
+    device.control.hints.begin(lease_s=0.05)
     guest.front_end.read_backend_message()
     guest.say(FIRST_ROUND)
     wait_for_state(device, "DONE")
@@ -147,7 +147,7 @@ def test_a_migration_that_died_lets_the_driver_have_its_pages(
 
 
 def test_a_stopped_machine_is_not_asked_for_hints(device: Device) -> None:
-    device.server.begin_hint_round()
+    device.control.hints.begin()
     wait_for_state(device, "DONE")
     with start_uml(device, wanted=FIVE_QUEUES) as guest:
         assert guest.read_cmd_id() == 1
@@ -156,8 +156,8 @@ def test_a_stopped_machine_is_not_asked_for_hints(device: Device) -> None:
 
 def test_a_driver_without_the_feature_is_not_asked(device: Device) -> None:
     with start_uml(device) as guest:
-        device.server.begin_hint_round()
-        device.server.set_target(3)
+        device.control.hints.begin()
+        device.control.set_target(3)
         assert guest.front_end.read_backend_message()
         assert (guest.read_num_pages(), guest.read_cmd_id()) == (3, 0)
 
@@ -166,12 +166,12 @@ def test_hints_of_a_poisoning_guest_are_not_used(device: Device) -> None:
     with start_uml(device, wanted=FIVE_QUEUES | PAGE_POISON) as guest:
         first, _ = guest.free_range()
         guest.write_poison(POISON)
-        device.server.begin_hint_round()
+        device.control.hints.begin()
         guest.front_end.read_backend_message()
         guest.say(FIRST_ROUND)
         guest.hint(first, 8)
         assert hinted(device) == []
-        assert device.snapshot().counters.ignored_hint_pieces == 1
+        assert device.status().counters.ignored_hint_pieces == 1
 
 
 def test_reported_blocks_are_freed_and_their_neighbours_kept(
@@ -185,7 +185,7 @@ def test_reported_blocks_are_freed_and_their_neighbours_kept(
     gone = {first + 4 * i + j for i in range(8) for j in range(2)}
     assert guest.ram.zero_pages(first, 40) == guest.ram.changed_pages(first, 40) == gone
     assert before - guest.ram.blocks() == len(gone) * PAGE_BYTES
-    counters = device.snapshot().counters
+    counters = device.status().counters
     assert counters.reported_bytes == counters.discarded_bytes == len(gone) * PAGE_BYTES
 
 
@@ -219,7 +219,7 @@ def test_blocks_of_several_regions_are_freed_and_what_is_no_memory_is_left_out(
         )
         assert guest.ram.changed_pages(low, 8) == {low, low + 1}
         assert guest.ram.changed_pages(high, 8) == {high + 1}
-        assert device.snapshot().counters.rejected_pieces == 3
+        assert device.status().counters.rejected_pieces == 3
 
 
 @pytest.mark.parametrize(("poison", "is_freed"), [(None, False), (0, True), (POISON, False)])
@@ -234,7 +234,7 @@ def test_reports_of_a_guest_that_expects_its_poison_are_only_answered(
             guest.write_poison(poison)
         guest.report([(first * PAGE_BYTES, 4 * PAGE_BYTES)])
         assert bool(guest.ram.changed_pages(first, 4)) == is_freed
-        counters = device.snapshot().counters
+        counters = device.status().counters
         assert counters.kept_report_bytes == (0 if is_freed else 4 * PAGE_BYTES)
         guest.inflate(range(first, first + 4))  # the balloon is another matter
         assert len(guest.ram.zero_pages(first, 4)) == 4
@@ -251,8 +251,8 @@ def test_discarding_of_reports_can_be_switched_and_slowed_while_they_are_answere
         return bool(guest.ram.changed_pages(page, pages))
 
     def limit(bytes_per_s: int | None) -> None:
-        device.server.set_report_rate(bytes_per_s)
-        device.snapshot()  # what was asked before has happened now
+        device.control.set_report_rate(bytes_per_s)
+        device.status()  # what was asked before has happened now
 
     assert report(first)
     limit(0)
@@ -262,7 +262,7 @@ def test_discarding_of_reports_can_be_switched_and_slowed_while_they_are_answere
     assert not report(first + 32)
     limit(None)
     assert report(first + 33, 30)
-    assert device.snapshot().counters.kept_report_bytes == 2 * PAGE_BYTES
+    assert device.status().counters.kept_report_bytes == 2 * PAGE_BYTES
 
 
 def test_inhibited_discards_keep_memory_while_every_request_is_answered(
@@ -270,15 +270,15 @@ def test_inhibited_discards_keep_memory_while_every_request_is_answered(
 ) -> None:
     first, _ = guest.free_range()
     guest.ram.fill(first, 16)
-    device.server.inhibit(InhibitReason.SNAPSHOT)
-    device.server.inhibit(InhibitReason.PINNED)
+    device.control.inhibit(InhibitReason.SNAPSHOT).result(60)
+    device.control.inhibit(InhibitReason.PINNED).result(60)
     guest.inflate(range(first, first + 4))
     guest.report([((first + 4) * PAGE_BYTES, 4 * PAGE_BYTES)])
-    device.server.lift(InhibitReason.SNAPSHOT)
+    device.control.lift(InhibitReason.SNAPSHOT).result(60)
     guest.inflate([first + 8])
     assert guest.ram.changed_pages(first, 16) == set()
-    assert device.snapshot().inhibited == (InhibitReason.PINNED,)
-    device.server.lift(InhibitReason.PINNED)
+    assert device.status().inhibited == (InhibitReason.PINNED,)
+    device.control.lift(InhibitReason.PINNED).result(60)
     guest.inflate([first + 9])
     assert guest.ram.changed_pages(first, 16) == {first + 9}
-    assert device.snapshot().counters.withheld_bytes == 9 * PAGE_BYTES
+    assert device.status().counters.withheld_bytes == 9 * PAGE_BYTES

@@ -13,7 +13,7 @@ from tests.support.scripts import PROTOCOL_FEATURES, VERSION_1, Where, start_qem
 from tests.support.session import INFLATE, Session
 from tests.support.wait import wait_until
 
-from ballonet.device.request import Stage
+from ballonet.balloon.request import Stage
 
 Start = Callable[[Where], Session]
 
@@ -43,7 +43,7 @@ def test_rings_without_shared_memory_are_one_line_that_says_what_to_do(
 ) -> None:
     with FrontEnd.connect(device.path) as front_end, GuestRam([RamRegion(0, MIB, UVA)]) as ram:
         greet(front_end, 5)
-        assert device.snapshot().problem is None
+        assert device.status().problem is None
         front_end.set_features(VERSION_1 | PROTOCOL_FEATURES)
         for queue in (0, 1):  # QEMU shares what it can, which is nothing, and goes on
             front_end.set_vring_num(queue, 128)
@@ -52,15 +52,15 @@ def test_rings_without_shared_memory_are_one_line_that_says_what_to_do(
             front_end.set_vring_kick(queue)
         for queue in range(5):
             front_end.set_vring_enable(queue, 1, ack=True)
-        problem = device.snapshot().problem
+        problem = device.status().problem
         assert problem is not None
         assert "memory-backend-memfd" in problem
         assert "share=on" in problem
         assert [line for line in caplog.messages if "shares no guest memory" in line] == [problem]
         table = [TableRegion(0, MIB, UVA, 0)]
         front_end.set_mem_table(table, [ram.fd(ram.regions[0])], ack=True)
-        assert device.snapshot().problem is None
-        assert device.snapshot().running
+        assert device.status().problem is None
+        assert device.status().running
 
 
 @pytest.mark.parametrize(("queues", "is_enough"), [(1, False), (3, False), (4, True), (5, True)])
@@ -69,7 +69,7 @@ def test_too_few_queues_are_named_before_a_driver_fails_for_them(
 ) -> None:
     with FrontEnd.connect(device.path) as front_end:
         greet(front_end, queues)
-        problem = device.snapshot().problem
+        problem = device.status().problem
         assert (problem is None) == is_enough
         if not is_enough:
             assert "num_vqs=4" in str(problem)
@@ -78,7 +78,7 @@ def test_too_few_queues_are_named_before_a_driver_fails_for_them(
 
 def give_pages(device: Device, guest: Session) -> None:
     """The driver reads its target and gives pages, of which no word gets through."""
-    device.server.set_target(100)
+    device.control.set_target(100)
     wait_until(lambda: guest.read_num_pages() == 100, SECONDS, "the target does not arrive")
     first, _ = guest.free_range()
     guest.inflate(range(first, first + 50))
@@ -90,7 +90,7 @@ def test_a_configuration_space_that_ends_before_actual_is_named(
 ) -> None:
     with start_uml(device) as guest:  # reads no more than it asks for
         give_pages(device, guest)
-        problem = wait_until(lambda: device.snapshot().problem, SECONDS, "nothing is said")
+        problem = wait_until(lambda: device.status().problem, SECONDS, "nothing is said")
         assert "has 4 bytes" in problem
         assert "config_size=16" in problem
         assert caplog.messages.count(problem) == 1
@@ -100,12 +100,12 @@ def test_a_driver_that_says_how_much_it_gave_is_no_problem_when_it_stalls(device
     with start_uml(device) as guest:
         give_pages(device, guest)
         guest.write_actual(50)
-        wait_until(lambda: device.snapshot().stage is Stage.STALLED, SECONDS, "it goes on")
-        assert device.snapshot().problem is None
+        wait_until(lambda: device.status().stage is Stage.STALLED, SECONDS, "it goes on")
+        assert device.status().problem is None
 
 
 @pytest.mark.parametrize("start", [start_qemu, start_uml])
 def test_a_guest_that_works_has_no_problem(device: Device, start: Start) -> None:
     with start(device) as guest:
         guest.inflate([guest.free_range()[0]])
-        assert device.snapshot().problem is None
+        assert device.status().problem is None

@@ -29,8 +29,8 @@ from tests.support.session import DEFLATE, INFLATE, STATS, Session
 from tests.support.wait import wait_until
 from tests.support.wire import CONFIG_CHANGE, PROTOCOL_MEM_SLOTS, RefusedError
 
+from ballonet.balloon.facts import PagesRejected
 from ballonet.device.balloon import BalloonSettings
-from ballonet.device.effects import PagesRejected
 from ballonet.virtio.features import RING_FEATURES, Feature
 from ballonet.virtio.queues import QueueRole
 
@@ -83,7 +83,7 @@ def test_inflating_frees_exactly_the_pages_named_and_keeps_every_other_byte(
         lost = {pfn for first, pages in ranges for pfn in guest.ram.changed_pages(first, pages)}
         zero = {pfn for first, pages in ranges for pfn in guest.ram.zero_pages(first, pages)}
         assert (lost, zero) == (given, given)
-        assert device.snapshot().counters.inflated_pages == len(given)
+        assert device.status().counters.inflated_pages == len(given)
 
 
 @each_front_end
@@ -93,7 +93,7 @@ def test_deflating_is_answered_and_changes_no_byte(device: Device, start: Start)
         guest.ram.fill(first, pages)
         assert guest.deflate(range(first, first + 64)).length == 0
         assert guest.ram.changed_pages(first, pages) == set()
-        assert device.snapshot().counters.deflated_pages == 64
+        assert device.status().counters.deflated_pages == 64
 
 
 @each_front_end
@@ -116,14 +116,14 @@ def test_actual_is_what_the_driver_wrote_last(device: Device, start: Start) -> N
         for pages in (256, 0x0102_0304, 0):
             guest.write_actual(pages)
             assert guest.read_actual() == pages
-            assert device.snapshot().actual_pages == pages
+            assert device.status().actual_pages == pages
 
 
 @each_front_end
 def test_a_new_target_is_announced_once_and_then_read(device: Device, start: Start) -> None:
     with start(device) as guest:
         assert guest.read_num_pages() == 0
-        device.server.set_target(0x0001_2345)
+        device.control.set_target(0x0001_2345)
         assert guest.front_end.read_backend_message() == CHANGED
         assert guest.read_num_pages() == 0x0001_2345
         device.settle()
@@ -134,7 +134,7 @@ def test_a_new_target_is_announced_once_and_then_read(device: Device, start: Sta
 def test_a_target_set_before_the_front_end_came_is_read_at_its_start(
     device: Device, start: Start
 ) -> None:
-    device.server.set_target(77)
+    device.control.set_target(77)
     with start(device) as guest:
         assert guest.read_num_pages() == 77
 
@@ -144,10 +144,10 @@ def test_a_driver_that_writes_actual_does_not_change_the_target(
     device: Device, start: Start
 ) -> None:
     with start(device) as guest:
-        device.server.set_target(500)
+        device.control.set_target(500)
         assert guest.front_end.read_backend_message() == CHANGED
         guest.write_actual(123)
-        assert (guest.read_num_pages(), device.snapshot().target_pages) == (500, 500)
+        assert (guest.read_num_pages(), device.status().target_pages) == (500, 500)
 
 
 @each_front_end
@@ -156,7 +156,7 @@ def test_must_tell_host_and_statistics_are_offered(device: Device, start: Start)
         wanted = MUST_TELL_HOST | STATS_VQ | INDIRECT_DESC | EVENT_IDX | VERSION_1
         assert guest.offered & wanted == wanted
         guest.read_num_pages()  # its reply says that everything before was taken
-        assert device.snapshot().negotiated == guest.driver_features
+        assert device.status().negotiated == guest.driver_features
 
 
 def test_must_tell_host_is_not_offered_when_switched_off(tmp_path: Path) -> None:
@@ -182,7 +182,7 @@ def test_cloud_hypervisor_negotiates_no_bit_of_the_balloon(device: Device) -> No
 
 def test_cloud_hypervisor_may_ask_for_no_channel(device: Device) -> None:
     with start_cloud_hypervisor(device, has_channel=False) as guest:
-        device.server.set_target(9)
+        device.control.set_target(9)
         wait_until(lambda: guest.read_num_pages() == 9, SECONDS, "the target does not arrive")
 
 
@@ -190,11 +190,11 @@ def test_cloud_hypervisor_may_ask_for_no_channel(device: Device) -> None:
 def test_a_statistics_buffer_is_kept_until_the_host_asks(device: Device, start: Start) -> None:
     with start(device) as guest:
         head = guest.put_stats([(STAT_FREE, 1 << 30), (STAT_TOTAL, 2 << 30), (999, 1)])
-        wait_until(lambda: device.snapshot().sample, SECONDS, "no sample arrives")
+        wait_until(lambda: device.status().sample, SECONDS, "no sample arrives")
         device.settle()
         assert not guest.front_end.wait_call(STATS, 0)
         assert guest.rings[STATS].used_idx == 0
-        device.server.request_stats()
+        device.control.request_stats()
         assert [(used.head, used.length) for used in guest.wait_used(STATS)] == [(head, 0)]
 
 
@@ -203,13 +203,13 @@ def test_every_request_brings_one_new_sample(device: Device, start: Start) -> No
     with start(device) as guest:
         guest.put_stats([(STAT_FREE, 0)])
         for free in range(1, 20):
-            wait_until(lambda: device.snapshot().sample, SECONDS, "no sample arrives")
-            device.server.request_stats()
+            wait_until(lambda: device.status().sample, SECONDS, "no sample arrives")
+            device.control.request_stats()
             assert len(guest.wait_used(STATS)) == 1
-            before = device.snapshot().sample
+            before = device.status().sample
             guest.put_stats([(STAT_FREE, free)])
             wait_until(
-                lambda old=before: device.snapshot().sample is not old,  # type: ignore[misc]
+                lambda old=before: device.status().sample is not old,  # type: ignore[misc]
                 SECONDS,
                 "no newer sample arrives",
             )
@@ -227,16 +227,16 @@ def test_a_held_statistics_buffer_is_before_the_base_and_comes_again(device: Dev
         first, _ = guest.free_range()
         guest.inflate([first])
         head = guest.put_stats([(STAT_FREE, 7)])
-        wait_until(lambda: device.snapshot().sample, SECONDS, "no sample arrives")
+        wait_until(lambda: device.status().sample, SECONDS, "no sample arrives")
         bases = scripts.stop_qemu(guest)
         assert bases == {INFLATE: 1, DEFLATE: 0, STATS: 0}
-        before = device.snapshot()
+        before = device.status()
         scripts.run_qemu(guest, bases=bases)
         message = "the held buffer is not read again"
         messages = before.counters.stats_messages
-        wait_until(lambda: device.snapshot().counters.stats_messages > messages, SECONDS, message)
-        assert device.snapshot().stats is before.stats  # read again, but no newer for that
-        device.server.request_stats()
+        wait_until(lambda: device.status().counters.stats_messages > messages, SECONDS, message)
+        assert device.status().stats is before.stats  # read again, but no newer for that
+        device.control.request_stats()
         assert [used.head for used in guest.wait_used(STATS)] == [head]
 
 
@@ -250,7 +250,7 @@ def test_asking_for_a_position_stops_the_ring_by_itself(device: Device) -> None:
         guest.rings[INFLATE].publish()
         guest.front_end.kick(INFLATE)
         assert guest.front_end.get_features()  # the device has seen the kick, if it still looks
-        device.server.set_target(5)
+        device.control.set_target(5)
         assert guest.front_end.read_backend_message() == CHANGED
         assert guest.rings[INFLATE].used_idx == 1
         assert guest.ram.changed_pages(first, 2) == {first}
@@ -277,15 +277,15 @@ def test_a_hundred_stops_while_a_buffer_is_held_lose_nothing(device: Device) -> 
             bases = scripts.stop_qemu(guest)
             assert bases[STATS] == 0
             scripts.run_qemu(guest, bases=bases)
-        wait_until(lambda: device.snapshot().sample, SECONDS, "no sample arrives")
-        device.server.request_stats()
+        wait_until(lambda: device.status().sample, SECONDS, "no sample arrives")
+        device.control.request_stats()
         assert [used.head for used in guest.wait_used(STATS)] == [head]
 
 
 def test_a_stopped_vm_is_told_of_a_new_target_only_when_it_runs_again(device: Device) -> None:
     with start_qemu(device) as guest:
         bases = scripts.stop_qemu(guest)
-        device.server.set_target(33)
+        device.control.set_target(33)
         device.settle()
         assert guest.front_end.read_backend_message(0) is None
         scripts.run_qemu(guest, bases=bases)
@@ -343,15 +343,15 @@ each_uml = pytest.mark.parametrize("start", [start_uml, _start_uml_6_1], ids=["n
 def test_a_uml_driver_that_left_has_its_memory_to_itself(device: Device, start: Start) -> None:
     with start(device) as guest:
         guest.put_stats([(STAT_FREE, 1)])
-        wait_until(lambda: device.snapshot().sample, SECONDS, "no sample arrives")
+        wait_until(lambda: device.status().sample, SECONDS, "no sample arrives")
         scripts.unbind_uml(guest)
         place = guest.queue_gpa(0)
         everything = guest.ram.read(place, 5 * 0x10000)
-        device.server.request_stats()
-        device.server.set_target(77)
+        device.control.request_stats()
+        device.control.set_target(77)
         for queue in guest.rings:
             guest.front_end.kick(queue)
-        assert not device.snapshot().running
+        assert not device.status().running
         assert guest.ram.read(place, 5 * 0x10000) == everything
 
 
@@ -359,14 +359,14 @@ def test_a_uml_driver_that_left_has_its_memory_to_itself(device: Device, start: 
 def test_a_uml_driver_that_is_bound_again_can_use_statistics(device: Device, start: Start) -> None:
     with start(device) as guest:
         guest.put_stats([(STAT_FREE, 1)])
-        wait_until(lambda: device.snapshot().sample, SECONDS, "no sample arrives")
+        wait_until(lambda: device.status().sample, SECONDS, "no sample arrives")
         scripts.unbind_uml(guest)
         scripts.bind_uml(guest)
-        before = device.snapshot().sample
+        before = device.status().sample
         head = guest.put_stats([(STAT_FREE, 2)])
         message = "no newer sample arrives"
-        wait_until(lambda: device.snapshot().sample is not before, SECONDS, message)
-        device.server.request_stats()
+        wait_until(lambda: device.status().sample is not before, SECONDS, message)
+        device.control.request_stats()
         assert [used.head for used in guest.wait_used(STATS)] == [head]
 
 
@@ -393,7 +393,7 @@ def test_the_first_and_last_page_of_each_region_can_be_given(device: Device) -> 
         before = guest.ram.blocks()
         guest.inflate([*named, 0xA0, 0xFF])
         assert before - guest.ram.blocks() == len(named) * PAGE_BYTES
-        assert device.snapshot().counters.rejected_pages == 2
+        assert device.status().counters.rejected_pages == 2
 
 
 @pytest.mark.parametrize("count", [1, 255, 256, 257, 1024, 2048])
@@ -474,7 +474,7 @@ def test_kicks_without_chains_are_harmless(device: Device) -> None:
 def test_qemu_that_writes_back_an_old_target_does_not_change_it(device: Device) -> None:
     with start_qemu(device) as guest:
         stale = guest.front_end.get_config(0, 16)
-        device.server.set_target(4096)
+        device.control.set_target(4096)
         assert guest.front_end.read_backend_message() == CHANGED
         guest.front_end.set_config(0, stale)
         assert guest.read_num_pages() == 4096
@@ -483,7 +483,7 @@ def test_qemu_that_writes_back_an_old_target_does_not_change_it(device: Device) 
 @pytest.mark.parametrize("flags", [0, 1, 2])
 def test_any_piece_of_the_configuration_can_be_read_and_written(device: Device, flags: int) -> None:
     with start_crosvm(device) as guest:
-        device.server.set_target(0x0403_0201)
+        device.control.set_target(0x0403_0201)
         assert guest.front_end.read_backend_message() == CHANGED
         for offset in range(20):
             for size in (1, 2, 3, 4, 7, 8, 64):
@@ -517,13 +517,13 @@ def test_a_memory_table_sent_again_while_rings_run_changes_nothing(device: Devic
     with _start_qemu_old(device) as guest:
         first, _ = guest.free_range()
         head = guest.put_stats([(STAT_FREE, 1)])
-        wait_until(lambda: device.snapshot().sample, SECONDS, "no sample arrives")
+        wait_until(lambda: device.status().sample, SECONDS, "no sample arrives")
         regions = [TableRegion(r.gpa, r.size, r.uva, r.file_offset) for r in guest.ram.regions]
         for _ in range(10):
             fds = [guest.ram.fd(region) for region in guest.ram.regions]
             guest.front_end.set_mem_table(regions, fds, ack=True)
             assert guest.inflate([first]).length == 0
-        device.server.request_stats()
+        device.control.request_stats()
         assert [used.head for used in guest.wait_used(STATS)] == [head]
 
 
@@ -557,14 +557,14 @@ def test_the_next_front_end_finds_the_target_but_nothing_of_the_last_guest(
     device: Device,
 ) -> None:
     with start_uml(device) as guest:
-        device.server.set_target(640)
+        device.control.set_target(640)
         guest.write_actual(320)
         guest.put_stats([(STAT_FREE, 5)])
-        wait_until(lambda: device.snapshot().sample, SECONDS, "no sample arrives")
+        wait_until(lambda: device.status().sample, SECONDS, "no sample arrives")
     device.wait_until_free()
     with start_qemu(device) as guest:
         assert (guest.read_num_pages(), guest.read_actual()) == (640, 0)
-        assert device.snapshot().sample is None
+        assert device.status().sample is None
 
 
 def test_each_front_end_can_follow_each_other(device: Device) -> None:
@@ -579,7 +579,7 @@ def test_each_front_end_can_follow_each_other(device: Device) -> None:
 
 def test_a_reset_stops_the_rings_and_keeps_the_target(device: Device) -> None:
     with start_qemu(device) as guest:
-        device.server.set_target(50)
+        device.control.set_target(50)
         guest.front_end.reset_device()
         scripts.stop_qemu(guest)
         scripts.run_qemu(guest)

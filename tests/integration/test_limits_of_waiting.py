@@ -13,8 +13,8 @@ from tests.support.wait import PATIENCE_S
 
 from ballonet.balloon import page_ledger, page_set
 from ballonet.balloon.page_ledger import PageLedger
-from ballonet.memory.mapping import DiscardResult, GuestMemory
-from ballonet.memory.runs import Ranges
+from ballonet.memory.mapping import GuestMemory
+from ballonet.memory.runs import DiscardResult, Ranges
 from ballonet.vhost_user import connection
 
 PAGE = 4096
@@ -31,9 +31,9 @@ def test_what_waits_is_dropped_before_the_device_ends(
         first, _ = guest.free_range(1)
         guest.ram.fill(first, 256)
         guest.inflate(range(first, first + 256))
-        assert device.snapshot().waiting_bytes == 256 * PAGE
+        assert device.status().waiting_bytes == 256 * PAGE
         assert guest.ram.changed_pages(first, 256) == set()
-        device.server.stop()
+        device.control.stop()
         assert guest.front_end.wire.is_closed(PATIENCE_S)
         assert guest.ram.changed_pages(first, 256) == set(range(first, first + 256))
 

@@ -33,9 +33,9 @@ from tests.support.host_memory import (
 from ballonet.errors import SessionError
 from ballonet.memory import mapping as module_under_test
 from ballonet.memory.discard import MemoryKind, madvise_ranges
-from ballonet.memory.mapping import DiscardResult, GuestMemory, MappedRegion
+from ballonet.memory.mapping import GuestMemory, MappedRegion
 from ballonet.memory.regions import Region
-from ballonet.memory.runs import locate
+from ballonet.memory.runs import DiscardResult, locate
 
 PAGE: Final = 4096
 HUGE_COUNT: Final = 16

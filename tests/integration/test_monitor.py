@@ -35,7 +35,6 @@ from ballonet.monitor.outbox import Outbox
 from ballonet.monitor.serving import monitoring
 from ballonet.qmp import limiter
 from ballonet.vhost_user.listener import listening_socket
-from ballonet.vhost_user.server import DeviceServer, serving
 
 
 @pytest.fixture
@@ -47,7 +46,7 @@ def device(tmp_path: Path) -> Iterator[Device]:
 @pytest.fixture
 def qmp(device: Device, tmp_path: Path) -> Iterator[Path]:
     path = tmp_path / "qmp"
-    with listening_socket(path) as sock, monitoring(device.server, [sock]):
+    with listening_socket(path) as sock, monitoring(device.control, [sock]):
         yield path
 
 
@@ -98,7 +97,7 @@ def test_what_was_put_off_is_dropped_on_request(
     with (
         running_device(tmp_path / "b.sock", settings) as device,
         listening_socket(qmp) as sock,
-        monitoring(device.server, [sock]),
+        monitoring(device.control, [sock]),
         start_uml(device.path) as guest,
         QmpClient(qmp).negotiate() as client,
     ):
@@ -148,12 +147,12 @@ def test_events_that_still_wait_at_the_end_are_told_before_it(
     monkeypatch.setattr(limiter, "EVENT_INTERVAL_NS", 1 << 60)
     path, total = tmp_path / "qmp", guest.ram.regions[0].size
     with ExitStack() as stack:
-        with listening_socket(path) as sock, monitoring(device.server, [sock]):
+        with listening_socket(path) as sock, monitoring(device.control, [sock]):
             client = stack.enter_context(QmpClient(path)).negotiate()
             guest.write_actual(1)
             assert client.wait_for("BALLOON_CHANGE")
             guest.write_actual(200)
-            wait_until(lambda: device.snapshot().actual_pages == 200, SECONDS, "not written")
+            wait_until(lambda: device.status().actual_pages == 200, SECONDS, "not written")
             assert client.ask("stop") == {"return": {}}
             if not client.events:
                 client.wait_for("STOP")  # so what was posted before waits for its second now
@@ -166,7 +165,7 @@ def test_events_that_still_wait_at_the_end_are_told_before_it(
 def test_what_a_request_waits_for_is_told(
     qmp: Path, device: Device, guest: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ballonet.device.request.STALLED_AFTER_NS", 1 << 60)
+    monkeypatch.setattr("ballonet.balloon.request.STALLED_AFTER_NS", 1 << 60)
     with QmpClient(qmp).negotiate() as client:
 
         def stage() -> str:
@@ -180,14 +179,14 @@ def test_what_a_request_waits_for_is_told(
         assert stage() == "read"
         guest.write_actual(20)
         assert stage() == "moving"
-        monkeypatch.setattr("ballonet.device.request.STALLED_AFTER_NS", 0)
+        monkeypatch.setattr("ballonet.balloon.request.STALLED_AFTER_NS", 0)
         wait_until(lambda: stage() == "stalled", SECONDS, "not stalled")
         assert client.wait_for("x-ballonet-out-of-puff")["data"]["target"] == 50 * PAGE_BYTES
         guest.write_actual(50)
         assert stage() == "reached"
         request = client.ask("x-ballonet-info")["return"]["request"]
         assert request["asked-ms-ago"] >= request["sent-ms-ago"] >= request["read-ms-ago"]
-    assert device.snapshot().connected
+    assert device.status().connected
 
 
 def test_a_guest_that_does_not_look_is_called_unresponsive(qmp: Path, guest: Session) -> None:
@@ -232,10 +231,9 @@ def test_a_restored_poll_interval_is_shown(tmp_path: Path) -> None:
     qmp, state = tmp_path / "qmp", tmp_path / "state"
     state.write_text(json.dumps(DeviceState(poll_interval_s=7).as_fields()))
     with (
-        listening_socket(tmp_path / "b.sock") as sock,
         listening_socket(qmp) as qmp_sock,
-        serving(DeviceServer(BalloonSettings(), sock, listening=True, state_path=state)) as device,
-        monitoring(device, [qmp_sock]),
+        running_device(tmp_path / "b.sock", state_path=state) as device,
+        monitoring(device.control, [qmp_sock]),
         QmpClient(qmp).negotiate() as client,
     ):
         shown = client.ask(
@@ -248,13 +246,13 @@ def test_a_restored_poll_interval_is_shown(tmp_path: Path) -> None:
 
 def test_a_device_paused_by_anyone_is_shown_as_paused(qmp: Path, device: Device) -> None:
     with QmpClient(qmp).negotiate() as client:
-        device.server.pause()
+        device.control.pause()
         assert client.ask("query-status")["return"]["status"] == "paused"
         assert client.ask("x-ballonet-info")["return"]["paused"] is True
         assert client.ask("cont") == {"return": {}}
         client.wait_for("RESUME")
         assert client.ask("query-status")["return"]["running"] is True
-        assert not device.snapshot().paused
+        assert not device.status().paused
 
 
 def test_a_device_that_is_busy_holds_up_nobody_but_who_asks_it(qmp: Path, device: Device) -> None:
@@ -264,7 +262,7 @@ def test_a_device_that_is_busy_holds_up_nobody_but_who_asks_it(qmp: Path, device
         def be_busy() -> None:
             is_over.wait(PATIENCE_S)
 
-        device.server.loop.post(be_busy)
+        device.control.server.loop.post(be_busy)
         waiting.socket.sendall(b'{"execute": "x-ballonet-info"}')
         for _ in range(20):
             assert other.ask("query-status")["return"]["running"]
@@ -324,7 +322,7 @@ def test_the_end_is_told_and_leaves_nothing_behind(device: Device, tmp_path: Pat
     threads = set(threading.enumerate())
     for questions in range(0, 400, 20):  # the last event and the end meet in every order
         with ExitStack() as stack:
-            with listening_socket(path) as sock, monitoring(device.server, [sock]):
+            with listening_socket(path) as sock, monitoring(device.control, [sock]):
                 client = stack.enter_context(QmpClient(path)).negotiate()
                 for _ in range(questions):
                     assert client.ask("query-version")
@@ -339,7 +337,7 @@ def test_a_client_that_does_not_read_does_not_hold_up_the_end(
 ) -> None:
     path, threads = tmp_path / "qmp", set(threading.enumerate())
     with ExitStack() as stack:
-        with listening_socket(path) as sock, monitoring(device.server, [sock]):
+        with listening_socket(path) as sock, monitoring(device.control, [sock]):
             deaf = stack.enter_context(QmpClient(path)).negotiate()
             with suppress(OSError):
                 for _ in range(60):

@@ -26,7 +26,7 @@ def test_a_prompt_that_is_not_installed_is_one_line_that_says_what_to_do(tmp_pat
     with (
         running_device(tmp_path / "device") as device,
         listening_socket(tmp_path / "qmp") as sock,
-        monitoring(device.server, [sock]),
+        monitoring(device.control, [sock]),
         os.fdopen(ours, "rb"),
         os.fdopen(theirs, "rb") as terminal,
     ):

@@ -86,7 +86,7 @@ def test_a_channel_that_nobody_reads_does_not_hold_the_device_up(device: Device)
         stop_up(theirs.fileno(), is_socket=True)
         try:
             for pages in range(1, 20):
-                device.server.set_target(pages)
+                device.control.set_target(pages)
             wait_until(lambda: guest.read_num_pages() == 19, SECONDS, "the target does not arrive")
         finally:
             ours.setblocking(False)  # a device that waits after all would wait for the test's end

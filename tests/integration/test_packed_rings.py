@@ -85,7 +85,7 @@ def test_inflating_frees_exactly_the_pages_named_lap_after_lap(
             assert guest.deflate([pfn]).length == 0
             given.add(pfn)
         assert guest.ram.changed_pages(first, pages) == given
-        snapshot = device.snapshot()
+        snapshot = device.status()
         assert Feature.RING_PACKED in snapshot.negotiated
         counters = snapshot.counters
         assert counters.inflated_pages == counters.deflated_pages == 3 * guest.queue_size
@@ -98,14 +98,14 @@ def test_statistics_are_held_asked_for_and_renewed(device: Device, name: str) ->
     with STARTS[name](device) as guest:
         head = guest.put_stats([(STAT_FREE, 0)])
         for free in range(1, 20):
-            wait_until(lambda: device.snapshot().sample, SECONDS, "no sample arrives")
+            wait_until(lambda: device.status().sample, SECONDS, "no sample arrives")
             assert guest.rings[STATS].collect() == []
-            before = device.snapshot().sample
-            device.server.request_stats()
+            before = device.status().sample
+            device.control.request_stats()
             assert [(used.head, used.length) for used in guest.wait_used(STATS)] == [(head, 0)]
             head = guest.put_stats([(STAT_FREE, free)])
             wait_until(
-                lambda old=before: device.snapshot().sample is not old,  # type: ignore[misc]
+                lambda old=before: device.status().sample is not old,  # type: ignore[misc]
                 SECONDS,
                 "no newer sample arrives",
             )
@@ -114,7 +114,7 @@ def test_statistics_are_held_asked_for_and_renewed(device: Device, name: str) ->
 def wait_for_stats(device: Device, messages: int) -> None:
     """Wait until the device has read so many statistics buffers, the same one again included."""
     message = f"no {messages} statistics buffers are read"
-    wait_until(lambda: device.snapshot().counters.stats_messages >= messages, SECONDS, message)
+    wait_until(lambda: device.status().counters.stats_messages >= messages, SECONDS, message)
 
 
 @pytest.mark.parametrize("queue_size", [128, 3, 1])
@@ -125,7 +125,7 @@ def test_rings_stopped_anywhere_go_on_and_the_held_buffer_comes_again(
         first, _ = guest.free_range()
         guest.ram.fill(first, 1)
         for stop in range(8):
-            messages = device.snapshot().counters.stats_messages
+            messages = device.status().counters.stats_messages
             head = guest.put_stats([(STAT_FREE, stop)])
             wait_for_stats(device, messages + 1)
             for _ in range(stop):
@@ -141,7 +141,7 @@ def test_rings_stopped_anywhere_go_on_and_the_held_buffer_comes_again(
             assert bases[STATS] == held.base & 0xFFFF_0000 | held.base >> 16
             scripts.run_qemu(guest, ACCEPTED, bases=bases)
             wait_for_stats(device, messages + 2)
-            device.server.request_stats()
+            device.control.request_stats()
             assert [used.head for used in guest.wait_used(STATS)] == [head]
 
 
@@ -245,7 +245,7 @@ def test_a_driver_that_breaks_a_packed_ring_breaks_its_own_device_only(device: D
         guest.front_end.kick(INFLATE)
         assert guest.front_end.wait_err(INFLATE)
         assert guest.front_end.get_status() & 64, "NEEDS_RESET is not set"
-        assert device.snapshot().counters.broken_rings == 1
+        assert device.status().counters.broken_rings == 1
         scripts.stop_qemu(guest)
         scripts.run_qemu(guest, ACCEPTED)
         assert guest.inflate([guest.free_range()[0]]).length == 0

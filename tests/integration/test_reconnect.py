@@ -59,9 +59,9 @@ def test_the_same_guest_behind_a_new_connection_still_has_its_balloon(device: De
         guest.write_actual(8192)
         for _ in range(3):
             reconnect_qemu(device.path, guest)
-            assert device.snapshot().actual_pages == 8192
+            assert device.status().actual_pages == 8192
     device.wait_until_free()
-    assert device.snapshot().actual_pages == 0
+    assert device.status().actual_pages == 0
 
 
 def test_another_guest_behind_a_new_connection_has_an_empty_balloon(device: Device) -> None:
@@ -70,7 +70,7 @@ def test_another_guest_behind_a_new_connection_has_an_empty_balloon(device: Devi
         guest.write_actual(8192)
     with start_qemu(device) as guest:
         guest.read_num_pages()
-        assert device.snapshot().actual_pages == 0
+        assert device.status().actual_pages == 0
 
 
 def test_a_target_that_meets_a_connection_being_cut_is_taken_and_so_is_the_next(
@@ -80,11 +80,11 @@ def test_a_target_that_meets_a_connection_being_cut_is_taken_and_so_is_the_next(
         guest.read_num_pages()
         last = guest.ram.regions[-1]
         os.ftruncate(guest.ram.fd(last), last.file_offset + last.size - PAGE_BYTES)
-        device.server.set_target(7)
+        device.control.set_target(7)
         device.wait_until_free()
-        assert device.snapshot().target_pages == 7
-    device.server.set_target(9)
-    wait_until(lambda: device.snapshot().target_pages == 9, SECONDS, "the target is not taken")
+        assert device.status().target_pages == 7
+    device.control.set_target(9)
+    wait_until(lambda: device.status().target_pages == 9, SECONDS, "the target is not taken")
     with start_qemu(device) as guest:
         assert guest.read_num_pages() == 9
 

@@ -67,7 +67,7 @@ def test_a_huge_page_given_whole_is_freed(device: Device, huge_guest: Session) -
     assert held - huge_guest.ram.blocks() == HUGE_BYTES
     assert huge_bytes_free() - free == HUGE_BYTES
     assert lost(huge_guest) == set(pfns_of(5))
-    assert device.snapshot().counters.discarded_bytes == HUGE_BYTES
+    assert device.status().counters.discarded_bytes == HUGE_BYTES
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_a_huge_page_given_in_part_is_kept(
         huge_guest.inflate(pfns)
     assert (huge_guest.ram.blocks(), huge_bytes_free()) == (held, free)
     assert lost(huge_guest) == set()
-    assert device.snapshot().counters.discard_calls == 0
+    assert device.status().counters.discard_calls == 0
 
 
 def test_a_huge_page_comes_back_in_messages_of_the_size_that_linux_sends(
@@ -145,7 +145,7 @@ def test_read_only_memory_is_taken_and_never_freed(
             guest.inflate([first, *range(rom_pfn, rom_pfn + 8)])
     assert guest.ram.changed_pages(first, 2) == {first}
     assert os.pread(fd, ROM_BYTES, 0) == b"rom!" * (ROM_BYTES // 4)
-    counters = device.snapshot().counters
+    counters = device.status().counters
     assert (counters.discarded_bytes, counters.failed_discard_bytes) == (
         3 * PAGE_BYTES,
         3 * 8 * PAGE_BYTES,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import socket
 import struct
 import subprocess
 import sys
@@ -20,13 +21,14 @@ from tests.support.session import Session
 from tests.support.wait import PATIENCE_S, wait_until
 from tests.support.wire import HEADER, NEED_REPLY, VERSION, ClosedError, Req
 
+from ballonet.control.device_control import DeviceControl
 from ballonet.device.balloon import BalloonSettings
 from ballonet.trace.reader import Line, fold, read_trace
-from ballonet.trace.recording import RecordingServer
+from ballonet.trace.recording import recording
 from ballonet.trace.tracks import Track
 from ballonet.trace.writer import TraceWriter
 from ballonet.vhost_user.listener import listening_socket
-from ballonet.vhost_user.server import DeviceServer, serving
+from ballonet.vhost_user.server import make_server, serving
 
 BALLONET = str(Path(sys.executable).with_name("ballonet"))
 PAGES = 600
@@ -46,22 +48,30 @@ ACCESSES = [
 ]
 
 
+def make_control(sock: socket.socket) -> DeviceControl:
+    return DeviceControl(make_server(BalloonSettings(), sock, listening=True))
+
+
 @contextmanager
 def recorded(
     tmp_path: Path, limit_bytes: int = 1 << 30, trace: Path | None = None
-) -> Iterator[tuple[RecordingServer, Session]]:
+) -> Iterator[tuple[DeviceControl, Session]]:
     """A recording device with a guest."""
     with listening_socket(tmp_path / "b.sock") as sock:
         writer = TraceWriter(trace or tmp_path / "trace", limit_bytes)
-        server = RecordingServer(BalloonSettings(), sock, listening=True, writer=writer)
-        device = Device(tmp_path / "b.sock", server, [])
-        with serving(server), start_uml(device) as guest:
-            yield server, guest
+        control = make_control(sock)
+        device = Device(tmp_path / "b.sock", control, [])
+        with (
+            recording(control, writer, control.server.add_timed),
+            serving(control.server),
+            start_uml(device) as guest,
+        ):
+            yield control, guest
 
 
-def change_target(server: RecordingServer, guest: Session) -> None:
+def change_target(control: DeviceControl, guest: Session) -> None:
     """What Linux does when its target rises."""
-    server.set_target(PAGES)
+    control.set_target(PAGES)
     guest.front_end.read_backend_message()
     guest.read_num_pages()
     first, _ = guest.free_range()
@@ -74,8 +84,8 @@ def change_target(server: RecordingServer, guest: Session) -> None:
 @pytest.fixture
 def trace(tmp_path: Path) -> Path:
     """A recorded change of the target."""
-    with recorded(tmp_path) as (server, guest):
-        change_target(server, guest)
+    with recorded(tmp_path) as (control, guest):
+        change_target(control, guest)
     return tmp_path / "trace"
 
 
@@ -123,8 +133,8 @@ def test_a_file_cut_short_is_read_up_to_there(trace: Path) -> None:
 
 
 def test_it_is_on_disk_within_a_second_of_quiet(tmp_path: Path) -> None:
-    with recorded(tmp_path) as (server, guest):
-        change_target(server, guest)
+    with recorded(tmp_path) as (control, guest):
+        change_target(control, guest)
 
         def last() -> Line | None:
             return next((x for x in read_trace(tmp_path / "trace") if x.name == "discard"), None)
@@ -173,27 +183,25 @@ def _answer(front_end: FrontEnd) -> bytes | str:
 def test_a_recording_device_answers_malformed_accesses_as_any_other(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with listening_socket(tmp_path / "plain") as sock:
-        plain = DeviceServer(BalloonSettings(), sock, listening=True)
-        with serving(plain):
-            wanted = answers(tmp_path / "plain")
+    with listening_socket(tmp_path / "plain") as sock, serving(make_control(sock).server):
+        wanted = answers(tmp_path / "plain")
     with listening_socket(tmp_path / "traced") as sock:
         writer = TraceWriter(tmp_path / "trace", 1 << 30)
-        traced = RecordingServer(BalloonSettings(), sock, listening=True, writer=writer)
-        with serving(traced):
+        control = make_control(sock)
+        with recording(control, writer, control.server.add_timed), serving(control.server):
             assert answers(tmp_path / "traced") == wanted
     assert "bug in ballonet" not in caplog.text
     assert "the trace ends here" not in caplog.text
     lines = [line for line in read_trace(tmp_path / "trace") if line.name == "SET_CONFIG"]
-    assert {line.details["bytes"] for line in lines} == {0, 4, 11}
+    assert {line.details["bytes"] for line in lines} == {0, 4, 11, 12, 17, 20, 300}
 
 
 def test_a_full_disk_ends_the_record_with_one_warning_and_not_the_device(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with recorded(tmp_path, trace=Path("/dev/full")) as (server, guest):
-        change_target(server, guest)
-        assert server.snapshot().actual_pages == PAGES
+    with recorded(tmp_path, trace=Path("/dev/full")) as (control, guest):
+        change_target(control, guest)
+        assert control.status().actual_pages == PAGES
     warnings = [record.message for record in caplog.records if record.levelno >= logging.WARNING]
     assert warnings == ["the trace ends here: No space left on device"]
 
@@ -219,11 +227,11 @@ def test_a_record_that_fails_in_an_unforeseen_way_ends_alone(
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("no such thing")
 
-    with recorded(tmp_path) as (server, guest):
+    with recorded(tmp_path) as (control, guest):
         monkeypatch.setattr(TraceWriter, "instant", fail)
         monkeypatch.setattr(TraceWriter, "span", fail)
-        change_target(server, guest)
-        assert server.snapshot().actual_pages == PAGES
+        change_target(control, guest)
+        assert control.status().actual_pages == PAGES
     assert caplog.text.count("the trace ends here: RuntimeError: no such thing") == 1
 
 

@@ -20,7 +20,7 @@ def test_a_ring_full_of_messages_takes_as_many_turns_as_its_time_allows(
     monkeypatch.setattr(connection, "WORK_PER_TURN_NS", 0)  # each piece of work is a turn's
     with running_device(tmp_path / "b.sock") as device, start_uml(device.path) as guest:
         first, _ = guest.free_range()
-        ring, loop = guest.rings[INFLATE], device.server.loop
+        ring, loop = guest.rings[INFLATE], device.control.server.loop
         message = guest.write_pfns(INFLATE, [first])
         for _ in range(CHAINS):
             ring.add([message])

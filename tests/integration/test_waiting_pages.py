@@ -40,7 +40,7 @@ def give(device: Device, guest: Session) -> set[int]:
     pfns = range(first, first + PAGES)
     guest.ram.fill(first, PAGES)
     guest.inflate(pfns)
-    assert device.snapshot().waiting_bytes == PAGES << 12
+    assert device.status().waiting_bytes == PAGES << 12
     assert guest.ram.zero_pages(first, PAGES) == set()
     return set(pfns)
 
@@ -78,7 +78,7 @@ def test_what_waits_is_dropped_before(device: Device, change: Callable[[Session]
         change(guest)
         guest.front_end.get_features()  # so the message before has been obeyed
         assert dropped(guest, pfns) == pfns
-        assert device.snapshot().waiting_bytes == 0
+        assert device.status().waiting_bytes == 0
 
 
 def test_a_message_nobody_has_looked_at_yet_is_dropped_too(device: Device) -> None:
@@ -111,7 +111,7 @@ def test_what_waited_is_not_dropped_in_the_memory_that_comes_next(device: Device
         guest.front_end.set_mem_table(*table_of(other))
         guest.front_end.get_features()
         assert dropped(guest, pfns) == pfns
-        device.server.drain()
+        device.control.expedite()
         device.settle()
         assert other.changed_pages(min(pfns), PAGES) == set()
 
@@ -122,7 +122,7 @@ def test_what_waited_when_a_driver_left_is_not_dropped_under_the_next(device: De
         unbind_uml(guest)
         bind_uml(guest)
         guest.ram.fill(min(pfns), PAGES)
-        device.server.drain()
+        device.control.expedite()
         device.settle()
         assert guest.ram.changed_pages(min(pfns), PAGES) == set()
 
@@ -136,11 +136,11 @@ def test_half_a_host_page_given_before_rings_stopped_does_not_count_after(tmp_pa
         guest.inflate(range(first, first + parts // 2))
         run_qemu(guest, bases=stop_qemu(guest))
         guest.inflate(range(first + parts // 2, first + parts))
-        device.server.drain()
+        device.control.expedite()
         device.settle()
         assert guest.ram.changed_pages(first, parts) == set()
         guest.inflate(range(first, first + parts // 2))
-        device.server.drain()
+        device.control.expedite()
         wait_until(lambda: guest.ram.zero_pages(first, parts), PATIENCE_S, "all is given now")
 
 

@@ -12,8 +12,8 @@ import pytest
 from tests.kernel.conftest import start
 from tests.support.wait import wait_until
 
+from ballonet.balloon.stats_reading import StatsDiagnosis
 from ballonet.device.balloon import BalloonSettings
-from ballonet.device.statistics import StatsDiagnosis
 from ballonet.errors import GuestError
 from ballonet.guests.ballooned import BalloonedGuest
 from ballonet.guests.hinting import run_hint_round
@@ -54,9 +54,9 @@ def test_all_six_features_are_observed_by_the_command_for_it() -> None:
 def test_statistics_are_polled_and_keep_up_with_the_guest(able: BalloonedGuest) -> None:
     guest, device = able.guest, able.device
     device.set_poll_interval(1)
-    before = device.snapshot().counters.stats_messages
-    wait_until(lambda: device.snapshot().counters.stats_messages >= before + 3, 20, "three polls")
-    fresh = device.snapshot()
+    before = device.status().counters.stats_messages
+    wait_until(lambda: device.status().counters.stats_messages >= before + 3, 20, "three polls")
+    fresh = device.status()
     assert fresh.stats_diagnosis is StatsDiagnosis.ANSWERED
     assert fresh.stats_age_s is not None
     assert fresh.stats_age_s < 5
@@ -111,28 +111,28 @@ def test_a_hint_round_covers_free_memory_and_ends_with_the_guest_whole(
 
 def test_a_target_set_during_a_round_does_not_end_it(able: BalloonedGuest) -> None:
     device = able.device
-    rounds = device.snapshot().counters.hint_rounds
-    device.begin_hint_round()
+    rounds = device.status().counters.hint_rounds
+    device.hints.begin()
     device.set_target(256)
-    wait_until(lambda: device.snapshot().actual_pages == 256, 20, "the balloon of one message")
-    wait_until(lambda: device.snapshot().hint_state == "STOP", 20, "the driver's own end")
-    assert device.snapshot().counters.hint_rounds == rounds + 1
-    device.finish_hints()
+    wait_until(lambda: device.status().actual_pages == 256, 20, "the balloon of one message")
+    wait_until(lambda: device.status().hint_state == "STOP", 20, "the driver's own end")
+    assert device.status().counters.hint_rounds == rounds + 1
+    device.hints.finish()
     device.set_target(0)
-    wait_until(lambda: device.snapshot().actual_pages == 0, 20, "no balloon")
+    wait_until(lambda: device.status().actual_pages == 0, 20, "no balloon")
 
 
 def test_zeroing_freed_memory_makes_the_driver_accept_poison(able: BalloonedGuest) -> None:
-    snapshot = able.device.snapshot()
+    snapshot = able.device.status()
     assert Feature.PAGE_POISON in snapshot.negotiated
     assert snapshot.poison_val == 0
 
 
 def test_without_poisoning_the_driver_declines_it_and_still_reports() -> None:
     with boot() as machine:
-        negotiated = machine.device.snapshot().negotiated
+        negotiated = machine.device.status().negotiated
         assert not negotiated & Feature.PAGE_POISON
-        assert machine.device.snapshot().poison_val is None
+        assert machine.device.status().poison_val is None
         assert "Free page reporting enabled" in machine.guest.check("dmesg")
 
 
@@ -145,7 +145,7 @@ def test_freed_memory_goes_back_to_the_host_without_a_command(able: BalloonedGue
     guest.check("rm /tmp/fill")
     wait_until(lambda: guest.host_memory_bytes() < full - 200 * MIB, 60, "host memory falls")
     assert guest.vmstat()["balloon_inflate"] == inflated
-    assert device.snapshot().counters.reported_bytes >= 200 * MIB
+    assert device.status().counters.reported_bytes >= 200 * MIB
     assert guest.check("md5sum < /tmp/pattern") == checksum
 
 
@@ -153,10 +153,10 @@ def test_reports_are_answered_while_their_discarding_is_off(able: BalloonedGuest
     guest, device = able.guest, able.device
     device.set_report_rate(0)
     guest.check("dd if=/dev/zero of=/tmp/fill bs=1M count=200")
-    full, before = guest.host_memory_bytes(), device.snapshot().counters
+    full, before = guest.host_memory_bytes(), device.status().counters
     guest.check("rm /tmp/fill")
     wait_until(
-        lambda: device.snapshot().counters.reported_bytes > before.reported_bytes + 150 * MIB,
+        lambda: device.status().counters.reported_bytes > before.reported_bytes + 150 * MIB,
         60,
         "the guest reports",
     )
@@ -175,14 +175,14 @@ def test_compaction_moves_balloon_pages_and_the_books_stay_right() -> None:
         guest.check("dd if=/dev/zero of=/tmp/between bs=1M count=400")
         assert machine.resize(130_000, stalled_after_s=20).reached
         guest.check("rm /tmp/between")
-        before, vmstat_before = device.snapshot(), guest.vmstat()
+        before, vmstat_before = device.status(), guest.vmstat()
         checksum = guest.check(PATTERN)
 
         guest.check("echo 1 > /proc/sys/vm/compact_memory")
 
         moved = guest.vmstat()["balloon_migrate"] - vmstat_before["balloon_migrate"]
         assert moved > 0
-        after = device.snapshot()
+        after = device.status()
         assert after.counters.inflated_pages - before.counters.inflated_pages == moved
         assert after.counters.deflated_pages - before.counters.deflated_pages == moved
         assert after.counters.inflate_messages - before.counters.inflate_messages == moved
@@ -193,7 +193,7 @@ def test_compaction_moves_balloon_pages_and_the_books_stay_right() -> None:
 
 
 def _stat(machine: BalloonedGuest, name: str) -> int:
-    sample = machine.device.snapshot().sample
+    sample = machine.device.status().sample
     return sample.value(name) if sample else -1
 
 
@@ -202,14 +202,14 @@ def test_the_guest_is_answered_while_it_is_asked_for_everything_at_once() -> Non
         guest, device = machine.guest, machine.device
         device.set_poll_interval(1)
         target = 0
-        while (done := device.snapshot().counters).stats_messages < 6 or done.hint_rounds < 3:
+        while (done := device.status().counters).stats_messages < 6 or done.hint_rounds < 3:
             target = 20_000 - target
-            device.begin_hint_round()
+            device.hints.begin()
             machine.resize(target, stalled_after_s=5)
-            device.stop_hint_round()
+            device.hints.stop().result(60)
             guest.check("dd if=/dev/zero of=/tmp/fill bs=1M count=64 && rm /tmp/fill")
-        device.finish_hints()
+        device.hints.finish()
         assert machine.resize(0, stalled_after_s=20).reached
-        snapshot = device.snapshot()
+        snapshot = device.status()
         assert snapshot.broken is None
         assert guest.vmstat()["balloon_inflate"] == snapshot.counters.inflated_pages

@@ -29,7 +29,7 @@ def test_without_the_feature_the_guest_kills_and_its_total_shrinks_with_the_ball
         assert not use_more_than_is_left(machine)
 
         assert OOM_KILL in machine.guest.kernel_log()
-        assert machine.device.snapshot().actual_pages == BALLOON_PAGES
+        assert machine.device.status().actual_pages == BALLOON_PAGES
 
 
 def test_with_the_feature_the_balloon_gives_way_and_the_total_never_moves() -> None:
@@ -42,6 +42,6 @@ def test_with_the_feature_the_balloon_gives_way_and_the_total_never_moves() -> N
         assert use_more_than_is_left(machine)
 
         assert OOM_KILL not in machine.guest.kernel_log()
-        counters = machine.device.snapshot().counters
-        assert machine.device.snapshot().actual_pages < BALLOON_PAGES
+        counters = machine.device.status().counters
+        assert machine.device.status().actual_pages < BALLOON_PAGES
         assert counters.deflated_pages > 0

@@ -22,7 +22,7 @@ def packed() -> Iterator[BalloonedGuest]:
 
 
 def test_linux_takes_packed_rings(packed: BalloonedGuest) -> None:
-    assert packed.device.snapshot().negotiated == RING_FEATURES | OFFERED
+    assert packed.device.status().negotiated == RING_FEATURES | OFFERED
 
 
 def test_the_balloon_grows_and_shrinks_page_by_page_as_asked(packed: BalloonedGuest) -> None:
@@ -37,7 +37,7 @@ def test_the_balloon_grows_and_shrinks_page_by_page_as_asked(packed: BalloonedGu
         shrunk = guest.vmstat()
         assert shrunk["balloon_deflate"] - grown["balloon_deflate"] == TARGET_PAGES
     assert guest.meminfo()["MemTotal"] == total
-    counters = device.snapshot().counters
+    counters = device.status().counters
     assert counters.inflated_pages == counters.deflated_pages == 2 * TARGET_PAGES
     assert counters.inflate_messages == 2 * -(-TARGET_PAGES // 256)  # about six laps of the ring
     assert counters.broken_rings == counters.refused_chains == counters.rejected_pages == 0
@@ -45,10 +45,10 @@ def test_the_balloon_grows_and_shrinks_page_by_page_as_asked(packed: BalloonedGu
 
 def test_statistics_are_answered_at_each_request(packed: BalloonedGuest) -> None:
     for _ in range(5):
-        old = packed.device.snapshot().sample
+        old = packed.device.status().sample
         packed.device.request_stats()
-        wait_until(lambda old=old: packed.device.snapshot().sample is not old, 10, "a sample came")  # type: ignore[misc]
-    sample = packed.device.snapshot().sample
+        wait_until(lambda old=old: packed.device.status().sample is not old, 10, "a sample came")  # type: ignore[misc]
+    sample = packed.device.status().sample
     assert sample is not None
     assert sample.value("memtot") == packed.guest.meminfo()["MemTotal"]
 
@@ -60,13 +60,13 @@ def test_the_driver_can_be_unloaded_and_loaded_on_the_same_connection(
     packed.resize(20_000, stalled_after_s=20)
     for target_pages in (30_000, 10_000):
         guest.check("rmmod virtio_balloon")
-        assert device.snapshot().actual_pages == 0
+        assert device.status().actual_pages == 0
         device.set_target(target_pages)
         guest.check("insmod /virtio_balloon.ko")
         wait_until(
-            lambda wanted=target_pages: device.snapshot().actual_pages == wanted,  # type: ignore[misc]
+            lambda wanted=target_pages: device.status().actual_pages == wanted,  # type: ignore[misc]
             20,
             "the new driver inflated",
         )
-    assert Feature.RING_PACKED in device.snapshot().negotiated
-    assert device.snapshot().counters.broken_rings == 0
+    assert Feature.RING_PACKED in device.status().negotiated
+    assert device.status().counters.broken_rings == 0

@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
@@ -20,9 +20,9 @@ from tests.support.clock import FakeClock
 from tests.support.driver_ring import Buffer, DriverRing
 from tests.support.guest_memory import GuestRam, RamRegion
 from tests.support.packed_driver_ring import F_AVAIL, F_USED, PackedDriverRing
+from tests.support.surroundings import FOR_EVER_NS, Surroundings
 
 from ballonet.device.balloon import Balloon, BalloonSettings
-from ballonet.device.effects import Call, ChainDone, ConfigChanged, Discard, Emit, PartDone
 from ballonet.memory.mapping import GuestMemory
 from ballonet.memory.regions import Region
 from ballonet.memory.runs import Ranges
@@ -50,27 +50,26 @@ class Bench:
     driver: AnyDriverRing
     queue: int
     discarded: set[int]
-    calls: int = 0
+    around: Surroundings = field(init=False)
+    _is_flushing: bool = False
+
+    def __post_init__(self) -> None:
+        self.around = Surroundings(self.memory, self._see_discard)
+        self.balloon.connect(self.around, self.around)
 
     def step(self) -> None:
         """Let the device work until it wants nothing more, and drop what waits."""
-        for effect in self.balloon.process(self.queue, self.memory):
-            match effect:
-                case Discard(ranges):
-                    self._see_discard(ranges)
-                    # The page must still be the device's: its chain is not used yet.
-                    assert self.driver.used_idx != self.driver.avail_idx
-                case Call():
-                    self.calls += 1
-                case ChainDone() | PartDone() | ConfigChanged() | Emit():
-                    pass
-
-        for effect in self.balloon.drain():
-            assert self.balloon.settings.defers
-            if isinstance(effect, Discard):
-                self._see_discard(effect.ranges)
+        assert self.balloon.process(self.queue, FOR_EVER_NS)
+        self._is_flushing = True
+        self.balloon.inflation.flush()
+        self._is_flushing = False
 
     def _see_discard(self, ranges: Ranges) -> None:
+        if self._is_flushing:
+            assert self.balloon.settings.defers
+        elif self.queue == 0:
+            # The page must still be the device's: its chain is not used yet.
+            assert self.driver.used_idx != self.driver.avail_idx
         region = self.memory.table.regions[ranges.region]
         for offset, length in zip(ranges.offsets, ranges.lengths, strict=True):
             assert 0 <= offset < offset + length <= region.size
@@ -145,7 +144,7 @@ def test_every_inflate_is_answered_once_and_exactly_its_pages_go(
             run.step()
             assert [used.length for used in run.driver.collect()] == [0]
         assert run.discarded == expected
-        assert run.calls == len(sent)
+        assert len(run.around.calls) == len(sent)
         assert run.balloon.counters.inflate_messages == len(sent)
 
 
@@ -204,10 +203,10 @@ def test_a_hostile_split_ring_costs_the_driver_its_device_and_nobody_else_anythi
         if queue == 2 and held is not None:
             answered.append(held)
         assert answered == heads[: len(answered)]  # each once, in order, none made up
-        if run.balloon.broken is None:
+        if run.balloon.queues.broken is None:
             assert len(answered) == avail_idx
         if avail_idx > SIZE:
-            assert (answered, run.balloon.broken is None) == ([], False)
+            assert (answered, run.balloon.queues.broken is None) == ([], False)
 
         serve_an_honest_driver(run, RingFormat.SPLIT)
 
@@ -278,18 +277,18 @@ def test_a_hostile_packed_ring_costs_the_driver_its_device_and_nobody_else_anyth
         if queue == 2 and held is not None:
             assert held == asked[answered][1] or asked[answered][1] < 0
             answered += 1
-        if run.balloon.broken is None:
+        if run.balloon.queues.broken is None:
             assert answered == len(asked)
         serve_an_honest_driver(run, RingFormat.PACKED)
 
 
 def process_checking_discards(run: Bench) -> None:
     """Let the device work; whatever it discards lies in memory."""
-    for effect in run.balloon.process(run.queue, run.memory):
-        if isinstance(effect, Discard):
-            size = run.memory.table.regions[effect.ranges.region].size
-            assert (effect.ranges.offsets >= 0).all()
-            assert (effect.ranges.offsets + effect.ranges.lengths <= size).all()
+    assert run.balloon.process(run.queue, FOR_EVER_NS)
+    for ranges in run.around.discards:
+        size = run.memory.table.regions[ranges.region].size
+        assert (ranges.offsets >= 0).all()
+        assert (ranges.offsets + ranges.lengths <= size).all()
 
 
 def serve_an_honest_driver(run: Bench, ring_format: RingFormat) -> None:
@@ -333,7 +332,7 @@ def test_chains_are_used_in_the_order_they_were_made_available(
             elif deed == "work":
                 run.step()
             elif deed == "ask":
-                assert len(list(run.balloon.request_stats())) <= 1
+                run.balloon.request_stats()
             elif deed == "restart":
                 run.restart()
             used += [entry.head for entry in run.driver.collect()]
@@ -342,7 +341,7 @@ def test_chains_are_used_in_the_order_they_were_made_available(
         used += [entry.head for entry in run.driver.collect()]
         held = run.balloon.statistics.held
         assert used + ([] if held is None else [held]) == offered
-        assert run.balloon.broken is None
+        assert run.balloon.queues.broken is None
 
 
 @each_format
@@ -351,14 +350,12 @@ def test_a_driver_that_never_stops_adding_chains_cannot_keep_the_device_to_itsel
 ) -> None:
     with bench(ring_format, 1, event_idx=False) as run:
         run.driver.want_calls(False)
-        work = run.balloon.process(1, run.memory)
         for done in range(1, 3 * SIZE):
             run.driver.add([Buffer(DATA_GPA, 4)])
             run.driver.publish()
-            assert isinstance(next(work), ChainDone)
+            assert not run.balloon.process(1, 0)
             assert len(run.driver.collect()) == 1
             assert run.driver.used_idx == done
-        work.close()
 
 
 @each_format
@@ -369,9 +366,8 @@ def test_stopping_in_the_middle_of_a_message_leaves_it_for_the_next_start(
         run.ram.write(DATA_GPA, np.array([3, 4], "<u4").tobytes())
         run.driver.add([Buffer(DATA_GPA, 8)])
         run.driver.publish()
-        work = run.balloon.process(0, run.memory)
-        assert isinstance(next(work), Discard)
-        work.close()
+        while not run.discarded:
+            assert not run.balloon.process(0, 0)
         run.restart()
         assert run.driver.used_idx == 0
         run.step()
@@ -391,7 +387,9 @@ def test_a_held_statistics_buffer_is_available_again_after_a_stop(ring_format: R
         run.restart()
         assert run.balloon.statistics.held is None
         run.step()
-        assert list(run.balloon.request_stats())
+        calls = len(run.around.calls)
+        run.balloon.request_stats()
+        assert len(run.around.calls) == calls + 1
         assert [used.head for used in run.driver.collect()] == [head]
 
 
@@ -421,9 +419,7 @@ def test_a_chain_outside_memory_is_answered_even_if_the_ring_stops_meanwhile(
     with bench(ring_format, 0, event_idx=False) as run:
         head = run.driver.add([Buffer(0xFFFF_0000, 4)])
         run.driver.publish()
-        work = run.balloon.process(0, run.memory)
-        next(work)
-        work.close()
+        run.balloon.process(0, 0)
         run.restart()
         run.step()
         assert [used.head for used in run.driver.collect()] == [head]

@@ -14,12 +14,13 @@ import pytest
 from tests.support.pair import MIB, DeviceMemory, Pair
 
 from ballonet.device.balloon import Balloon, BalloonSettings
+from ballonet.device.state import restore_state, state_of
 from ballonet.driver.size_worker import SizeWorker
 from ballonet.errors import GuestPanicError, RingError
 from ballonet.kernel.areas import Area
 from ballonet.kernel.kernel import KernelSettings, ProcessKilled
 from ballonet.kernel.tasks import Job
-from ballonet.memory.runs import Ranges
+from ballonet.memory.runs import DiscardResult, Ranges
 from ballonet.virtio.features import BALLOON_FEATURES, RING_FEATURES, Feature
 
 MEMORY_BYTES = 24 * MIB
@@ -83,10 +84,10 @@ class History:
             self.remove_area,
             lambda: self.spawn(pair.kernel.compact()),
             lambda: self.spawn(self.hog()),
-            lambda: pair.obey(pair.device.begin_hint_round()),
-            lambda: pair.obey(pair.device.stop_hint_round()),
-            lambda: pair.obey(pair.device.finish_hints()),
-            lambda: pair.obey(pair.device.request_stats()),
+            pair.device.begin_hint_round,
+            lambda: pair.device.hint_round.stop(60.0),
+            pair.device.hint_round.done,
+            pair.device.request_stats,
             lambda: pair.run(2.5),
             lambda: pair.run(0.3),
             self.replace_device,
@@ -142,10 +143,11 @@ class History:
     def replace_device(self) -> None:
         """The device's process is replaced in the middle of whatever it does."""
         pair = self.pair
-        state = pair.device.save()
+        state = state_of(pair.device)
         pair.stop_device()
         pair.device = Balloon(pair.device.settings, pair.clock)
-        pair.device.restore(state)
+        restore_state(pair.device, state)
+        pair.rejoin()
         pair.transport.reconnect()
         pair.driver.reconnected()
         for queue in pair.driver.queues.values():
@@ -164,7 +166,7 @@ class History:
         """Everything comes to its end, and nothing is missing."""
         pair, kernel = self.pair, self.pair.kernel
         pair.set_target(0)
-        pair.obey(pair.device.finish_hints())
+        pair.device.hint_round.done()
         pair.run(30)
         assert pair.device.actual_pages == 0
         assert pair.driver.size.pages.count == 0
@@ -192,17 +194,16 @@ def test_the_oracle_finds_a_device_that_discards_too_late(monkeypatch: pytest.Mo
     late: list[Ranges] = []
     discard = DeviceMemory.discard
 
-    def discard_the_one_before(self: DeviceMemory, ranges: Ranges) -> None:
+    def discard_the_one_before(self: DeviceMemory, ranges: Ranges) -> DiscardResult:
         late.append(ranges)
-        if len(late) > 1:
-            discard(self, late.pop(0))
+        return discard(self, late.pop(0)) if len(late) > 1 else DiscardResult()
 
     monkeypatch.setattr(DeviceMemory, "discard", discard_the_one_before)
     assert _finds_something()
 
 
 def test_the_oracle_finds_a_device_that_ignores_poison(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Balloon, "allows_free_page_discard", property(lambda _: True))
+    monkeypatch.setattr(Balloon, "allows_free_page_discard", lambda _: True)
     assert _finds_something()
 
 

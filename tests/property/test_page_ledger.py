@@ -180,9 +180,29 @@ def test_a_guest_that_takes_pages_back_has_not_paused() -> None:
     ledger = PageLedger()
     ledger.enqueue_message(message([1, 2]), TABLE, now_ns=0)
     ledger.sort()
-    ledger.take_back(message([2]), QUIET_NS - 1)
-    assert not ledger.is_due(2 * QUIET_NS - 2)
-    assert ledger.is_due(2 * QUIET_NS - 1)
+    ledger.take_back(message([2]), QUIET_NS // 4)
+    assert not ledger.is_due(QUIET_NS // 4 + QUIET_NS - 1)
+    assert ledger.is_due(QUIET_NS // 4 + QUIET_NS)
+
+
+@pytest.mark.parametrize("pace_ns", [QUIET_NS // 5, QUIET_NS, 7 * QUIET_NS, 20 * QUIET_NS])
+def test_a_pause_is_one_by_the_guest_s_own_pace(pace_ns: int) -> None:
+    ledger = PageLedger()
+    for number in range(30):
+        ledger.enqueue_message(message([number]), TABLE, number * pace_ns)
+        assert number == 0 or not ledger.is_due((number + 1) * pace_ns - 1)
+    pause_ns = max(QUIET_NS, 3 * pace_ns)
+    assert not ledger.is_due(29 * pace_ns + pause_ns - 1)
+    assert ledger.is_due(29 * pace_ns + pause_ns)
+
+
+def test_a_silence_of_long_ago_is_no_pace() -> None:
+    ledger = PageLedger()
+    for number in range(200):
+        gap_ns = 40 * QUIET_NS if number > 1 else 0
+        ledger.enqueue_message(message([number]), TABLE, gap_ns + number * QUIET_NS // 10)
+    last_ns = 40 * QUIET_NS + 199 * QUIET_NS // 10
+    assert ledger.is_due(last_ns + QUIET_NS)
 
 
 def test_a_guest_that_never_pauses_keeps_no_page_waiting_for_longer_than_the_limit() -> None:

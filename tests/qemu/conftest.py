@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 from tests.support.wait import wait_until
 
+from ballonet.control.device_control import controlling
 from ballonet.device.balloon import BalloonSettings
 from ballonet.errors import GuestError
 from ballonet.guests.qemu import QemuGuest, find_qemu_kernel
 from ballonet.monitor.serving import monitoring
 from ballonet.qmp.version import VERSIONS
 from ballonet.vhost_user.listener import listening_socket
-from ballonet.vhost_user.server import DeviceServer, serving
 
 _PATIENCE_S = 60.0
 MEMORY_BYTES = 512 << 20
@@ -73,7 +73,7 @@ def our_monitor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with (
         listening_socket(folder / "vu") as sock,
         listening_socket(folder / "qmp") as qmp,
-        serving(DeviceServer(BalloonSettings(), sock, listening=True)) as device,
+        controlling(BalloonSettings(), sock) as device,
         monitoring(device, [qmp], version=VERSIONS["7.2"]),
     ):
         yield folder / "qmp"

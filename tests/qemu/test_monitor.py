@@ -24,7 +24,7 @@ def test_our_monitor_answers_as_qemus_does(qemu: QemuGuest, tmp_path: Path) -> N
         listening_socket(tmp_path / "qmp") as sock,
         monitoring(machine.device, [sock], version=VERSIONS["7.2"]),
     ):
-        ram = machine.device.snapshot().guest_bytes
+        ram = machine.device.status().guest_bytes
         ours = asyncio.run(converse(tmp_path / "qmp", qemu.balloon_path, ram))
     for (step, said), (our_step, we_said) in zip(theirs, ours, strict=True):
         assert (our_step, we_said) == (step, said)

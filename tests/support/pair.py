@@ -7,20 +7,19 @@ really empty the memory, so a page that is dropped while the guest uses it is fo
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterator
 
 import numpy as np
 from tests.support.clock import FakeClock
 
+from ballonet.balloon.facts import Fact
 from ballonet.device.balloon import Balloon, BalloonSettings
-from ballonet.device.effects import Call, ConfigChanged, Discard, Effect, Emit, Event
 from ballonet.driver.balloon_driver import BalloonDriver
 from ballonet.driver.settings import DriverSettings
 from ballonet.kernel.kernel import Kernel, KernelSettings
 from ballonet.kernel.physical import MemoryPiece, PhysicalMemory
 from ballonet.kernel.tasks import Job, Scheduler
 from ballonet.memory.regions import Region, RegionTable
-from ballonet.memory.runs import Ranges
+from ballonet.memory.runs import DiscardResult, Ranges
 from ballonet.virtio.features import Feature
 from ballonet.virtio.ring.chain import DeviceRing
 from ballonet.virtio.ring.driver import DriverRing
@@ -47,10 +46,11 @@ class DeviceMemory:
         self.table.find(gpa, length)
         return self._memory[gpa : gpa + length]
 
-    def discard(self, ranges: Ranges) -> None:
+    def discard(self, ranges: Ranges) -> DiscardResult:
         for offset, length in zip(ranges.offsets.tolist(), ranges.lengths.tolist(), strict=True):
             np.frombuffer(self._memory, np.uint8)[offset : offset + length] = 0
             self.discarded_bytes += length
+        return DiscardResult(calls=1, discarded_bytes=ranges.total_bytes)
 
 
 class PairTransport:
@@ -92,7 +92,7 @@ class PairTransport:
         return self._pair.device.read_config(offset, length)
 
     def write_config(self, offset: int, data: bytes) -> None:
-        self._pair.obey(self._pair.device.write_config(offset, data))
+        self._pair.device.write_config(offset, data)
 
     def kick(self, queue: int) -> None:
         self._pair.kicked.add(queue)
@@ -116,45 +116,46 @@ class Pair:
         self.kernel = Kernel(physical, self.scheduler, kernel)
         self.device = Balloon(balloon, self.clock)
         self.device_memory = DeviceMemory(self.memory, balloon.host_page_bytes)
-        self.events: list[Event] = []
+        self.events: list[Fact] = []
+        self.rejoin()
         self.kicked: set[int] = set()
-        self._tasks: dict[int, Iterator[Effect]] = {}
         self._calls: set[int] = set()
         self._config_changed = False
         self.transport = PairTransport(self)
         self.driver = BalloonDriver(self.kernel, self.transport, no_fence, driver)
+
+    def rejoin(self) -> None:
+        """The device, which may be a new one, has this guest."""
+        self.device.observers.add(self.events.append)
+        self.device.connect(self.device_memory, self)
 
     def attach(self, queue: int, ring: DriverRing, base: int | None) -> None:
         self.device.attach(queue, self._device_ring(ring, base))
         self.kicked.add(queue)
 
     def stop_device(self) -> None:
-        for task in self._tasks.values():
-            task.close()  # type: ignore[attr-defined]
-        self._tasks.clear()
         for queue in range(5):
             self.device.detach(queue)
         self.kicked.clear()
 
     def device_can_go_on(self) -> list[int]:
-        return sorted(self._tasks.keys() | self.kicked)
+        return sorted(self.kicked)
 
     def step_device(self, queue: int) -> None:
-        """One effect of one queue."""
-        if queue not in self._tasks:
+        """The smallest piece of work on one queue."""
+        if not self.device.queues.is_attached(queue) or self.device.process(queue, 0):
             self.kicked.discard(queue)
-            if not self.device.is_attached(queue):
-                return
-            self._tasks[queue] = self.device.process(queue, self.device_memory)
-        effect = next(self._tasks[queue], None)
-        if effect is None:
-            del self._tasks[queue]
-        else:
-            self._perform(effect)
+
+    def call(self, queue: int) -> None:
+        """The device's way to its driver; a `Transport`."""
+        self._calls.add(queue)
+
+    def config_changed(self) -> None:
+        self._config_changed = True
 
     def discard_waiting(self) -> None:
         """A step of what waits in the device, whether it is time or not."""
-        self.obey(self.device.discard_waiting())
+        self.device.inflation.discard_waiting()
 
     def run_device(self) -> None:
         """Everything the device can do now."""
@@ -162,9 +163,10 @@ class Pair:
             for queue in queues:
                 self.step_device(queue)
         if self.device.wants_discard(busy=False):
-            self.obey(self.device.discard_waiting())
-        if self.device.deadline_ns is not None and self.device.deadline_ns <= self.clock.now_ns():
-            self.obey(self.device.tick())
+            self.device.inflation.discard_waiting()
+        timer_ns = self.device.timer_ns
+        if timer_ns is not None and timer_ns <= self.clock.now_ns():
+            self.device.tick()
 
     def run_guest(self, steps: int = 1 << 20) -> bool:
         """Let the guest hear what it was told, and go on."""
@@ -185,7 +187,11 @@ class Pair:
                 busy = self.run_guest(2000)
                 self.run_device()
                 busy |= bool(self._calls or self._config_changed or self.kicked)
-            waits = [self.scheduler.deadline_ns, self.device.deadline_ns]
+            waits = [
+                self.scheduler.deadline_ns,
+                self.device.timer_ns,
+                self.device.ledger.deadline_ns,
+            ]
             due = min((one for one in waits if one is not None), default=None)
             if due is None or due > end:
                 self.clock.advance_ns(max(0, end - self.clock.now_ns()))
@@ -207,22 +213,7 @@ class Pair:
         raise AssertionError("the job does not end")
 
     def set_target(self, pages: int) -> None:
-        self.obey(self.device.set_target(pages))
-
-    def obey(self, effects: Iterator[Effect]) -> None:
-        for effect in effects:
-            self._perform(effect)
-
-    def _perform(self, effect: Effect) -> None:
-        match effect:
-            case Discard(ranges):
-                self.device_memory.discard(ranges)
-            case Call(queue):
-                self._calls.add(queue)
-            case ConfigChanged():
-                self._config_changed = True
-            case Emit(event):
-                self.events.append(event)
+        self.device.set_target(pages)
 
     def _device_ring(self, ring: DriverRing, base: int | None) -> DeviceRing:
         event_idx = bool(self.driver.negotiated & Feature.EVENT_IDX)

@@ -16,9 +16,10 @@ do other memory, a reset and rings that stop.  To drop a page late costs memory 
 one that the guest has again costs its bytes.
 
 Theory of operation.  Messages are kept as they came until there are many, or until anything else
-is to happen, and are then sorted in one go.  What waits is dropped when the guest pauses, in steps
-small enough not to keep its next message waiting.  It is dropped while the guest is busy only when
-a limit on age or bytes is reached, because that was measured to cost the guest more than it gains.
+is to happen, and are then sorted in one go.  What waits is dropped when the guest pauses, measured
+by its own pace, in steps small enough not to keep its next message waiting.  It is dropped while
+the guest is busy only when a limit on age or bytes is reached, because that was measured to cost
+the guest more than it gains.
 What has begun to be dropped is a *generation* of its own: pages given meanwhile wait in the next
 one, so that a busy guest cannot keep any page waiting for longer than its limit and one round.
 Not here: the clock, messages and queues (device), system calls (memory).
@@ -36,18 +37,22 @@ from numpy.typing import NDArray
 from ballonet.balloon.region_pages import RegionPages
 from ballonet.memory.regions import RegionTable
 from ballonet.memory.runs import Located, Ranges, locate
-from ballonet.units import BALLOON_PAGE_BYTES, pages_to_bytes
+from ballonet.units import BALLOON_PAGE_BYTES, BALLOON_PAGE_SHIFT, pages_to_bytes
 
 __all__ = ["PageLedger"]
 
-#: The guest has paused if it gave and took nothing for so long.
+#: The guest has paused if it gave and took nothing for so long, or for so many times the longest
+#: that it lately took between two messages: an emulated guest needs 7 ms for each.
 QUIET_NS: Final = 1_000_000
+_QUIET_PACES: Final = 3
+#: A silence that was longer was a pause, and says nothing about the guest's pace.
+_PACE_NS_MAX: Final = 50_000_000
 #: However busy the guest is, its pages are dropped when the oldest has waited so long,
 AGE_NS_MAX: Final = 1_000_000_000
 #: or when so much waits; until there is less again no more is taken in.
 WAITING_BYTES_MAX: Final = 1 << 30
 #: Sorted at once, this much costs little for each page; more would keep the guest waiting.
-_UNSORTED_PAGES_MAX: Final = 1 << 14
+_UNSORTED_BYTES_MAX: Final = 1 << 14 << BALLOON_PAGE_SHIFT
 _UNSORTED_MESSAGES_MAX: Final = 64
 
 Pfns = NDArray[np.unsignedinteger]
@@ -58,14 +63,17 @@ class PageLedger:
 
     def __init__(self) -> None:
         self.steps = 0  #: taken since it was made
+        self.is_full: bool  #: no further page may wait before some have been dropped
+        self.wants_sorting: bool  #: the unsorted backlog has reached its limit
         self.table: RegionTable  #: what the pages lie in
-        self.waiting_bytes: int  #: of those that were sorted
         self._regions: dict[int, RegionPages]
         self._messages: list[Pfns]
+        self._sorted_bytes: int
         self._unsorted_bytes: int
         self._next_since_ns: int | None  # when the first page came of those that wait
         self._dropping_since_ns: int | None  # the same of those that are dropped first
         self._last_activity_ns: int
+        self._pace_ns: int
         self._is_expedited: bool
         self.take_back_all()
 
@@ -77,7 +85,8 @@ class PageLedger:
             return None
         if self._is_expedited or self.is_full:
             return 0
-        return min(self._last_activity_ns + QUIET_NS, oldest_ns + AGE_NS_MAX)
+        quiet_ns = max(QUIET_NS, _QUIET_PACES * self._pace_ns)
+        return min(self._last_activity_ns + quiet_ns, oldest_ns + AGE_NS_MAX)
 
     def is_due(self, now_ns: int) -> bool:
         """Something should be dropped now, if the guest has nothing else to do."""
@@ -92,41 +101,38 @@ class PageLedger:
         return self._is_expedited or self.is_full or now_ns >= oldest_ns + AGE_NS_MAX
 
     @property
-    def is_full(self) -> bool:
-        """No further page may wait before some have been dropped."""
-        return self.waiting_bytes + self._unsorted_bytes >= WAITING_BYTES_MAX
-
-    @property
-    def wants_sorting(self) -> bool:
-        """The unsorted backlog has reached its limit."""
-        return (
-            self._unsorted_bytes >= pages_to_bytes(_UNSORTED_PAGES_MAX)
-            or len(self._messages) >= _UNSORTED_MESSAGES_MAX
-        )
+    def waiting_bytes(self) -> int:
+        """Bytes of host pages that wait; until `sort`, page numbers are taken for pages."""
+        return self._sorted_bytes + self._unsorted_bytes
 
     def enqueue_message(self, pfns: Pfns, table: RegionTable, now_ns: int) -> None:
         """Hold the pages of an inflate message, and let them wait; of any order and number."""
         self._use(table)
-        self._last_activity_ns = now_ns
+        self._note_activity(now_ns)
         if self._next_since_ns is None:
             self._next_since_ns = now_ns
         self._messages.append(pfns)
-        self._unsorted_bytes += pages_to_bytes(pfns.size)
+        self._unsorted_bytes += pfns.size << BALLOON_PAGE_SHIFT
+        self.wants_sorting = (
+            len(self._messages) >= _UNSORTED_MESSAGES_MAX
+            or self._unsorted_bytes >= _UNSORTED_BYTES_MAX
+        )
+        self.is_full = self.waiting_bytes >= WAITING_BYTES_MAX
 
     def sort(self) -> int:
         """Find out what the messages mean; returns how many page numbers named no memory.
 
-        Until then `waiting_bytes` says nothing of them, and they are not dropped.
+        Until then they are not dropped.
         """
         if not self._messages:
             return 0
         pfns = np.concatenate(self._messages)
-        self._messages, self._unsorted_bytes = [], 0
+        self._messages, self._unsorted_bytes, self.wants_sorting = [], 0, False
         located = locate(pfns, self.table)
         for ranges in self._whole_host_pages(pfns, located):
             self._region(ranges.region).let_wait(ranges)
         self._count()
-        if self.waiting_bytes >= WAITING_BYTES_MAX:
+        if self._sorted_bytes >= WAITING_BYTES_MAX:
             self._is_expedited = True
         return located.rejected_pages
 
@@ -145,7 +151,7 @@ class PageLedger:
 
         `sort` has been called.
         """
-        self._last_activity_ns = now_ns
+        self._note_activity(now_ns)
         for pages in self._regions.values():
             pages.take_back(pfns)
         self._count()
@@ -154,9 +160,10 @@ class PageLedger:
         """The guest may have any page again."""
         self.table = RegionTable([])
         self._regions, self._messages = {}, []
-        self.waiting_bytes = self._unsorted_bytes = self._last_activity_ns = 0
+        self._sorted_bytes = self._unsorted_bytes = self._last_activity_ns = 0
         self._next_since_ns = self._dropping_since_ns = None
-        self._is_expedited = False
+        self._is_expedited = self.is_full = self.wants_sorting = False
+        self._pace_ns = 0
 
     def expedite(self) -> None:
         """Let everything that waits now be dropped without waiting for a pause."""
@@ -182,6 +189,12 @@ class PageLedger:
         """When the first page came of all that wait; those that are dropped first came first."""
         return self._next_since_ns if self._dropping_since_ns is None else self._dropping_since_ns
 
+    def _note_activity(self, now_ns: int) -> None:
+        """Learn the guest's pace: the longest silence of late, forgotten a little each time."""
+        silence_ns, self._last_activity_ns = now_ns - self._last_activity_ns, now_ns
+        if silence_ns <= _PACE_NS_MAX:
+            self._pace_ns = max(silence_ns, self._pace_ns - (self._pace_ns >> 3))
+
     def _begin_dropping(self) -> None:
         for pages in self._regions.values():
             pages.begin_dropping()
@@ -189,11 +202,12 @@ class PageLedger:
 
     def _count(self) -> None:
         """Work out anew what waits, after a change."""
-        self.waiting_bytes = sum(pages.waiting_bytes for pages in self._regions.values())
+        self._sorted_bytes = sum(pages.waiting_bytes for pages in self._regions.values())
+        self.is_full = self.waiting_bytes >= WAITING_BYTES_MAX
         dropping_bytes = sum(pages.dropping_bytes for pages in self._regions.values())
         if not dropping_bytes:
             self._dropping_since_ns = None
-        if self.waiting_bytes == dropping_bytes and not self._messages:
+        if self._sorted_bytes == dropping_bytes and not self._messages:
             self._next_since_ns = None
         if self._oldest_ns is None:
             self._is_expedited = False

@@ -155,13 +155,13 @@ def _run(
     console.print(f"{_name(guest)} is up; it uses and frees most of its memory ...")
     guest.use_memory(_FILL_PERCENT)
     view_before = GuestView.of(guest)
-    before = device.snapshot()
+    before = device.status()
     console.print(f"  the host holds {format_bytes(before.held_bytes)} for it")
 
     cpu = time.process_time()
     inflated = _resize(machine, target_bytes, "Inflating", console)
     cpu = time.process_time() - cpu
-    during = device.snapshot()
+    during = device.status()
     view_inflated = GuestView.of(guest)
     console.print(f"  {moments(inflated)}")
     console.print(f"  the host holds {format_bytes(during.held_bytes)} for it")
@@ -169,7 +169,7 @@ def _run(
     deflated = _resize(machine, 0, "Deflating", console)
     console.print("The guest uses and frees its memory again ...")
     guest.use_memory(_FILL_PERCENT)
-    after = device.snapshot()
+    after = device.status()
     console.print(f"  the host holds {format_bytes(after.held_bytes)} for it")
     return Figures(
         guest_release=guest.release,
@@ -210,7 +210,7 @@ def _name(guest: Guest) -> str:
 def _resize(machine: Ballooned[Any], target_bytes: int, verb: str, console: Console) -> Resized:
     """Change the balloon under a progress display. Raises: GuestError, if the guest gets stuck."""
     pages = bytes_to_pages(target_bytes)
-    start_pages = machine.device.snapshot().actual_pages
+    start_pages = machine.device.status().actual_pages
     with _progress(verb, start_pages, pages, console) as show:
         result = machine.resize(pages, stalled_after_s=_STALLED_AFTER_S, progress=show)
     if not result.reached:

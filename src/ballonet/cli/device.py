@@ -20,13 +20,14 @@ from ballonet.cli.device_options import balloon_settings, device_options
 from ballonet.cli.monitor_address import QEMU_VERSION_OPTION, MonitorAddress
 from ballonet.cli.sandbox import SANDBOX_OPTION, make_sandbox
 from ballonet.cli.size import SizeType
+from ballonet.control.device_control import DeviceControl
 from ballonet.monitor.serving import monitoring
 from ballonet.qmp.version import VERSIONS
-from ballonet.trace.recording import RecordingServer
+from ballonet.trace.recording import recording
 from ballonet.trace.writer import TraceWriter
 from ballonet.units import bytes_to_pages
 from ballonet.vhost_user.listener import adopt_socket, listening_socket
-from ballonet.vhost_user.server import DeviceServer
+from ballonet.vhost_user.server import make_server
 
 __all__ = ["device"]
 
@@ -138,16 +139,14 @@ def device(
     settings = balloon_settings(options)
     with _socket(socket_path, fd) as (sock, listening), ExitStack() as stack:
         sockets = [stack.enter_context(listening_socket(path)) for path in monitors]
-        if trace_path is None:
-            server = DeviceServer(settings, sock, listening=listening, state_path=state_path)
-        else:
+        server = make_server(settings, sock, listening=listening, state_path=state_path)
+        control = DeviceControl(server)
+        if trace_path is not None:
             writer = TraceWriter(trace_path, trace_limit_bytes)
-            server = RecordingServer(
-                settings, sock, listening=listening, writer=writer, state_path=state_path
-            )
+            stack.enter_context(recording(control, writer, server.add_timed))
         if target_bytes:
-            server.set_target(bytes_to_pages(target_bytes))
-        server.set_report_rate(report_bytes_per_s)
+            control.set_target(bytes_to_pages(target_bytes))
+        control.set_report_rate(report_bytes_per_s)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, lambda *_: server.stop())
         if sandbox:
@@ -155,7 +154,7 @@ def device(
         if sockets:
             stack.enter_context(
                 monitoring(
-                    server,
+                    control,
                     sockets,
                     balloon_id=balloon_id,
                     memory_bytes=memory_bytes,

@@ -9,23 +9,12 @@ import click
 
 from ballonet.cli.size import SizeType
 from ballonet.device.balloon import BalloonSettings
-from ballonet.virtio.features import RING_FEATURES, Feature
+from ballonet.virtio.features import FEATURES, Feature
 from ballonet.virtio.queues import QueueLayout
 
 __all__ = ["balloon_settings", "device_options"]
 
 FC = TypeVar("FC", bound=Callable[..., Any])
-
-#: Option -> feature it offers; the names of those that QEMU's device has too are QEMU's.
-_FEATURES: Final = {
-    "must_tell_host": Feature.MUST_TELL_HOST,
-    "deflate_on_oom": Feature.DEFLATE_ON_OOM,
-    "free_page_hint": Feature.FREE_PAGE_HINT,
-    "page_poison": Feature.PAGE_POISON,
-    "free_page_reporting": Feature.PAGE_REPORTING,
-    "packed": Feature.RING_PACKED,
-    "in_order": Feature.IN_ORDER,
-}
 
 
 def _switch(name: str, text: str, *, default: bool) -> Callable[[FC], FC]:
@@ -33,22 +22,12 @@ def _switch(name: str, text: str, *, default: bool) -> Callable[[FC], FC]:
 
 
 _OPTIONS: Final[tuple[Callable[[Any], Any], ...]] = (
-    _switch("must-tell-host", "The guest asks before it uses a page again.", default=True),
-    _switch(
-        "deflate-on-oom",
-        "The guest may take memory back when it runs out of it.",
-        default=False,
-    ),
-    _switch("free-page-hint", "The guest names free pages to a migration.", default=True),
-    _switch("page-poison", "The guest says what its free pages hold.", default=True),
-    _switch("free-page-reporting", "The guest gives free memory back by itself.", default=False),
+    *(_switch(row.option, row.help, default=row.offered) for row in FEATURES if row.option),
     _switch(
         "defer-discards",
         "Where the guest asks before it uses a page again, answer first and free memory later.",
         default=BalloonSettings().defers,
     ),
-    _switch("packed", "Rings may be packed.", default=False),
-    _switch("in-order", "Buffers are used in order, which the guest may count on.", default=False),
     click.option(
         "--host-page-size",
         "host_page_bytes",
@@ -79,10 +58,11 @@ def balloon_settings(options: Mapping[str, Any]) -> BalloonSettings:
     host_page_bytes = int(options["host_page_bytes"])
     if host_page_bytes & (host_page_bytes - 1):
         raise click.UsageError(f"--host-page-size: {host_page_bytes} bytes are no power of two")
-    offered = RING_FEATURES | Feature.STATS_VQ
-    for name, bit in _FEATURES.items():
-        if options[name]:
-            offered |= bit
+    offered = Feature(0)
+    for row in FEATURES:
+        is_offered = row.offered if row.option is None else options[row.option.replace("-", "_")]
+        if is_offered:
+            offered |= row.bit
     return BalloonSettings(
         offered,
         QueueLayout(options["queue_layout"]),

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ballonet.cli.size import SizeType
+from ballonet.control.device_control import DeviceControl, controlling
 from ballonet.device.balloon import BalloonSettings
 from ballonet.errors import GuestError
 from ballonet.guests.ballooned import BalloonedGuest
@@ -22,7 +23,6 @@ from ballonet.guests.hinting import HintResult, run_hint_round
 from ballonet.guests.linux import LinuxGuestSettings
 from ballonet.units import format_bytes
 from ballonet.vhost_user.listener import listening_socket
-from ballonet.vhost_user.server import DeviceServer, serving
 
 __all__ = ["hints"]
 
@@ -64,19 +64,19 @@ def hints(socket_path: Path | None, memory_bytes: int, *, as_json: bool) -> None
             raise GuestError("the guest did not get its memory back")
         if socket_path is not None:
             console.print("The guest goes on; this ends when it leaves, or with Ctrl-C.")
-            _wait_while(lambda: device.snapshot().connected)
+            _wait_while(lambda: device.status().connected)
 
 
 @contextmanager
-def _guest_at(path: Path, console: Console) -> Iterator[DeviceServer]:
+def _guest_at(path: Path, console: Console) -> Iterator[DeviceControl]:
     """A device at a socket, once a driver uses it."""
     with (
         listening_socket(path) as sock,
-        serving(DeviceServer(BalloonSettings(), sock, listening=True)) as server,
+        controlling(BalloonSettings(), sock) as control,
     ):
         console.print(f"Waiting for a guest at {path} ...")
-        _wait_while(lambda: not server.snapshot().running)
-        yield server
+        _wait_while(lambda: not control.status().running)
+        yield control
 
 
 def _wait_while(condition: Callable[[], bool]) -> None:

@@ -1,1 +1,1 @@
-"""The balloon device as a state machine: chains and configuration accesses in, effects out."""
+"""The balloon device: chains and configuration accesses in; answers, discards and facts out."""

@@ -7,13 +7,13 @@ Source: VIRTIO 1.4 5.5.6.5; Linux report_free_page_func; QEMU get_free_page_hint
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Final, Literal
+from collections.abc import Callable
+from typing import Final
 
-from ballonet.device.counters import Counters
-from ballonet.device.effects import Effect, Emit, PagesHinted, PagesRejected
+from ballonet.balloon.counters import Counters
+from ballonet.balloon.facts import ChainDone, Observers, PagesHinted, PagesRejected
+from ballonet.device.guest_link import GuestLink
 from ballonet.device.hint_round import HintRound, HintState
-from ballonet.device.inflation import BalloonMemory
 from ballonet.errors import RingError
 from ballonet.memory.runs import find_pieces
 from ballonet.virtio.queues import QueueRole
@@ -21,46 +21,54 @@ from ballonet.virtio.ring.chain import Chain, read_pieces
 
 __all__ = ["HintQueue"]
 
-_WORD_BYTES: Final = 4
+_COMMAND_BYTES: Final = 4
 
 
 class HintQueue:
     """What comes in over the hint queue of one device."""
 
-    def __init__(self, counters: Counters, hint_round: HintRound) -> None:
-        self._counters, self._round = counters, hint_round
+    def __init__(
+        self,
+        link: GuestLink,
+        hint_round: HintRound,
+        allows_discard: Callable[[], bool],
+        counters: Counters,
+        observers: Observers,
+    ) -> None:
+        """`allows_discard`: what the guest expects in its free pages lets them be skipped."""
+        self._link, self._round, self._allows_discard = link, hint_round, allows_discard
+        self._counters, self._observers = counters, observers
+        self.big_endian = False  #: messages of a legacy driver of a big-endian guest
 
-    def serve(
-        self, chain: Chain, memory: BalloonMemory, *, may_use: bool, big_endian: bool
-    ) -> Iterator[Effect]:
-        """Take the driver's word and pages; `may_use` says if its poison lets pages be skipped.
+    def serve(self, chain: Chain) -> None:
+        """Take the driver's command and pages.
 
-        Raises: GuestMemoryError; RingError, if the word has not four bytes.
+        Raises: GuestMemoryError; RingError, if the command has not four bytes.
         """
         if chain.readable:
-            yield from self._take_word(chain, memory, "big" if big_endian else "little")
+            self._take_command(chain)
         if not chain.writable:
             return
-        if self._round.state is HintState.START and may_use:
-            yield from self._take_pages(chain, memory)
+        if self._round.state is HintState.START and self._allows_discard():
+            self._take_pages(chain)
         else:
             self._counters.ignored_hint_pieces += len(chain.writable)
 
-    def _take_word(
-        self, chain: Chain, memory: BalloonMemory, order: Literal["big", "little"]
-    ) -> Iterator[Effect]:
-        if chain.readable_bytes != _WORD_BYTES:
-            raise RingError(f"a hint command of {chain.readable_bytes} bytes, not {_WORD_BYTES}")
+    def _take_command(self, chain: Chain) -> None:
+        if chain.readable_bytes != _COMMAND_BYTES:
+            raise RingError(f"a hint command of {chain.readable_bytes} bytes, not {_COMMAND_BYTES}")
         before = self._round.state
-        word = int.from_bytes(read_pieces(memory, chain.readable), order)
-        yield from self._round.take_word(word)
+        raw = read_pieces(self._link.memory, chain.readable)
+        self._round.on_command(int.from_bytes(raw, "big" if self.big_endian else "little"))
         if before is not HintState.START and self._round.state is HintState.START:
             self._counters.hint_rounds += 1
 
-    def _take_pages(self, chain: Chain, memory: BalloonMemory) -> Iterator[Effect]:
-        runs, rejected = find_pieces(chain.writable, memory.table)
+    def _take_pages(self, chain: Chain) -> None:
+        runs, rejected = find_pieces(chain.writable, self._link.memory.table)
         self._counters.hinted_pages += runs.total_pages
         if rejected:
             self._counters.rejected_pieces += rejected
-            yield Emit(PagesRejected(QueueRole.HINT, rejected))
-        yield Emit(PagesHinted(self._round.cmd_id, runs))
+            self._observers.tell(PagesRejected(QueueRole.HINT, rejected))
+        self._observers.tell(PagesHinted(self._round.cmd_id, runs))
+        if self._observers.want_details:
+            self._observers.tell_detail(ChainDone(QueueRole.HINT, runs.total_pages))

@@ -16,12 +16,12 @@ Source: VIRTIO 1.4 5.5.6.5; QEMU virtio_balloon_free_page_hint_notify, get_free_
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from enum import Enum, auto
 from typing import Final
 
-from ballonet.device.clock import NS_PER_S, Clock
-from ballonet.device.effects import ConfigChanged, Effect, Emit, HintRoundChanged
+from ballonet.balloon.clock import NS_PER_S, Clock
+from ballonet.balloon.facts import HintRoundChanged, Observers
 from ballonet.virtio.hint_ids import CMD_ID_DONE, CMD_ID_MIN, CMD_ID_STOP, next_cmd_id
 
 __all__ = ["HINT_LEASE_S", "HintRound", "HintState"]
@@ -42,8 +42,9 @@ class HintState(Enum):
 class HintRound:
     """The rounds of one device."""
 
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
+    def __init__(self, clock: Clock, observers: Observers, announce: Callable[[], None]) -> None:
+        """`announce`: tell the driver that its configuration has changed."""
+        self._clock, self._observers, self._announce = clock, observers, announce
         self.state = HintState.STOP
         self.cmd_id = CMD_ID_MIN  #: of the newest round; the first has the id above
         self.deadline_ns: int | None = None  #: end of the lease
@@ -63,34 +64,34 @@ class HintRound:
             case _:
                 return self.cmd_id
 
-    def begin(self, lease_s: float) -> Iterator[Effect]:
+    def begin(self, lease_s: float) -> None:
         """Ask for hints under an id that was not used before."""
         self.cmd_id = next_cmd_id(self.cmd_id)
         self._renew(lease_s)
-        yield from self._enter(HintState.REQUESTED, tell=True)
+        self._enter(HintState.REQUESTED, tell=True)
 
-    def stop(self, lease_s: float) -> Iterator[Effect]:
+    def stop(self, lease_s: float) -> None:
         """End the round; the driver keeps its pages. Nothing it says from now on is a hint."""
         self._renew(lease_s)
         if self.state is not HintState.STOP:
-            yield from self._enter(HintState.STOP, tell=True)
+            self._enter(HintState.STOP, tell=True)
 
-    def done(self) -> Iterator[Effect]:
+    def done(self) -> None:
         """No more rounds: the driver may take its pages back."""
         self.deadline_ns = None
         if self.state is not HintState.DONE:
-            yield from self._enter(HintState.DONE, tell=True)
+            self._enter(HintState.DONE, tell=True)
 
     def expired(self) -> bool:
         """Whoever began rounds has not been heard of for the time of its lease."""
         return self.deadline_ns is not None and self._clock.now_ns() >= self.deadline_ns
 
-    def take_word(self, word: int) -> Iterator[Effect]:
+    def on_command(self, cmd_id: int) -> None:
         """Take what the driver said: the id of a round, or STOP."""
-        if self.state is HintState.REQUESTED and word == self.cmd_id:
-            yield from self._enter(HintState.START, tell=False)
+        if self.state is HintState.REQUESTED and cmd_id == self.cmd_id:
+            self._enter(HintState.START, tell=False)
         elif self.state is HintState.START:
-            yield from self._enter(HintState.STOP, tell=False)
+            self._enter(HintState.STOP, tell=False)
 
     def reset(self) -> None:
         """Virtio reset: the driver has forgotten its pages."""
@@ -100,8 +101,8 @@ class HintRound:
     def _renew(self, lease_s: float) -> None:
         self.deadline_ns = self._clock.now_ns() + int(lease_s * NS_PER_S)
 
-    def _enter(self, state: HintState, *, tell: bool) -> Iterator[Effect]:
+    def _enter(self, state: HintState, *, tell: bool) -> None:
         self.state = state
-        yield Emit(HintRoundChanged(state.name, self.cmd_id))
+        self._observers.tell(HintRoundChanged(state.name, self.cmd_id))
         if tell:
-            yield ConfigChanged()
+            self._announce()

@@ -8,7 +8,7 @@ Source: VIRTIO 1.4 5.5.6.7.
 
 from __future__ import annotations
 
-from ballonet.device.clock import NS_PER_S, Clock
+from ballonet.balloon.clock import NS_PER_S, Clock
 
 __all__ = ["ReportThrottle"]
 

@@ -7,13 +7,13 @@ Source: VIRTIO 1.4 5.5.6.7; Linux page_reporting_process_zone; QEMU virtio_ballo
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
-from ballonet.device.clock import Clock
-from ballonet.device.counters import Counters
-from ballonet.device.effects import Effect, Emit, PagesRejected, PagesReported
-from ballonet.device.inflation import BalloonMemory
-from ballonet.device.inhibition import Inhibition
+from ballonet.balloon.clock import Clock
+from ballonet.balloon.counters import Counters
+from ballonet.balloon.discarder import Discarder
+from ballonet.balloon.facts import ChainDone, Observers, PagesRejected, PagesReported
+from ballonet.device.guest_link import GuestLink
 from ballonet.device.report_throttle import ReportThrottle
 from ballonet.memory.runs import find_pieces, locate_runs
 from ballonet.units import pages_to_bytes
@@ -26,22 +26,35 @@ __all__ = ["Reporting"]
 class Reporting:
     """The reporting queue of one device."""
 
-    def __init__(self, counters: Counters, inhibition: Inhibition, clock: Clock) -> None:
+    def __init__(
+        self,
+        link: GuestLink,
+        discarder: Discarder,
+        allows_discard: Callable[[], bool],
+        counters: Counters,
+        observers: Observers,
+        clock: Clock,
+    ) -> None:
+        """`allows_discard`: what the guest expects in its free pages lets them be discarded."""
         self.throttle = ReportThrottle(clock)
-        self._counters, self._inhibition = counters, inhibition
+        self._link, self._discarder, self._allows_discard = link, discarder, allows_discard
+        self._counters, self._observers = counters, observers
 
-    def serve(self, chain: Chain, memory: BalloonMemory, *, may_discard: bool) -> Iterator[Effect]:
-        """Discard what a chain reports, if the guest's poison and the limit allow it."""
-        runs, rejected = find_pieces(chain.writable, memory.table)
+    def serve(self, chain: Chain) -> Iterator[None]:
+        """Discard what a chain reports, if poison and limit allow it; before it is answered."""
+        runs, rejected = find_pieces(chain.writable, self._link.memory.table)
         reported_bytes = pages_to_bytes(runs.total_pages)
         self._counters.report_messages += 1
         self._counters.reported_bytes += reported_bytes
         if rejected:
             self._counters.rejected_pieces += rejected
-            yield Emit(PagesRejected(QueueRole.REPORTING, rejected))
-        is_kept = not may_discard or not self.throttle.admits(reported_bytes)
+            self._observers.tell(PagesRejected(QueueRole.REPORTING, rejected))
+        is_kept = not self._allows_discard() or not self.throttle.admits(reported_bytes)
         if is_kept:
             self._counters.kept_report_bytes += reported_bytes
         else:
-            yield from self._inhibition.discard(locate_runs(runs, memory.table).ranges)
-        yield Emit(PagesReported(reported_bytes, is_kept))
+            found = locate_runs(runs, self._link.memory.table).ranges
+            yield from self._discarder.discard(self._link.memory, found)
+        self._observers.tell(PagesReported(reported_bytes, is_kept))
+        if self._observers.want_details:
+            self._observers.tell_detail(ChainDone(QueueRole.REPORTING, runs.total_pages))

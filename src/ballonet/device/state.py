@@ -9,10 +9,11 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Self
 
+from ballonet.device.balloon import Balloon
 from ballonet.errors import SettingsError
 from ballonet.virtio.hint_ids import CMD_ID_MAX, CMD_ID_MIN
 
-__all__ = ["DeviceState"]
+__all__ = ["DeviceState", "restore_state", "state_of"]
 
 VERSION: Final = 1
 _U32: Final = 1 << 32
@@ -46,3 +47,27 @@ class DeviceState:
             if type(value) is not int or not least <= value <= most:  # True is an int, too
                 raise SettingsError(f"state file: {name}", str(value), f"{least} to {most}")
         return cls(**values)  # type: ignore[arg-type]
+
+
+def state_of(balloon: Balloon) -> DeviceState:
+    """What a device in another process needs to go on with the same guest."""
+    poison = balloon.config.poison
+    return DeviceState(
+        balloon.target_pages,
+        balloon.config.kept_actual_pages,
+        poison.value if poison.is_known else None,
+        balloon.hint_round.cmd_id,
+        balloon.statistics.poll_interval_s,
+    )
+
+
+def restore_state(balloon: Balloon, state: DeviceState) -> None:
+    """Go on where another device stopped; before a front-end comes."""
+    balloon.config.num_pages = state.target_pages
+    balloon.config.restore_actual(state.actual_pages)
+    if state.target_pages != state.actual_pages:  # the change goes on
+        balloon.request.ask(state.target_pages, state.actual_pages)
+    if state.poison_val is not None:
+        balloon.config.poison.write(state.poison_val, alone=True)
+    balloon.hint_round.cmd_id = state.cmd_id
+    balloon.statistics.set_poll_interval(state.poll_interval_s)

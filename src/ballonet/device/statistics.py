@@ -10,56 +10,16 @@ Source: VIRTIO 1.4 5.5.6.3; QEMU virtio_balloon_receive_stats, balloon_stats_pol
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from enum import Enum
 from typing import Final
 
-from ballonet.device.clock import NS_PER_S, Clock
+from ballonet.balloon.clock import NS_PER_S, Clock
+from ballonet.balloon.stats_reading import StatsDiagnosis, StatsReading
 from ballonet.errors import SettingsError
-from ballonet.virtio.stats import UNSET, StatsSample, parse_stats
+from ballonet.virtio.stats import parse_stats
 
-__all__ = [
-    "POLL_INTERVAL_S_MAX",
-    "Statistics",
-    "StatsDiagnosis",
-    "StatsReading",
-    "check_poll_interval",
-]
+__all__ = ["POLL_INTERVAL_S_MAX", "Statistics", "check_poll_interval"]
 
 POLL_INTERVAL_S_MAX: Final = 2**32 - 1
-
-
-@dataclass(frozen=True, slots=True)
-class StatsReading:
-    """One sample and when it came."""
-
-    sample: StatsSample
-    received_ns: int
-    received_wall_s: int
-    is_first: bool  #: since the ring started: some old drivers send uninitialised memory first
-
-    @property
-    def is_unset(self) -> bool:
-        """No value says anything: a Windows guest whose balloon service does not run."""
-        values = [*self.sample.values.values(), *self.sample.unknown.values()]
-        return bool(values) and all(value == UNSET for value in values)
-
-    @property
-    def is_empty(self) -> bool:
-        """The buffer had no whole entry: a driver that has no value yet."""
-        return not (self.sample.values or self.sample.unknown)
-
-
-class StatsDiagnosis(Enum):
-    """Why there are statistics, or none."""
-
-    NO_DRIVER = "no driver uses the device"
-    NOT_NEGOTIATED = "the driver did not accept STATS_VQ"
-    NO_BUFFER = "the driver has not sent a buffer yet"
-    NO_ANSWER = "asked, no answer since"
-    NO_VALUES = "the driver has sent no values yet"
-    ALL_UNSET = "the driver sends no values; on Windows, its balloon service does not run"
-    ANSWERED = "the driver answers"
 
 
 def check_poll_interval(interval_s: int) -> None:

@@ -5,6 +5,7 @@ The device is served by a thread of this process, the guest is a process of its 
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -14,15 +15,16 @@ from threading import Condition
 from types import TracebackType
 from typing import Final, Generic, Self, TypeVar
 
+from ballonet.balloon.facts import ActualChanged, Fact
+from ballonet.control.device_control import DeviceControl
 from ballonet.device.balloon import BalloonSettings
-from ballonet.device.effects import ActualChanged, Event
 from ballonet.guests.embedded import EmbeddedGuestSettings
 from ballonet.guests.embedded_process import EmbeddedGuest
 from ballonet.guests.guest import Guest
 from ballonet.guests.linux import LinuxGuest, LinuxGuestSettings
 from ballonet.guests.processes import PrivateDirectory
 from ballonet.vhost_user.listener import listening_socket
-from ballonet.vhost_user.server import DeviceServer, serving
+from ballonet.vhost_user.server import make_server, serving
 
 __all__ = ["Ballooned", "BalloonedEmbeddedGuest", "BalloonedGuest", "Resized"]
 
@@ -59,14 +61,12 @@ def _no_progress(_: int) -> None:
 class Ballooned(Generic[G]):
     """Device and guest together; a context manager that starts and ends both."""
 
-    server_class: type[DeviceServer] = DeviceServer
-
     def __init__(self, make_guest: Callable[[Path], G], balloon: BalloonSettings) -> None:
         self._make_guest, self._balloon = make_guest, balloon
         self._stack = ExitStack()
         self._moved = Condition()
         self._target_pages, self._actual_pages, self._moved_at = 0, 0, 0.0
-        self.device: DeviceServer
+        self.device: DeviceControl
         self.guest: G
 
     def __enter__(self) -> Self:
@@ -74,8 +74,9 @@ class Ballooned(Generic[G]):
             directory = stack.enter_context(PrivateDirectory("ballonet-"))
             path = directory / "device"
             sock = stack.enter_context(listening_socket(path))
-            server = self.server_class(self._balloon, sock, listening=True, observe=self._observe)
-            self.device = stack.enter_context(serving(server))
+            self.device = self._make_control(sock)
+            self.device.subscribe(self._observe)
+            stack.enter_context(serving(self.device.server))
             self.guest = self._make_guest(path)
             stack.enter_context(self.guest)
             self._stack = stack.pop_all()
@@ -112,6 +113,9 @@ class Ballooned(Generic[G]):
             waiting_bytes=waiting_bytes,
         )
 
+    def _make_control(self, sock: socket.socket) -> DeviceControl:
+        return DeviceControl(make_server(self._balloon, sock, listening=True))
+
     def _wait_for_guest(
         self, target_pages: int, stalled_after_s: float, progress: Callable[[int], None]
     ) -> tuple[float, int]:
@@ -131,20 +135,20 @@ class Ballooned(Generic[G]):
 
     def _wait_for_host(self, stalled_after_s: float) -> int:
         """Have what waits dropped now; returns the bytes that still wait after a standstill."""
-        self.device.drain()
-        least, moved_s = self.device.snapshot().waiting_bytes, time.monotonic()
+        self.device.expedite()
+        least, moved_s = self.device.status().waiting_bytes, time.monotonic()
         while least and time.monotonic() - moved_s <= stalled_after_s:
             time.sleep(_SETTLE_INTERVAL_S)
-            waiting_bytes = self.device.snapshot().waiting_bytes
+            waiting_bytes = self.device.status().waiting_bytes
             if waiting_bytes < least:
                 least, moved_s = waiting_bytes, time.monotonic()
         return least
 
-    def _observe(self, event: Event) -> None:
+    def _observe(self, fact: Fact) -> None:
         """Note what the driver says, on the device's thread."""
-        if isinstance(event, ActualChanged):
+        if isinstance(fact, ActualChanged):
             with self._moved:
-                self._actual_pages, self._moved_at = event.actual_pages, time.monotonic()
+                self._actual_pages, self._moved_at = fact.actual_pages, time.monotonic()
                 if self._actual_pages == self._target_pages:
                     self._moved.notify_all()
 

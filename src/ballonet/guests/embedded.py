@@ -29,7 +29,7 @@ from ballonet.kernel.workloads import WORKLOADS, start_workload
 from ballonet.memory.fence import full_fence
 from ballonet.memory.regions import Region
 from ballonet.memory.shared_file import SharedFile
-from ballonet.vhost_user.event_loop import EventLoop
+from ballonet.runtime.event_loop import EventLoop
 from ballonet.vhost_user.frontend import FrontEnd, SharedRegion
 
 __all__ = ["EmbeddedGuestSettings", "EmbeddedMachine"]

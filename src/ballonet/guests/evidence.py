@@ -61,7 +61,7 @@ def guest_with_everything(memory_bytes: int) -> BalloonedGuest:
 
 def observe(machine: BalloonedGuest) -> Iterator[Evidence]:
     """Make every observation, one after the other. Raises: GuestError, if the guest is lost."""
-    negotiated = machine.device.snapshot().negotiated
+    negotiated = machine.device.status().negotiated
     for feature, look in OBSERVATIONS.items():
         is_negotiated = feature in negotiated
         observed, text = look(machine) if is_negotiated else (False, "the driver declined it")
@@ -71,10 +71,10 @@ def observe(machine: BalloonedGuest) -> Iterator[Evidence]:
 def observe_must_tell_host(machine: BalloonedGuest) -> Finding:
     """Every page of the balloon is asked back before the guest uses it again."""
     pages = machine.guest.settings.memory_bytes >> 14
-    before, vmstat_before = machine.device.snapshot().counters, machine.guest.vmstat()
+    before, vmstat_before = machine.device.status().counters, machine.guest.vmstat()
     _resize(machine, pages)
     _resize(machine, 0)
-    after, vmstat = machine.device.snapshot().counters, machine.guest.vmstat()
+    after, vmstat = machine.device.status().counters, machine.guest.vmstat()
     kernel = vmstat["balloon_deflate"] - vmstat_before["balloon_deflate"]
     asked = after.deflated_pages - before.deflated_pages
     text = f"kernel took {kernel:,} pages back (balloon_deflate), asked the device for {asked:,}"
@@ -110,7 +110,7 @@ def observe_free_page_hint(machine: BalloonedGuest) -> Finding:
 
 def observe_page_poison(machine: BalloonedGuest) -> Finding:
     """The driver says what its free pages hold."""
-    value = machine.device.snapshot().poison_val
+    value = machine.device.status().poison_val
     if value is None:
         return False, "the driver accepted it, and never wrote poison_val"
     return True, f"poison_val {value:#x} written, by a kernel with {_POISONING}"
@@ -122,13 +122,13 @@ def observe_page_reporting(machine: BalloonedGuest) -> Finding:
     enabled = "Free page reporting enabled" in guest.check("dmesg")
     mebibytes = guest.meminfo()["MemAvailable"] // 2 >> 20
     guest.check(f"dd if=/dev/zero of=/tmp/fill bs=1M count={mebibytes}")
-    used, commands = device.snapshot(), guest.vmstat()["balloon_inflate"]
+    used, commands = device.status(), guest.vmstat()["balloon_inflate"]
     guest.check("rm /tmp/fill")
     want = used.held_bytes - (mebibytes << 20) * 3 // 4
     begun = time.monotonic()
-    fell = _wait(lambda: device.snapshot().held_bytes < want, _REPORT_WAIT_S)
+    fell = _wait(lambda: device.status().held_bytes < want, _REPORT_WAIT_S)
     took_s = time.monotonic() - begun
-    now = device.snapshot()
+    now = device.status()
     commands = guest.vmstat()["balloon_inflate"] - commands
     text = (
         f"host memory {format_bytes(used.held_bytes)} → {format_bytes(now.held_bytes)} in"
@@ -146,7 +146,7 @@ def observe_deflate_on_oom(machine: BalloonedGuest) -> Finding:
     overcommit = "echo 1 > /proc/sys/vm/overcommit_memory"
     got = guest.run(f"{overcommit}; dd if=/dev/zero of=/dev/null bs={need}M count=1")
     killed = "Out of memory: Killed process" in guest.kernel_log()
-    left = machine.device.snapshot().actual_pages
+    left = machine.device.status().actual_pages
     _resize(machine, 0)
     text = (
         f"a process needed {need} MiB: the balloon went from {format_bytes(pages_to_bytes(pages))}"

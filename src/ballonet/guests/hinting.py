@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from threading import Event
 from typing import Final
 
-from ballonet.device.effects import Event as DeviceEvent
-from ballonet.device.effects import HintRoundChanged, PagesHinted
+from ballonet.balloon.facts import Fact, HintRoundChanged, PagesHinted
+from ballonet.control.device_control import DeviceControl
 from ballonet.errors import GuestError
 from ballonet.units import pages_to_bytes
-from ballonet.vhost_user.server import DeviceServer
 from ballonet.virtio.features import Feature
 
 __all__ = ["HintResult", "run_hint_round"]
@@ -56,8 +55,8 @@ class _Round:
         self.cmd_id = self.blocks = self.pages = self.largest_pages = 0
         self.begun_s = self.ended_s = 0.0
 
-    def observe(self, event: DeviceEvent) -> None:
-        match event:
+    def observe(self, fact: Fact) -> None:
+        match fact:
             case HintRoundChanged("START", cmd_id):
                 self.cmd_id, self.begun_s = cmd_id, time.monotonic()
                 self.started.set()
@@ -70,25 +69,25 @@ class _Round:
                 self.largest_pages = max(self.largest_pages, int(runs.pages.max()))
 
 
-def run_hint_round(device: DeviceServer, timeout_s: float = 30.0) -> HintResult:
+def run_hint_round(device: DeviceControl, timeout_s: float = 30.0) -> HintResult:
     """Ask for hints, take all that come, and give the guest its pages back, whatever happens.
 
     Raises: GuestError, if the driver knows no hints or does not begin.
     """
-    if Feature.FREE_PAGE_HINT not in device.snapshot().negotiated:
+    if Feature.FREE_PAGE_HINT not in device.status().negotiated:
         raise GuestError("the guest's driver did not accept FREE_PAGE_HINT")
     before = _free_bytes(device)
     watch = _Round()
     device.subscribe(watch.observe)
     try:
-        device.begin_hint_round(_LEASE_S)
+        device.hints.begin(_LEASE_S)
         if not watch.started.wait(_START_S):
             raise GuestError(f"the guest's driver began no hint round within {_START_S:.0f} s")
         watch.ended.wait(timeout_s)
-        device.stop_hint_round(_LEASE_S)
+        device.hints.stop(_LEASE_S).result()
         during = _free_bytes(device)
     finally:
-        device.finish_hints()
+        device.hints.finish()
         device.unsubscribe(watch.observe)
     return HintResult(
         cmd_id=watch.cmd_id,
@@ -102,7 +101,7 @@ def run_hint_round(device: DeviceServer, timeout_s: float = 30.0) -> HintResult:
     )
 
 
-def _free_again(device: DeviceServer, before: int | None) -> int | None:
+def _free_again(device: DeviceControl, before: int | None) -> int | None:
     """Free memory once it is nearly what it was, or what it is after some time."""
     end_s = time.monotonic() + _BACK_S
     while True:
@@ -114,7 +113,7 @@ def _free_again(device: DeviceServer, before: int | None) -> int | None:
         time.sleep(0.1)
 
 
-def _free_bytes(device: DeviceServer) -> int | None:
+def _free_bytes(device: DeviceControl) -> int | None:
     with suppress(GuestError):
         return device.read_stats(_STATS_S).sample.values.get("memfree")
     return None

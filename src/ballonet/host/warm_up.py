@@ -13,16 +13,17 @@ from pathlib import Path
 from threading import Thread
 from typing import Final
 
+from ballonet.control.device_control import DeviceControl
 from ballonet.device.balloon import BalloonSettings
 from ballonet.errors import BallonetError
 from ballonet.host.worker_status import WorkerStatus
 from ballonet.memory.fence import full_fence
 from ballonet.memory.regions import Region
 from ballonet.memory.shared_file import SharedFile
-from ballonet.vhost_user.event_loop import EventLoop
+from ballonet.runtime.event_loop import EventLoop
 from ballonet.vhost_user.frontend import FrontEnd, SharedRegion
 from ballonet.vhost_user.listener import listening_socket
-from ballonet.vhost_user.server import DeviceServer, serving
+from ballonet.vhost_user.server import make_server, serving
 from ballonet.virtio.features import BALLOON_FEATURES, Feature
 from ballonet.virtio.queues import QueueLayout, queue_roles
 from ballonet.virtio.ring.split_driver import SplitDriverRing, split_place
@@ -67,7 +68,8 @@ def _serve_a_moment(settings: BalloonSettings, socket_path: Path, state_path: Pa
     with ExitStack() as stack:
         sock = stack.enter_context(listening_socket(socket_path))
         memory = stack.enter_context(SharedFile("ballonet-warm-up", _BYTES))
-        server = DeviceServer(settings, sock, listening=True, state_path=state_path)
+        server = make_server(settings, sock, listening=True, state_path=state_path)
+        control = DeviceControl(server)
         stack.enter_context(serving(server))
         loop = EventLoop()
         stack.callback(loop.close)
@@ -78,7 +80,7 @@ def _serve_a_moment(settings: BalloonSettings, socket_path: Path, state_path: Pa
         stack.callback(front_end.close)
         front_end.connect()
         _give_pages(front_end, _Guest(memory), loop)
-        now = server.peek()
+        now = control.status()
         WorkerStatus(now.guest_bytes, now.target_pages, now.actual_pages, now.stage).pack()
 
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NoReturn
 
+from ballonet.control.device_control import DeviceControl
 from ballonet.device.balloon import BalloonSettings
 from ballonet.errors import BallonetError
 from ballonet.host.worker_status import WorkerStatus
@@ -24,7 +25,7 @@ from ballonet.monitor.serving import monitoring
 from ballonet.qmp.version import QemuVersion
 from ballonet.runtime.children import end_with_parent
 from ballonet.runtime.sandbox import Sandbox
-from ballonet.vhost_user.server import DeviceServer
+from ballonet.vhost_user.server import make_server
 
 __all__ = ["EXIT_QUIT", "WorkerSettings", "become_worker"]
 
@@ -52,7 +53,7 @@ class WorkerSettings:
     version: QemuVersion  #: that the monitor speaks as
 
 
-def become_worker(settings: WorkerSettings, control: socket.socket, parent_pid: int) -> NoReturn:
+def become_worker(settings: WorkerSettings, supervisor: socket.socket, parent_pid: int) -> NoReturn:
     """Serve a guest in this process, which is a child with all signals blocked, until its end."""
     code = _EXIT_FAILED
     try:
@@ -61,13 +62,13 @@ def become_worker(settings: WorkerSettings, control: socket.socket, parent_pid: 
         end_with_parent(parent_pid)
         _take_over_signals()
         _close_all_but(
-            settings.sock.fileno(), settings.qmp.fileno(), settings.lock_fd, control.fileno()
+            settings.sock.fileno(), settings.qmp.fileno(), settings.lock_fd, supervisor.fileno()
         )
         for handler in logging.getLogger().handlers:
             handler.setFormatter(logging.Formatter(f"ballonet: {settings.name}: %(message)s"))
         if settings.sandbox is not None:
             settings.sandbox.enter()
-        code = _serve(settings, control)
+        code = _serve(settings, supervisor)
     except BallonetError as error:
         _log.error("%s", error)
     except BaseException:
@@ -94,10 +95,14 @@ def _close_all_but(*kept: int) -> None:
     os.closerange(low, os.sysconf("SC_OPEN_MAX"))
 
 
-def _serve(settings: WorkerSettings, control: socket.socket) -> int:
-    server = DeviceServer(
-        settings.device, settings.sock, listening=True, state_path=settings.state_path
+def _serve(settings: WorkerSettings, supervisor: socket.socket) -> int:
+    server = make_server(
+        settings.device,
+        settings.sock,
+        listening=True,
+        state_path=settings.state_path,
     )
+    control = DeviceControl(server)
     told = False
 
     def end(*_: object) -> None:
@@ -106,7 +111,7 @@ def _serve(settings: WorkerSettings, control: socket.socket) -> int:
         server.stop()
 
     signal.signal(signal.SIGTERM, end)
-    server.loop.register(control.fileno(), lambda: _answer(control, server))
+    server.loop.register(supervisor.fileno(), lambda: _answer(supervisor, control))
     with ExitStack() as stack:
 
         def begin_monitor() -> None:
@@ -114,7 +119,7 @@ def _serve(settings: WorkerSettings, control: socket.socket) -> int:
             server.loop.unregister(settings.qmp.fileno())
             stack.enter_context(
                 monitoring(
-                    server,
+                    control,
                     [settings.qmp],
                     memory_bytes=settings.memory_bytes,
                     name=settings.name,
@@ -127,16 +132,16 @@ def _serve(settings: WorkerSettings, control: socket.socket) -> int:
     return _EXIT_TOLD if told else EXIT_QUIT
 
 
-def _answer(control: socket.socket, server: DeviceServer) -> None:
+def _answer(supervisor: socket.socket, control: DeviceControl) -> None:
     """Tell the supervisor how the guest does."""
     try:
-        asked = control.recv(_QUESTION_MAX, socket.MSG_DONTWAIT)
+        asked = supervisor.recv(_QUESTION_MAX, socket.MSG_DONTWAIT)
     except BlockingIOError:
         return
     if not asked:  # the supervisor has closed it
-        server.stop()
+        control.stop()
         return
-    now = server.peek()
+    now = control.look()
     status = WorkerStatus(now.guest_bytes, now.target_pages, now.actual_pages, now.stage)
     with suppress(OSError):
-        control.send(status.pack(), socket.MSG_DONTWAIT)
+        supervisor.send(status.pack(), socket.MSG_DONTWAIT)

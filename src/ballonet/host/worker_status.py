@@ -12,7 +12,7 @@ import struct
 from dataclasses import dataclass
 from typing import Final, Self
 
-from ballonet.device.request import Stage
+from ballonet.balloon.request import Stage
 from ballonet.errors import WireError
 
 __all__ = ["STATUS_BYTES", "WorkerStatus"]

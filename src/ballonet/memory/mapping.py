@@ -15,7 +15,7 @@ import mmap
 import os
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final, Self
 
 import numpy as np
@@ -33,12 +33,11 @@ from ballonet.memory.discard import (
 )
 from ballonet.memory.guest_files import FileUse, GuestFiles, is_cut_short
 from ballonet.memory.regions import Region, RegionTable
-from ballonet.memory.runs import Ranges
+from ballonet.memory.runs import DiscardResult, Ranges
 
 __all__ = [
     "HUGE_BLOCK_BYTES",
     "MAPPED_BYTES_MAX",
-    "DiscardResult",
     "GuestMemory",
     "MappedRegion",
 ]
@@ -55,17 +54,6 @@ _NORESERVE: Final = 0x4000  # MAP_NORESERVE of x86 and Arm; Python 3.11 has no n
 # Without it the kernel would set huge pages aside again for every hole in the file, each time it
 # is mapped: they would be free for nobody.  Other memory is not affected.
 _SHARED: Final = mmap.MAP_SHARED | _NORESERVE
-
-
-@dataclass(frozen=True, slots=True)
-class DiscardResult:
-    """What one discard did; `discarded_bytes` were dropped without an error of the kernel."""
-
-    calls: int = 0  #: of the system
-    discarded_bytes: int = 0
-    failed_bytes: int = 0
-    split_blocks: int = 0  #: of HUGE_BLOCK_BYTES, of which only a part was to be dropped
-    error: OSError | None = None
 
 
 class MappedRegion:
@@ -251,12 +239,13 @@ class GuestMemory:
         mapped.sort(key=lambda one: one.region.gpa)
         self.table = RegionTable([one.region for one in mapped])
         self._mapped = mapped
+        self._views = [one.view for one in mapped]
         self._files = GuestFiles(use for one in mapped if (use := one.file_use) is not None)
 
     def view(self, gpa: int, length: int) -> memoryview:
         """A window on guest-physical memory, to read from. Raises: GuestMemoryError."""
         index, offset = self.table.find(gpa, length)
-        return self._mapped[index].view[offset : offset + length]
+        return self._views[index][offset : offset + length]
 
     def view_uva(self, uva: int, length: int) -> memoryview:
         """A window by the front-end's own address, to write to, on memory that is still there.

@@ -9,6 +9,7 @@ Source: VIRTIO 1.4 5.5.6 sets no order, and duplicates are legal.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +20,7 @@ from ballonet.memory.regions import Region, RegionTable
 from ballonet.units import BALLOON_PAGE_BYTES, BALLOON_PAGE_SHIFT
 
 __all__ = [
+    "DiscardResult",
     "Located",
     "PageRuns",
     "Ranges",
@@ -80,6 +82,17 @@ class Ranges(NamedTuple):
         for start in range(0, len(self.offsets), count):
             stop = start + count
             yield Ranges(self.region, self.offsets[start:stop], self.lengths[start:stop])
+
+
+@dataclass(frozen=True, slots=True)
+class DiscardResult:
+    """What one discard did; `discarded_bytes` were dropped without an error of the kernel."""
+
+    calls: int = 0  #: of the system
+    discarded_bytes: int = 0
+    failed_bytes: int = 0
+    split_blocks: int = 0  #: aligned huge pages of the host, of which only a part was to be dropped
+    error: OSError | None = None
 
 
 class Located(NamedTuple):

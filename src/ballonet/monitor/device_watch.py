@@ -1,4 +1,4 @@
-"""What clients should hear of without asking, from what the device does and fails to do."""
+"""What clients should hear of without asking, from what a balloon does and fails to do."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from ballonet.device.effects import ActualChanged, PagesReported, RingBroken
-from ballonet.device.effects import Event as DeviceEvent
-from ballonet.device.request import Stage
+from ballonet.balloon.facts import ActualChanged, Fact, PagesReported, RingBroken
+from ballonet.balloon.request import Stage
+from ballonet.control.control import Control
 from ballonet.monitor.outbox import EventData
 from ballonet.qmp.limiter import Event
 from ballonet.units import pages_to_bytes
-from ballonet.vhost_user.server import DeviceServer
 
 __all__ = ["DeviceWatch"]
 
@@ -25,20 +24,20 @@ _PATIENCE_S: Final = 2.0
 
 
 class DeviceWatch:
-    """Turns device events into monitor events, and notices requests that get stuck."""
+    """Turns facts into monitor events, and notices requests that get stuck."""
 
     def __init__(
         self,
-        device: DeviceServer,
+        control: Control,
         post: Callable[[str, EventData], None],
         logical_bytes: Callable[[int], int],
     ) -> None:
-        self._device, self._post, self._logical_bytes = device, post, logical_bytes
+        self._control, self._post, self._logical_bytes = control, post, logical_bytes
         self._stage, self._since_s, self._told = Stage.NONE, 0.0, True
 
-    def observe(self, event: DeviceEvent) -> None:
+    def observe(self, fact: Fact) -> None:
         """Pass on what the device says; on its thread."""
-        match event:
+        match fact:
             case ActualChanged(pages):
                 self._post("BALLOON_CHANGE", lambda: {"actual": self._logical_bytes(pages)})
             case RingBroken(queue, reason):
@@ -50,16 +49,17 @@ class DeviceWatch:
 
     def look(self) -> Sequence[Event]:
         """A request that has been stuck for a while, once."""
-        glance, now_s = self._device.peek(), time.monotonic()
-        if glance.stage is not self._stage:
-            self._stage, self._since_s, self._told = glance.stage, now_s, False
+        status, now_s = self._control.latest, time.monotonic()
+        stage = status.stage_at(time.monotonic_ns())
+        if stage is not self._stage:
+            self._stage, self._since_s, self._told = stage, now_s, False
         name = _STAGES.get(self._stage)
         if self._told or name is None or now_s - self._since_s < _PATIENCE_S:
             return ()
         self._told = True
         data: dict[str, object] = {
-            "target": pages_to_bytes(glance.target_pages),
-            "actual": pages_to_bytes(glance.actual_pages),
-            "reason": glance.stage.value,
+            "target": pages_to_bytes(status.target_pages),
+            "actual": pages_to_bytes(status.actual_pages),
+            "reason": stage.value,
         }
         return (Event(name, data, time.time_ns()),)

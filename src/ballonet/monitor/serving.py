@@ -8,13 +8,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
 
+from ballonet.control.control import Control
 from ballonet.monitor.device_machine import DeviceMachine
 from ballonet.monitor.device_watch import DeviceWatch
 from ballonet.monitor.monitor import Monitor
 from ballonet.monitor.outbox import Outbox
 from ballonet.monitor.server import MonitorServer
 from ballonet.qmp.version import NEWEST, QemuVersion
-from ballonet.vhost_user.server import DeviceServer
 
 __all__ = ["monitoring", "switching_fast"]
 
@@ -25,7 +25,7 @@ _SWITCH_S: Final = 0.0002
 
 @contextmanager
 def monitoring(
-    device: DeviceServer,
+    control: Control,
     sockets: Sequence[socket.socket],
     *,
     balloon_id: str = "balloon0",
@@ -36,23 +36,23 @@ def monitoring(
     """Serve the device's monitor on sockets that listen; clients are told of the end."""
     outbox = Outbox()
     machine = DeviceMachine(
-        device,
+        control,
         balloon_id=balloon_id,
         memory_bytes=memory_bytes,
         name=name,
         version=version,
         post=outbox.post,
     )
-    watch = DeviceWatch(device, outbox.post, machine.without_balloon)
+    watch = DeviceWatch(control, outbox.post, machine.without_balloon)
     monitors = MonitorServer()
-    device.subscribe(watch.observe)
+    control.subscribe(watch.observe)
     monitors.start()
     monitors.add(Monitor(machine, sockets, outbox, watch.look, version=version))
     try:
         with switching_fast():
             yield
     finally:
-        device.unsubscribe(watch.observe)
+        control.unsubscribe(watch.observe)
         machine.end("host-signal")
         monitors.stop()
 

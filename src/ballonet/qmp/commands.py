@@ -5,7 +5,7 @@ Source: QEMU qapi/*.json; qapi/qapi-visit-core.c for the words about arguments.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -47,7 +47,7 @@ class Parameter:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """One row; `run` is given the machine whose command it is."""
+    """One row; `run` is given the machine whose command it is, and may have to be awaited."""
 
     run: Callable[[Any, Arguments], object]
     parameters: tuple[Parameter, ...] = ()
@@ -88,8 +88,7 @@ def _balloon(machine: Machine, arguments: Arguments) -> object:
     value = _integer(arguments, "value")
     if value <= 0:
         raise CommandError(f"Parameter '{machine.version.size_parameter}' expects a size")
-    machine.set_logical_bytes(value)
-    return {}
+    return _empty(machine.set_logical_bytes(value))
 
 
 def _query_balloon(machine: Machine, _: Arguments) -> object:
@@ -121,13 +120,11 @@ def _list_device_properties(_: Machine, arguments: Arguments) -> object:
 
 
 def _stop(machine: Machine, _: Arguments) -> object:
-    machine.stop()
-    return {}
+    return _empty(machine.stop())
 
 
 def _cont(machine: Machine, _: Arguments) -> object:
-    machine.cont()
-    return {}
+    return _empty(machine.cont())
 
 
 def _quit(machine: Machine, _: Arguments) -> object:
@@ -136,8 +133,7 @@ def _quit(machine: Machine, _: Arguments) -> object:
 
 
 def _drain(machine: Machine, _: Arguments) -> object:
-    machine.drain()
-    return {}
+    return _empty(machine.drain())
 
 
 def _qom_list(machine: Machine, arguments: Arguments) -> object:
@@ -150,8 +146,7 @@ def _qom_get(machine: Machine, arguments: Arguments) -> object:
 
 def _qom_set(machine: Machine, arguments: Arguments) -> object:
     path, name = _text(arguments, "path"), _text(arguments, "property")
-    set_property(machine, path, name, arguments["value"])
-    return {}
+    return _empty(set_property(machine, path, name, arguments["value"]))
 
 
 def _human(machine: Machine, arguments: Arguments) -> object:
@@ -170,6 +165,12 @@ def _query_schema(machine: Machine, _: Arguments) -> object:
     from ballonet.qmp.schema import schema  # noqa: PLC0415 - it is made from this table
 
     return schema(machine.version)
+
+
+async def _empty(done: Awaitable[None]) -> object:
+    """What a command returns that only does something."""
+    await done
+    return {}
 
 
 def _text(arguments: Arguments, name: str) -> str:

@@ -6,7 +6,7 @@ Source: QEMU hmp-commands.hx, monitor/hmp.c, hw/core/machine-hmp-cmds.c.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Final, NamedTuple
 
 from ballonet.qmp.errors import CommandError, NoBalloonError, WrongLineError
@@ -25,10 +25,14 @@ _NUL: Final = b"\xc0\x80"
 _ESCAPES: Final = dict(zip(b"nr\\'\"", b"\n\r\\'\"", strict=True))
 
 
+#: Text, or what has to be awaited for it.
+Printed = str | Awaitable[str]
+
+
 class HmpCommand(NamedTuple):
     """One row: what it does with the rest of the line, and its line of help."""
 
-    run: Callable[[Machine, bytes], str]
+    run: Callable[[Machine, bytes], Printed]
     arguments: str
     help: str
     alias: str = ""
@@ -38,12 +42,13 @@ class HmpCommand(NamedTuple):
         return f"{name}|{self.alias}" if self.alias else name
 
 
-def run_line(machine: Machine, line: str) -> str:
-    """Obey one line; returns what is printed, errors too."""
-    return _obey(machine, line.encode().replace(b"\0", _NUL)).replace("\n", "\r\n")
+def run_line(machine: Machine, line: str) -> Printed:
+    """Execute one line; what is printed, errors too."""
+    printed = _execute(machine, line.encode().replace(b"\0", _NUL))
+    return printed.replace("\n", "\r\n") if isinstance(printed, str) else printed
 
 
-def _obey(machine: Machine, line: bytes) -> str:
+def _execute(machine: Machine, line: bytes) -> Printed:
     at = _after_space(line, 0)
     if at == len(line):
         return ""
@@ -65,7 +70,7 @@ def _obey(machine: Machine, line: bytes) -> str:
         return f"Error: {error.desc}\n"
 
 
-def _run(machine: Machine, table: Mapping[str, HmpCommand], name: str, rest: bytes) -> str:
+def _run(machine: Machine, table: Mapping[str, HmpCommand], name: str, rest: bytes) -> Printed:
     row = table[name]
     if rest and not row.arguments:
         raise _too_much(row.title(name))
@@ -98,7 +103,7 @@ def _shown(raw: bytes) -> str:
     return raw.replace(_NUL, b"\0").decode(errors="replace")
 
 
-def _balloon(machine: Machine, rest: bytes) -> str:
+def _balloon(machine: Machine, rest: bytes) -> Printed:
     mib, more = evaluate(rest)
     if mib < 0:
         raise WrongLineError("enter a positive value")
@@ -109,8 +114,7 @@ def _balloon(machine: Machine, rest: bytes) -> str:
     size = wrap(mib * _MIB)
     if size <= 0:
         raise CommandError(f"Parameter '{machine.version.size_parameter}' expects a size")
-    machine.set_logical_bytes(size)
-    return ""
+    return _nothing(machine.set_logical_bytes(size))
 
 
 def _info(_: Machine, __: bytes) -> str:
@@ -179,13 +183,17 @@ def _quoted(rest: bytes, at: int) -> tuple[bytes | None, int]:
     return (bytes(word) if at < len(rest) else None), at + 1
 
 
-def _stop(machine: Machine, _: bytes) -> str:
-    machine.stop()
-    return ""
+def _stop(machine: Machine, _: bytes) -> Printed:
+    return _nothing(machine.stop())
 
 
-def _cont(machine: Machine, _: bytes) -> str:
-    machine.cont()
+def _cont(machine: Machine, _: bytes) -> Printed:
+    return _nothing(machine.cont())
+
+
+async def _nothing(done: Awaitable[None]) -> str:
+    """What a command prints that only does something."""
+    await done
     return ""
 
 

@@ -1,7 +1,7 @@
 """What a monitor shows and changes: one machine with one balloon.
 
-Every method returns at once and never waits for the guest or its device: a monitor's client must
-not be able to hold anyone up.
+Nothing here waits for the guest.  What is shown is known at once; what is changed is done when the
+device has been told, and a client's next command is obeyed after that.
 Units: bytes; `logical_bytes` is memory less the balloon, which is what QMP speaks of.
 """
 
@@ -52,23 +52,23 @@ class Machine(Protocol):
         """Seconds between questions for statistics; 0: none are asked."""
         ...
 
-    def set_logical_bytes(self, size: int) -> None:
+    def set_logical_bytes(self, size: int) -> Awaitable[None]:
         """Ask for a balloon that leaves the guest this much, at most all of it."""
         ...
 
-    def set_poll_interval(self, seconds: int) -> None:
+    def set_poll_interval(self, seconds: int) -> Awaitable[None]:
         """Ask for statistics so often; the value was checked."""
         ...
 
-    def stop(self) -> None:
+    def stop(self) -> Awaitable[None]:
         """Let the time of the statistics stand still."""
         ...
 
-    def cont(self) -> None:
+    def cont(self) -> Awaitable[None]:
         """Let it go on."""
         ...
 
-    def drain(self) -> None:
+    def drain(self) -> Awaitable[None]:
         """Let the host have at once what is in the balloon and waits for a quiet moment."""
         ...
 

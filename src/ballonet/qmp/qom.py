@@ -8,11 +8,12 @@ Source: QEMU qom/qom-qmp-cmds.c, hw/virtio/virtio-balloon.c.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final, NamedTuple
 
 from ballonet.qmp.errors import CommandError, DeviceNotFoundError
 from ballonet.qmp.machine import Machine
+from ballonet.virtio.features import FEATURES
 from ballonet.virtio.stats import STATS, UNSET
 
 __all__ = [
@@ -32,7 +33,7 @@ class _Property(NamedTuple):
 
     type: str
     read: Callable[[Machine], object]
-    write: Callable[[Machine, object], None] | None = None
+    write: Callable[[Machine, object], Awaitable[None]] | None = None
 
 
 def balloon_paths(machine: Machine) -> tuple[str, str]:
@@ -66,13 +67,13 @@ def get_property(machine: Machine, path: str, name: str) -> object:
     return _find(machine, path, name).read(machine)
 
 
-def set_property(machine: Machine, path: str, name: str, value: object) -> None:
+def set_property(machine: Machine, path: str, name: str, value: object) -> Awaitable[None]:
     """What `qom-set` does. Raises: CommandError."""
     prop = _find(machine, path, name)
     if prop.write is None:
         owner = "virtio-balloon-device" if name == "guest-stats" else TYPE_NAME
         raise CommandError(f"Property '{owner}.{name}' is not writable")
-    prop.write(machine, value)
+    return prop.write(machine, value)
 
 
 def _find(machine: Machine, path: str, name: str) -> _Property:
@@ -114,18 +115,18 @@ def _guest_stats(machine: Machine) -> dict[str, object]:
     return {"stats": stats, "last-update": machine.stats_last_update_s}
 
 
-def _set_interval(machine: Machine, value: object) -> None:
+def _set_interval(machine: Machine, value: object) -> Awaitable[None]:
     if isinstance(value, bool) or not isinstance(value, int) or abs(value) >= 1 << 63:
         raise CommandError(f"Invalid parameter type for '{_INTERVAL}', expected: integer")
     if value < 0:
         raise CommandError("timer value must be greater than zero")
     if value > 0xFFFF_FFFF:
         raise CommandError("timer value is too big")
-    machine.set_poll_interval(value)
+    return machine.set_poll_interval(value)
 
 
 #: What the device offers is settled when it starts.
-_SWITCHES: Final = ("deflate-on-oom", "free-page-hint", "free-page-reporting", "page-poison")
+_SWITCHES: Final = tuple(row.option for row in FEATURES if row.in_qemu)
 _OF_CONTAINERS: Final = {"type": _Property("string", lambda _: "container")}
 _PROPERTIES: Final = {
     "type": _Property("string", lambda _: TYPE_NAME),

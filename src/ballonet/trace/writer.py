@@ -46,7 +46,7 @@ class TraceWriter:
         self._left = limit_bytes
         self._start_ns = time.monotonic_ns()
         self._buffer: list[str] = ["["]
-        self.deadline_ns: int | None = None  #: when `flush` wants to be called
+        self.deadline_ns: int | None = None  #: when `expired` wants to be called
         for track in Track:
             self._put(
                 {
@@ -72,11 +72,11 @@ class TraceWriter:
         """Something that happens now."""
         self._put(self._event(track, name, time.monotonic_ns(), details) | {"ph": "i", "s": "t"})
 
-    def span(self, track: Track, name: str, begun_ns: int, **details: object) -> None:
+    def span(self, track: Track, name: str, began_ns: int, **details: object) -> None:
         """Something that began then and ends now."""
         now_ns = time.monotonic_ns()
-        event = self._event(track, name, begun_ns, details)
-        self._put(event | {"ph": "X", "dur": (now_ns - begun_ns) / 1000})
+        event = self._event(track, name, began_ns, details)
+        self._put(event | {"ph": "X", "dur": (now_ns - began_ns) / 1000})
 
     def flush(self) -> None:
         """Write what has come together."""
@@ -93,6 +93,10 @@ class TraceWriter:
             return
         if self._left <= 0:
             self._end("it has reached its limit")
+
+    def expired(self) -> None:
+        """What has come together has waited long enough."""
+        self.flush()
 
     def close(self) -> None:
         """Write the rest."""

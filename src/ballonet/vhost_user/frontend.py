@@ -20,9 +20,9 @@ from typing import Final, NamedTuple
 
 from ballonet.errors import GuestError, WireError
 from ballonet.memory.regions import Region
+from ballonet.runtime.event_loop import Watcher
 from ballonet.runtime.eventfds import signal_eventfd
 from ballonet.vhost_user.back_end_socket import ANSWER_S, BackEndSocket
-from ballonet.vhost_user.event_loop import Watcher
 from ballonet.vhost_user.messages import (
     PROTOCOL_FEATURES_BIT,
     U64,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from ballonet.device.request import Stage
+from ballonet.balloon.request import Stage
 from ballonet.vhost_user.messages import PROTOCOL_FEATURES_BIT
 from ballonet.vhost_user.session import Session
 from ballonet.virtio.config import ACTUAL, CONFIG_BYTES
@@ -34,10 +34,10 @@ def _lacks_memory(session: Session) -> bool:
     """All is said about a ring, but there is no memory it could lie in."""
     if session.memory.table.regions:
         return False
-    all_enabled = not session.features & PROTOCOL_FEATURES_BIT
+    all_enabled = not session.vrings.features & PROTOCOL_FEATURES_BIT
     return any(
         vring.has_kick and vring.num and vring.addresses and (vring.enabled or all_enabled)
-        for vring in session.vrings
+        for vring in session.vrings.vrings
     )
 
 
@@ -46,8 +46,8 @@ def _lacks_queues(session: Session) -> str | None:
 
     A driver that does not find a queue of a feature it takes gives up before it says a word.
     """
-    have = sum(vring.has_call for vring in session.vrings)
-    if session.features or not have or not session.config_end:
+    have = sum(vring.has_call for vring in session.vrings.vrings)
+    if session.vrings.features or not have or not session.config_end:
         return None
     offered, layout = session.balloon.settings.offered, session.balloon.settings.layout
     needed = [number for number, role in enumerate(queue_roles(offered, layout)) if role]

@@ -9,14 +9,15 @@ from __future__ import annotations
 import errno
 import json
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from ballonet.device.clock import NS_PER_S, Clock
+from ballonet.balloon.clock import NS_PER_S, Clock
 from ballonet.device.state import DeviceState
 from ballonet.errors import SettingsError, SystemCallError
 from ballonet.runtime.files import put_aside, read_small, write_whole
-from ballonet.vhost_user.quiet_log import QuietLog
+from ballonet.runtime.quiet_log import QuietLog
 
 __all__ = ["StateFile"]
 
@@ -68,6 +69,17 @@ class StateFile:
             if not _is_full(error):
                 raise
             self._failed(error)
+
+    def look(self, target_pages: int, now_ns: int, state: Callable[[], DeviceState]) -> None:
+        """The state may have changed: write it, at once if the target changed, else soon.
+
+        Asked for with every message, so nothing is put together while nothing may be written.
+        """
+        is_settled = self._saved is not None and self._saved.target_pages == target_pages
+        if is_settled and now_ns < self._wait_until_ns:
+            self.deadline_ns = self._wait_until_ns
+        else:
+            self.note(state())
 
     def note(self, state: DeviceState) -> None:
         """Write a state, at once if the target changed, else soon; a failure is logged."""

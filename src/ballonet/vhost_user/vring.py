@@ -7,12 +7,14 @@ Source: QEMU docs/interop/vhost-user.rst "Ring states"; VIRTIO 1.4 2.7, 2.8 for 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from enum import Enum, auto
 from typing import Final, Protocol
 
-from ballonet.device.balloon import BalloonMemory
+from ballonet.balloon.memory import BalloonMemory
 from ballonet.errors import GuestMemoryError, RingError, SessionError
+from ballonet.memory.regions import Region
 from ballonet.vhost_user.messages import VringAddresses
 from ballonet.virtio.features import Feature
 from ballonet.virtio.ring.chain import DeviceRing
@@ -28,6 +30,7 @@ from ballonet.virtio.ring.split import SplitAreas, SplitRing, split_area_bytes
 
 __all__ = [
     "FRESH_BASES",
+    "FdKind",
     "SessionMemory",
     "Vring",
     "areas_to_log",
@@ -43,8 +46,28 @@ FRESH_BASES: Final = (0, 0x8000_8000)
 _LOG = 1  # flag of the addresses: writes to the used ring are to be logged
 
 
+class FdKind(Enum):
+    """What a queue's descriptor is for."""
+
+    KICK = auto()  #: driver tells device
+    CALL = auto()  #: device tells driver
+    ERR = auto()  #: device tells front-end that the ring is broken
+
+
 class SessionMemory(BalloonMemory, Protocol):
-    """Guest memory, by the front-end's own addresses too."""
+    """Guest memory, by the front-end's own addresses too, and as the front-end changes it."""
+
+    def replace(self, regions: Sequence[Region], fds: Sequence[int]) -> None:
+        """Map these regions in place of all others. Raises: MapError, SessionError."""
+        ...
+
+    def add(self, region: Region, fd: int) -> None:
+        """Map one more region. Raises: MapError, SessionError."""
+        ...
+
+    def remove(self, region: Region) -> None:
+        """Unmap the region of the same addresses and size. Raises: SessionError."""
+        ...
 
     def view_uva(self, uva: int, length: int) -> memoryview:
         """A window on guest memory. Raises: GuestMemoryError."""
@@ -74,7 +97,7 @@ def check_num(request: str, num: int, *, packed: bool) -> None:
 def check_base(request: str, base: int, *, packed: bool) -> None:
     """Raises: SessionError, if the base has more bits than this format."""
     if not packed and base > 0xFFFF:
-        raise SessionError(request, f"base {base} is no 16-bit queue")
+        raise SessionError(request, f"base {base} is not a 16-bit index")
 
 
 def check_addresses(request: str, addresses: VringAddresses, *, packed: bool) -> None:

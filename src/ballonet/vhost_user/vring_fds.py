@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
-from ballonet.vhost_user.effects import FdKind
-from ballonet.vhost_user.event_loop import Watcher
+from ballonet.runtime.event_loop import Watcher
 from ballonet.vhost_user.notifiers import Notifier, check_kick, make_notifier
+from ballonet.vhost_user.vring import FdKind
 
 __all__ = ["VringFds"]
 

@@ -3,7 +3,7 @@
 import pytest
 from tests.support.clock import FakeClock
 
-from ballonet.device.effects import ConfigChanged, Effect, Emit, HintRoundChanged
+from ballonet.balloon.facts import Fact, HintRoundChanged, Observers
 from ballonet.device.hint_round import HintRound, HintState
 from ballonet.virtio.hint_ids import CMD_ID_DONE, CMD_ID_MIN, CMD_ID_STOP
 
@@ -12,32 +12,45 @@ FIRST_ID = CMD_ID_MIN + 1
 LEASE_S = 60.0
 
 
-def in_state(state: HintState) -> HintRound:
-    made = HintRound(FakeClock())
+class Watched(HintRound):
+    """A round, and what the driver and observers were told."""
+
+    def __init__(self, clock: FakeClock | None = None) -> None:
+        self.announced = 0
+        self.facts: list[Fact] = []
+        observers = Observers()
+        observers.add(self.facts.append)
+        super().__init__(clock or FakeClock(), observers, self._announced)
+
+    def _announced(self) -> None:
+        self.announced += 1
+
+
+def in_state(state: HintState) -> Watched:
+    made = Watched()
     made.state = state
     made.cmd_id = FIRST_ID
     return made
 
 
-def apply(machine: HintRound, event: str) -> list[Effect]:
+def apply(machine: HintRound, event: str) -> None:
     match event:
         case "begin":
-            return list(machine.begin(LEASE_S))
+            machine.begin(LEASE_S)
         case "stop":
-            return list(machine.stop(LEASE_S))
+            machine.stop(LEASE_S)
         case "done":
-            return list(machine.done())
+            machine.done()
         case "reset":
             machine.reset()
-            return []
         case "its id":
-            return list(machine.take_word(machine.cmd_id))
+            machine.on_command(machine.cmd_id)
         case "an older id":
-            return list(machine.take_word(machine.cmd_id - 1))
+            machine.on_command(machine.cmd_id - 1)
         case "STOP":
-            return list(machine.take_word(CMD_ID_STOP))
+            machine.on_command(CMD_ID_STOP)
         case _:
-            return list(machine.take_word(CMD_ID_DONE))
+            machine.on_command(CMD_ID_DONE)
 
 
 # event: the state it leads to from STOP, REQUESTED, START, DONE; and whether the driver is told.
@@ -58,15 +71,14 @@ TABLE = {
 def test_every_event_in_every_state(event: str, place: int) -> None:
     machine = in_state(tuple(HintState)[place])
     before = machine.state
-    effects = apply(machine, event)
+    apply(machine, event)
     states, told = TABLE[event]
     assert machine.state is states[place]
-    assert (ConfigChanged() in effects) == told[place]
-    changed = [e.event for e in effects if isinstance(e, Emit)]
+    assert machine.announced == told[place]
     if event != "reset" and (machine.state is not before or event == "begin"):
-        assert changed == [HintRoundChanged(machine.state.name, machine.cmd_id)]
+        assert machine.facts == [HintRoundChanged(machine.state.name, machine.cmd_id)]
     else:
-        assert changed == []
+        assert machine.facts == []
 
 
 @pytest.mark.parametrize(
@@ -77,50 +89,50 @@ def test_the_driver_reads_the_id_as_long_as_the_round_runs(state: HintState, sho
 
 
 def test_each_round_has_an_id_of_its_own_and_counting_starts_again_after_the_last() -> None:
-    machine = HintRound(FakeClock())
-    list(machine.begin(LEASE_S))
+    machine = Watched()
+    machine.begin(LEASE_S)
     assert machine.cmd_id == FIRST_ID
-    list(machine.begin(LEASE_S))
+    machine.begin(LEASE_S)
     assert machine.cmd_id == FIRST_ID + 1
     machine.cmd_id = 0xFFFF_FFFF
-    list(machine.begin(LEASE_S))
+    machine.begin(LEASE_S)
     assert machine.cmd_id == CMD_ID_MIN
     assert machine.shown_cmd_id >= 2
 
 
 def test_words_of_an_older_round_do_not_start_the_newer_one() -> None:
-    machine = HintRound(FakeClock())
-    list(machine.begin(LEASE_S))
+    machine = Watched()
+    machine.begin(LEASE_S)
     older = machine.cmd_id
-    list(machine.take_word(older))
-    list(machine.stop(LEASE_S))
-    list(machine.begin(LEASE_S))
+    machine.on_command(older)
+    machine.stop(LEASE_S)
+    machine.begin(LEASE_S)
     for word in (CMD_ID_STOP, older):
-        list(machine.take_word(word))
+        machine.on_command(word)
         assert machine.state is REQUESTED
-    list(machine.take_word(machine.cmd_id))
+    machine.on_command(machine.cmd_id)
     assert machine.state is START
 
 
 def test_a_repeated_id_does_not_start_a_finished_round_again() -> None:
-    machine = HintRound(FakeClock())
-    list(machine.begin(LEASE_S))
-    list(machine.take_word(machine.cmd_id))
-    list(machine.take_word(CMD_ID_STOP))
-    list(machine.take_word(machine.cmd_id))
+    machine = Watched()
+    machine.begin(LEASE_S)
+    machine.on_command(machine.cmd_id)
+    machine.on_command(CMD_ID_STOP)
+    machine.on_command(machine.cmd_id)
     assert machine.state is STOP
 
 
 def test_a_migration_that_is_silent_for_too_long_loses_its_lease() -> None:
     clock = FakeClock()
-    machine = HintRound(clock)
-    list(machine.begin(LEASE_S))
+    machine = Watched(clock)
+    machine.begin(LEASE_S)
     clock.advance(50)
-    list(machine.stop(LEASE_S))  # it lives: the lease begins anew
+    machine.stop(LEASE_S)  # it lives: the lease begins anew
     clock.advance(50)
     assert not machine.expired()
     clock.advance(11)
     assert machine.expired()
-    list(machine.done())
+    machine.done()
     assert machine.deadline_ns is None
     assert not machine.expired()

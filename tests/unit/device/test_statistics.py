@@ -5,7 +5,8 @@ import struct
 import pytest
 from tests.support.clock import FakeClock
 
-from ballonet.device.statistics import Statistics, StatsDiagnosis
+from ballonet.balloon.stats_reading import StatsDiagnosis
+from ballonet.device.statistics import Statistics
 from ballonet.errors import SettingsError
 
 RAW = struct.pack("<HQ", 4, 1234)

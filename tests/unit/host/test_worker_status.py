@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ballonet.device.request import Stage
+from ballonet.balloon.request import Stage
 from ballonet.errors import WireError
 from ballonet.host.worker_status import STATUS_BYTES, WorkerStatus
 

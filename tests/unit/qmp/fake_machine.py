@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Awaitable
+
+from ballonet.qmp.hmp import run_line
 from ballonet.qmp.version import NEWEST, QemuVersion
 
-__all__ = ["FakeMachine"]
+__all__ = ["FakeMachine", "result_of", "type_line"]
 
 
 class FakeMachine:
@@ -26,19 +30,19 @@ class FakeMachine:
         self.poll_interval_s = 0
         self.told: list[str] = []
 
-    def set_logical_bytes(self, size: int) -> None:
+    async def set_logical_bytes(self, size: int) -> None:
         self.logical_bytes = size
 
-    def set_poll_interval(self, seconds: int) -> None:
+    async def set_poll_interval(self, seconds: int) -> None:
         self.poll_interval_s = seconds
 
-    def stop(self) -> None:
+    async def stop(self) -> None:
         self.running = False
 
-    def cont(self) -> None:
+    async def cont(self) -> None:
         self.running = True
 
-    def drain(self) -> None:
+    async def drain(self) -> None:
         self.told.append("drain")
 
     def quit(self) -> None:
@@ -46,3 +50,19 @@ class FakeMachine:
 
     async def info(self) -> dict[str, object]:
         return {"stage": "none"}
+
+
+def result_of(result: object) -> object:
+    """What a command comes to, at once or after a while."""
+    if not isinstance(result, Awaitable):
+        return result
+
+    async def wait() -> object:
+        return await result
+
+    return asyncio.run(wait())
+
+
+def type_line(machine: FakeMachine, line: str) -> str:
+    """What is printed for a line of HMP."""
+    return str(result_of(run_line(machine, line)))

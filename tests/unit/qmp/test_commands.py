@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tests.unit.qmp.fake_machine import FakeMachine
+from tests.unit.qmp.fake_machine import FakeMachine, result_of
 
 from ballonet.qmp.commands import COMMANDS, EVENTS, run_command
 from ballonet.qmp.errors import CommandError, NoBalloonError
@@ -14,7 +14,7 @@ from ballonet.qmp.version import VERSIONS
 
 def run(machine: FakeMachine, command: str, **arguments: object) -> Any:  # noqa: ANN401 - JSON
     named = {name.replace("_", "-"): value for name, value in arguments.items()}
-    return run_command(COMMANDS[command], machine, named)
+    return result_of(run_command(COMMANDS[command], machine, named))
 
 
 @pytest.mark.parametrize("value", [0, -1])

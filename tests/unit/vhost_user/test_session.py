@@ -1,4 +1,4 @@
-"""One front-end's session: messages in, effects out, rings that run when all is known."""
+"""One front-end's session: messages in, answers out, rings that run when all is known."""
 
 from __future__ import annotations
 
@@ -10,25 +10,19 @@ from itertools import permutations
 
 import pytest
 from tests.support.clock import FakeClock
+from tests.support.surroundings import Surroundings
 
 from ballonet.device.balloon import Balloon, BalloonSettings
+from ballonet.device.state import state_of
 from ballonet.errors import SessionError, WireError
 from ballonet.memory.mapping import GuestMemory
 from ballonet.memory.regions import Region
-from ballonet.vhost_user.effects import (
-    AddRegion,
-    Effect,
-    FdKind,
-    RemoveRegion,
-    ReplaceRegions,
-    Reply,
-    SetVringFd,
-)
 from ballonet.vhost_user.messages import (
     HEADER,
     PROTOCOL_FEATURES_BIT,
     U64,
     ConfigAccess,
+    LogArea,
     Message,
     ProtocolFeature,
     Request,
@@ -36,7 +30,9 @@ from ballonet.vhost_user.messages import (
     VringState,
     pack_mem_table,
 )
+from ballonet.vhost_user.requests.dispatch import dispatch
 from ballonet.vhost_user.session import Session
+from ballonet.vhost_user.vring import FdKind
 from ballonet.virtio.features import Feature
 
 SIZE = 1 << 20
@@ -49,12 +45,31 @@ PARTS = ("memory", "num", "base", "addresses", "kick", "enable")
 
 
 @dataclass
+class Fds:
+    """Descriptors as the session hands them on."""
+
+    put: list[tuple[int, FdKind, int | None]] = field(default_factory=list)
+
+    def put_vring_fd(self, queue: int, kind: FdKind, fd: int | None) -> None:
+        self.put.append((queue, kind, fd))
+
+    def set_channel(self, fd: int) -> None:
+        raise NotImplementedError
+
+    def set_log(self, fd: int, area: LogArea) -> None:
+        raise NotImplementedError
+
+    def mark_dirty(self, gpa: int, length: int) -> None:
+        raise NotImplementedError
+
+
+@dataclass
 class FrontEnd:
-    """Sends messages, and does what a server would with the effects."""
+    """Sends messages."""
 
     session: Session
     fd: int  #: of guest memory
-    effects: list[Effect] = field(default_factory=list)
+    fds: Fds
 
     def send(
         self,
@@ -66,20 +81,11 @@ class FrontEnd:
     ) -> list[bytes]:
         """Returns the payloads of what was answered."""
         message = Message(code, 1 | (NEED_REPLY if need_reply else 0), payload, fds)
-        answers = []
-        for effect in self.session.feed(message):
-            self.effects.append(effect)
-            match effect:
-                case ReplaceRegions(regions, given):
-                    self.memory.replace(regions, given)
-                case AddRegion(region, fd):
-                    self.memory.add(region, fd)
-                case RemoveRegion(region):
-                    self.memory.remove(region)
-                case Reply(data):
-                    assert HEADER.unpack_from(data)[0] == code
-                    answers.append(data[HEADER.size :])
-        return answers
+        answer = dispatch(self.session, message)
+        if answer is None:
+            return []
+        assert HEADER.unpack_from(answer)[0] == code
+        return [answer[HEADER.size :]]
 
     @property
     def memory(self) -> GuestMemory:
@@ -118,12 +124,13 @@ class FrontEnd:
 
     @property
     def running(self) -> list[int]:
-        return [queue for queue in range(5) if self.session.balloon.is_attached(queue)]
+        return [queue for queue in range(5) if self.session.balloon.queues.is_attached(queue)]
 
 
 def connect(balloon: Balloon, fd: int) -> FrontEnd:
-    session = Session(balloon, GuestMemory(), lambda: None, lambda *_: None)
-    front_end = FrontEnd(session, fd)
+    memory, fds = GuestMemory(), Fds()
+    balloon.connect(memory, Surroundings(memory))
+    front_end = FrontEnd(Session(balloon, memory, fds, lambda: None), fd, fds)
     front_end.send(Request.GET_FEATURES)
     front_end.send(Request.SET_PROTOCOL_FEATURES, U64.pack(EVERY_PROTOCOL))
     return front_end
@@ -163,7 +170,7 @@ def test_a_ring_runs_when_the_last_thing_it_needs_is_known(front_end: FrontEnd, 
             assert front_end.running == []
     front_end.say(last)
     assert front_end.running == [0]
-    assert 0 in front_end.session.tasks  # what the driver put there before is looked at
+    assert 0 in front_end.session.vrings.to_serve  # what the driver put there before is looked at
 
 
 def test_a_ring_runs_in_whatever_order_it_is_described(balloon: Balloon, memory_fd: int) -> None:
@@ -200,11 +207,10 @@ def test_asking_for_a_base_stops_the_ring_and_takes_its_descriptors_away(
     front_end: FrontEnd,
 ) -> None:
     front_end.start(0, 1)
-    front_end.effects.clear()
+    front_end.fds.put.clear()
     front_end.send(Request.GET_VRING_BASE, VringState(0, 0).pack())
     assert front_end.running == [1]
-    gone = [one for one in front_end.effects if isinstance(one, SetVringFd)]
-    assert gone == [SetVringFd(0, FdKind.KICK, None), SetVringFd(0, FdKind.CALL, None)]
+    assert front_end.fds.put == [(0, FdKind.KICK, None), (0, FdKind.CALL, None)]
     front_end.say("enable")
     assert front_end.running == [1]  # it has no kick
     front_end.say("kick")
@@ -224,11 +230,10 @@ def test_new_memory_that_lacks_a_ring_is_refused_and_the_other_ring_runs(
 @pytest.mark.parametrize("code", [Request.RESET_DEVICE, Request.SET_STATUS])
 def test_a_reset_stops_all_rings_and_keeps_the_target(front_end: FrontEnd, code: Request) -> None:
     front_end.start(0, 1, 2)
-    for _ in front_end.session.balloon.set_target(77):
-        pass
+    front_end.session.balloon.set_target(77)
     front_end.send(code, U64.pack(0) if code is Request.SET_STATUS else b"")
     assert front_end.running == []
-    assert front_end.session.tasks == {}
+    assert front_end.session.vrings.to_serve == set()
     assert not front_end.session.balloon.negotiated
     assert front_end.session.balloon.target_pages == 77
 
@@ -244,10 +249,10 @@ def test_features_that_were_not_offered_are_refused_and_change_nothing(
     front_end: FrontEnd,
 ) -> None:
     front_end.start(0)
-    before = front_end.session.features
+    before = front_end.session.vrings.features
     with pytest.raises(SessionError, match="not offered"):
         front_end.accept(Feature.VERSION_1 | Feature.PAGE_REPORTING)
-    assert front_end.session.features == before
+    assert front_end.session.vrings.features == before
     assert front_end.running == [0]
 
 
@@ -305,8 +310,7 @@ def test_a_queue_that_does_not_exist_is_refused(front_end: FrontEnd, queue: int)
 
 def test_a_configuration_is_read_and_written_and_its_reach_is_noted(front_end: FrontEnd) -> None:
     balloon, session = front_end.session.balloon, front_end.session
-    for _ in balloon.set_target(3):
-        pass
+    balloon.set_target(3)
     (answer,) = front_end.send(Request.GET_CONFIG, ConfigAccess(0, 0, bytes(4)).pack())
     assert ConfigAccess.parse(answer) == ConfigAccess(0, 0, b"\3\0\0\0")
     assert session.config_end == 4
@@ -322,7 +326,7 @@ def test_a_lost_connection_keeps_the_balloon_of_a_driver_that_goes_on(
     first.start(0, 1)
     first.send(Request.SET_CONFIG, ConfigAccess(4, 0, b"\x40\0\0\0").pack())
     hang_up(first)
-    assert (balloon.actual_pages, balloon.save().actual_pages) == (0, 64)
+    assert (balloon.actual_pages, state_of(balloon).actual_pages) == (0, 64)
     second = connect(balloon, memory_fd)
     os.pwrite(memory_fd, base.to_bytes(2, "little"), 0x2002)  # the used index
     second.start(0, base=base)
@@ -332,8 +336,8 @@ def test_a_lost_connection_keeps_the_balloon_of_a_driver_that_goes_on(
 
 def test_a_message_of_the_wrong_shape_is_no_effect_at_all(front_end: FrontEnd) -> None:
     front_end.start(0)
-    front_end.effects.clear()
+    front_end.fds.put.clear()
     with pytest.raises(WireError):
         front_end.send(Request.SET_VRING_ENABLE, bytes(7))
-    assert front_end.effects == []
+    assert front_end.fds.put == []
     assert front_end.running == [0]

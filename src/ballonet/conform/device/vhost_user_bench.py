@@ -7,19 +7,19 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
 
+from ballonet.balloon.facts import Fact, PagesHinted
 from ballonet.conform.checks import NotApplicable
 from ballonet.conform.device.bench import EVERYTHING, HostControl
 from ballonet.conform.device.session import DeviceSession, Heard
+from ballonet.control.device_control import DeviceControl, controlling
 from ballonet.device.balloon import BalloonSettings
-from ballonet.device.effects import Event, PagesHinted
 from ballonet.errors import GuestError, MapError, SettingsError
 from ballonet.guests.processes import PrivateDirectory
 from ballonet.memory.regions import Region
 from ballonet.memory.shared_file import SharedFile
-from ballonet.vhost_user.event_loop import EventLoop
+from ballonet.runtime.event_loop import EventLoop
 from ballonet.vhost_user.frontend import FrontEnd, SharedRegion
 from ballonet.vhost_user.listener import listening_socket
-from ballonet.vhost_user.server import DeviceServer, serving
 from ballonet.virtio.features import BALLOON_FEATURES, RING_FEATURES, Feature
 from ballonet.virtio.stats import STATS
 
@@ -101,8 +101,9 @@ class OwnBench(VhostUserBench):
         offer = RING_FEATURES | BALLOON_FEATURES | Feature.RING_PACKED | Feature.IN_ORDER
         page_bytes = _BIG_PAGE if big_pages else 4096
         settings = BalloonSettings(offer, host_page_bytes=page_bytes)
-        server = DeviceServer(settings, sock, listening=True, observe=self._control.observe)
-        self._control.attend(stack.enter_context(serving(server)))
+        control = stack.enter_context(controlling(settings, sock))
+        control.subscribe(self._control.observe)
+        self._control.attend(control)
         return path
 
     def _memory(self, *, big_pages: bool) -> SharedFile:
@@ -114,60 +115,60 @@ class _OwnControl:
     """The host's side of our device, without a monitor between."""
 
     def __init__(self) -> None:
-        self._device: DeviceServer | None = None
+        self._device: DeviceControl | None = None
         self._hinted: set[int] = set()
 
-    def attend(self, device: DeviceServer) -> None:
+    def attend(self, device: DeviceControl) -> None:
         """From now on this device is meant."""
         self._device = device
         self._hinted.clear()
 
-    def observe(self, event: Event) -> None:
+    def observe(self, fact: Fact) -> None:
         """On the device's thread: note the pages a migration would not send."""
-        if isinstance(event, PagesHinted):
-            for first, count in zip(event.runs.first_pfns, event.runs.pages, strict=True):
+        if isinstance(fact, PagesHinted):
+            for first, count in zip(fact.runs.first_pfns, fact.runs.pages, strict=True):
                 self._hinted.update(range(int(first), int(first + count)))
 
     def set_target(self, pages: int) -> None:
         """Ask for a balloon of so many balloon pages."""
-        self._server.set_target(pages)
+        self._balloon.set_target(pages)
 
     def actual_pages(self) -> int:
         """What the host believes to be in the balloon."""
-        return self._server.snapshot().actual_pages
+        return self._balloon.status().actual_pages
 
     def set_poll_interval(self, seconds: int) -> None:
         """Ask for statistics again and again. Raises: GuestError."""
         try:
-            self._server.set_poll_interval(seconds)
+            self._balloon.set_poll_interval(seconds)
         except SettingsError as error:
             raise GuestError(str(error)) from error
 
     def statistics(self) -> dict[str, int]:
         """The last values, by QEMU's keys."""
-        sample = self._server.snapshot().sample
+        sample = self._balloon.status().sample
         return {} if sample is None else {row.qemu_key: sample.value(row.name) for row in STATS}
 
     def begin_hints(self) -> None:
         """Begin a pass."""
         self._hinted.clear()
-        self._server.begin_hint_round(_LEASE_S)
+        self._balloon.hints.begin(_LEASE_S)
 
     def end_hints(self) -> None:
         """End the pass, and the migration."""
-        self._server.stop_hint_round(_LEASE_S)
-        self._server.finish_hints()
+        self._balloon.hints.stop(_LEASE_S).result()
+        self._balloon.hints.finish()
 
     def cancel_hints(self) -> None:
         """End the migration, whatever it has done."""
-        self._server.finish_hints()
+        self._balloon.hints.finish()
 
     def was_skipped(self, pfn: int) -> bool:
         """The page was hinted in the round."""
         return pfn in self._hinted
 
     @property
-    def _server(self) -> DeviceServer:
+    def _balloon(self) -> DeviceControl:
         if self._device is None:
             raise GuestError("the device does not run")
         return self._device

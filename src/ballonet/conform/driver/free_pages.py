@@ -28,12 +28,12 @@ _CMD_ID_AT: Final = 8
 def _round(machine: Machine) -> list[Message]:
     """Everything a driver says in one round of hints. Raises: Failed."""
     start = len(machine.device.record.messages)
-    rounds = machine.device.snapshot().counters.hint_rounds
-    machine.device.begin_hint_round()
-    begun = machine.until(lambda: machine.device.snapshot().counters.hint_rounds > rounds, _ROUND_S)
+    rounds = machine.device.status().counters.hint_rounds
+    machine.device.hints.begin()
+    begun = machine.until(lambda: machine.device.status().counters.hint_rounds > rounds, _ROUND_S)
     if not begun:
         raise Failed("it begins no round")
-    ended = machine.until(lambda: machine.device.snapshot().hint_state == "STOP", _ROUND_S)
+    ended = machine.until(lambda: machine.device.status().hint_state == "STOP", _ROUND_S)
     messages = machine.device.record.of(QueueRole.HINT, start)
     if not ended:
         raise Failed(f"the round does not end; it has hinted {len(messages)} blocks")
@@ -43,7 +43,7 @@ def _round(machine: Machine) -> list[Message]:
 def _finish(machine: Machine) -> None:
     """Say DONE, and wait until the driver has seen it: another id right after would hide it."""
     seen = len(machine.device.record.accesses)
-    machine.device.finish_hints()
+    machine.device.hints.finish()
     machine.until(
         lambda: any(one.offset <= _CMD_ID_AT for one in machine.device.record.accesses[seen:])
     )
@@ -84,8 +84,8 @@ def ends_with_stop(bench: DriverBench) -> str:
 @SUITE.check("G-H3", Level.SHOULD, "stops hinting when it sees STOP or DONE")
 def stops_when_told(bench: DriverBench) -> str:
     machine = bench.machine(EVERYTHING)
-    machine.device.begin_hint_round()
-    machine.device.stop_hint_round()
+    machine.device.hints.begin()
+    machine.device.hints.stop()
     _finish(machine)
     time.sleep(_HOLD_S)
     count = len(machine.device.record.of(QueueRole.HINT))

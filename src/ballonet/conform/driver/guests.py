@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final, Protocol
 
-from ballonet.conform.driver.scripted_device import ScriptedServer
+from ballonet.conform.driver.scripted_device import ScriptedControl
 from ballonet.device.balloon import BalloonSettings
 from ballonet.errors import GuestError
 from ballonet.guests.embedded import EmbeddedGuestSettings
@@ -32,7 +32,7 @@ _LOOK_S: Final = 0.02
 class Machine:
     """A guest, and the device it was given."""
 
-    def __init__(self, guest: Guest, device: ScriptedServer, actions: Actions) -> None:
+    def __init__(self, guest: Guest, device: ScriptedControl, actions: Actions) -> None:
         self.guest: Final = guest
         self.device: Final = device
         self.actions: Final = actions
@@ -40,12 +40,12 @@ class Machine:
     @property
     def negotiated(self) -> Feature:
         """What the driver accepted."""
-        return self.device.snapshot().negotiated
+        return self.device.status().negotiated
 
     @property
     def actual_pages(self) -> int:
         """What the driver says is in the balloon."""
-        return self.device.snapshot().actual_pages
+        return self.device.status().actual_pages
 
     def resize(self, pages: int, seconds: float = _WAIT_S) -> bool:
         """Ask for a balloon and wait for it."""
@@ -63,7 +63,7 @@ class Machine:
 
     def settle(self) -> None:
         """Let a change of the balloon end, and what was posted be done."""
-        self.device.snapshot()
+        self.device.status()
         time.sleep(_LOOK_S)
 
 
@@ -122,12 +122,12 @@ class _Benches:
         if key not in self._machines:
             path = self._stack.enter_context(PrivateDirectory("ballonet-")) / "device"
             sock = self._stack.enter_context(listening_socket(path))
-            server = ScriptedServer(BalloonSettings(offered), sock, listening=True)
-            self._stack.enter_context(serving(server))
+            control = ScriptedControl(BalloonSettings(offered), sock)
+            self._stack.enter_context(serving(control.server))
             guest = self._guest(path, poisons=poisons)
             self._stack.enter_context(guest)
-            self._stack.callback(server.release)
-            self._machines[key] = Machine(guest, server, self._actions())
+            self._stack.callback(control.release)
+            self._machines[key] = Machine(guest, control, self._actions())
         return self._machines[key]
 
     def _guest(self, path: Path, *, poisons: bool) -> Guest:

@@ -1,32 +1,42 @@
 """Our device, made to keep a record of its driver, and to misbehave when it is told to.
 
-What is recorded is what the driver did, before the device does anything about it.
+It stands at the device's borders: between it and its rings, between it and its driver's transport,
+and among its observers.  What is recorded is what the driver did, before the device does anything
+about it.
 Units: balloon pages.
 """
 
 from __future__ import annotations
 
+import socket
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 
+from ballonet.balloon.clock import Clock
+from ballonet.balloon.facts import ConfigRead, ConfigWritten, Fact
+from ballonet.balloon.memory import BalloonMemory
+from ballonet.control.device_control import DeviceControl
 from ballonet.device.balloon import Balloon, BalloonSettings
-from ballonet.device.clock import Clock
-from ballonet.device.effects import Call, ConfigChanged, Effect
-from ballonet.device.inflation import BalloonMemory
+from ballonet.device.guest_link import Transport
 from ballonet.errors import GuestMemoryError
+from ballonet.runtime.system_clock import SystemClock
 from ballonet.units import BALLOON_PAGE_BYTES
 from ballonet.vhost_user.server import DeviceServer
 from ballonet.virtio.queues import QueueRole
 from ballonet.virtio.ring.chain import Chain, DeviceRing, Piece, read_pieces
 
-__all__ = ["ConfigAccess", "Message", "Record", "ScriptedServer"]
+__all__ = ["ConfigAccess", "Message", "Record", "ScriptedBalloon", "ScriptedControl"]
+
+T = TypeVar("T")
 
 #: Of the pages of a message so many are looked at.
 _SAMPLED: Final = 16
+_ASK_TIMEOUT_S: Final = 10.0
+_FOR_EVER_NS: Final = 1 << 62
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,12 +91,84 @@ class Record:
         ]
 
 
-@dataclass(slots=True)
-class _Held:
-    queue: int
-    ring: DeviceRing
-    chain: Chain
-    memory: BalloonMemory
+class ScriptedRing:
+    """A `DeviceRing` that tells of each chain, and keeps from the device those it is told to."""
+
+    def __init__(self, ring: DeviceRing, keeps: Callable[[Chain], bool]) -> None:
+        """`keeps`: asked for each new chain; True: the device does not get it yet."""
+        self._ring, self._keeps = ring, keeps
+        self.held: list[Chain] = []
+        self._released: list[Chain] = []
+
+    def release(self) -> None:
+        """Give up every reference to guest memory."""
+        self._ring.release()
+
+    def let_go(self) -> None:
+        """Let the device have what was held."""
+        self._released += self.held
+        self.held.clear()
+
+    def pop(self) -> Chain | None:
+        """The next chain that is not held. Raises: RingError."""
+        if self._released:
+            return self._released.pop(0)
+        while (chain := self._ring.pop()) is not None:
+            if not self._keeps(chain):
+                return chain
+            self.held.append(chain)
+        return None
+
+    def un_pop(self) -> None:
+        """Make the chain popped last available again."""
+        self._ring.un_pop()
+
+    def push(self, head: int, length: int) -> None:
+        """Note a chain as used."""
+        self._ring.push(head, length)
+
+    def publish(self) -> bool:
+        """Show the driver all that was pushed; True if it wants a call."""
+        return self._ring.publish()
+
+    def disable_kicks(self) -> None:
+        """Ask the driver not to kick."""
+        self._ring.disable_kicks()
+
+    def enable_kicks(self) -> bool:
+        """Ask for kicks again; True if chains came in meanwhile. Raises: RingError."""
+        return self._ring.enable_kicks()
+
+    @property
+    def base(self) -> int:
+        """Where another device would have to go on."""
+        return self._ring.base
+
+
+class ScriptedTransport:
+    """A `Transport` that keeps calls to itself while it is told to."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+        self.mutes_calls = False
+        self._muted: list[int] = []
+
+    def call(self, queue: int) -> None:
+        """Tell the driver that the queue has used chains, now or later."""
+        if self.mutes_calls:
+            self._muted.append(queue)
+        else:
+            self._transport.call(queue)
+
+    def config_changed(self) -> None:
+        """Tell the driver to read its configuration again."""
+        self._transport.config_changed()
+
+    def let_go(self) -> None:
+        """Tell of all that was muted."""
+        self.mutes_calls = False
+        while self._muted:
+            self._transport.call(self._muted.pop())
 
 
 class ScriptedBalloon(Balloon):
@@ -96,80 +178,79 @@ class ScriptedBalloon(Balloon):
         super().__init__(settings, clock)
         self.record: Final = Record()
         self.holds: Final[set[QueueRole]] = set()  #: queues whose messages are not answered
-        self.mutes_calls = False
-        self.held: Final[list[_Held]] = []
-        self._muted: Final[list[int]] = []
+        self.transport: ScriptedTransport | None = None
+        self.memory: BalloonMemory | None = None
+        self._rings: dict[int, ScriptedRing] = {}
+        self.observers.add(self._note_access, details=True)
 
-    def read_config(self, offset: int, length: int) -> bytes:
-        """Record, and answer."""
-        data = super().read_config(offset, length)
-        self._note_access(offset, data, is_write=False)
-        return data
+    def connect(self, memory: BalloonMemory, transport: Transport) -> None:
+        """A guest is there."""
+        self.memory, self.transport = memory, ScriptedTransport(transport)
+        super().connect(memory, self.transport)
 
-    def write_config(self, offset: int, data: bytes) -> Iterator[Effect]:
-        """Record, and take."""
-        self._note_access(offset, data, is_write=True)
-        yield from super().write_config(offset, data)
-
-    def release(self) -> Iterator[Effect]:
-        """Serve every message that was held, and tell of all that was muted."""
-        self.holds.clear()
-        self.mutes_calls = False
-        held = list(self.held)
-        self.held.clear()
-        for one in held:
-            if self.is_attached(one.queue):
-                yield from super()._serve(one.queue, one.ring, one.chain, one.memory)
-        while self._muted:
-            yield Call(self._muted.pop())
-
-    def call_all(self) -> Iterator[Effect]:
-        """Tell of used chains on every queue, though there are none."""
-        for queue, role in enumerate(self.roles):
-            if role is not None and self.is_attached(queue):
-                yield Call(queue)
-
-    def announce(self) -> Iterator[Effect]:
-        """Tell of a configuration change, though there is none."""
-        yield ConfigChanged()
+    def attach(self, queue: int, ring: DeviceRing) -> None:
+        """Let a ring be served, with a look at each of its chains before."""
+        role = self.queues.roles[queue]
+        self._rings[queue] = ScriptedRing(ring, lambda chain: self._keeps(role, chain))
+        super().attach(queue, self._rings[queue])
 
     def detach(self, queue: int) -> int | None:
         """Forget what was held of this ring."""
-        kept = [one for one in self.held if one.queue != queue]
-        self.held[:] = kept
+        self._rings.pop(queue, None)
         return super().detach(queue)
 
-    def process(self, queue: int, memory: BalloonMemory) -> Generator[Effect, None, None]:
-        """Work off a ring, without its calls while they are muted."""
-        for effect in super().process(queue, memory):
-            if self.mutes_calls and isinstance(effect, Call):
-                self._muted.append(effect.queue)
-            else:
-                yield effect
+    def held(self, role: QueueRole) -> int:
+        """How many messages of a queue are held."""
+        roles = self.queues.roles
+        return sum(len(ring.held) for queue, ring in self._rings.items() if roles[queue] is role)
 
-    def _serve(
-        self, queue: int, ring: DeviceRing, chain: Chain, memory: BalloonMemory
-    ) -> Iterator[Effect]:
-        role = self.roles[queue]
-        self.record.messages.append(_message(role, chain, memory))
-        if role in self.holds:
-            self.held.append(_Held(queue, ring, chain, memory))
-            return
-        yield from super()._serve(queue, ring, chain, memory)
+    def let_go(self) -> None:
+        """Serve every message that was held, and tell of all that was muted."""
+        self.holds.clear()
+        for queue, ring in self._rings.items():
+            ring.let_go()
+            self.process(queue, _FOR_EVER_NS)
+        if self.transport is not None:
+            self.transport.let_go()
 
-    def _note_access(self, offset: int, data: bytes, *, is_write: bool) -> None:
-        sent = sum(
-            one.role in (QueueRole.INFLATE, QueueRole.REPORTING) for one in self.record.messages
-        )
-        self.record.accesses.append(
-            ConfigAccess(time.monotonic(), offset, bytes(data), is_write, sent)
-        )
+    def call_all(self) -> None:
+        """Tell of used chains on every queue, though there are none."""
+        for queue, role in enumerate(self.queues.roles):
+            if role is not None and queue in self._rings and self.transport is not None:
+                self.transport.call(queue)
+
+    def announce(self) -> None:
+        """Tell of a configuration change, though there is none."""
+        if self.transport is not None:
+            self.transport.config_changed()
+
+    def sample(self, pfns: list[int]) -> bytes:
+        """What pages hold now."""
+        return b"" if self.memory is None else _sample(self.memory, pfns)
+
+    def _keeps(self, role: QueueRole | None, chain: Chain) -> bool:
+        if self.memory is not None:
+            self.record.messages.append(_message(role, chain, self.memory))
+        return role in self.holds
+
+    def _note_access(self, fact: Fact) -> None:
+        match fact:
+            case ConfigRead(offset, data) | ConfigWritten(offset, data):
+                sent = sum(
+                    one.role in (QueueRole.INFLATE, QueueRole.REPORTING)
+                    for one in self.record.messages
+                )
+                is_write = isinstance(fact, ConfigWritten)
+                access = ConfigAccess(time.monotonic(), offset, bytes(data), is_write, sent)
+                self.record.accesses.append(access)
 
 
-class ScriptedServer(DeviceServer):
-    """A server whose device does what a check says."""
+class ScriptedControl(DeviceControl):
+    """Controls a device that does what a check says."""
 
-    _scripted: ScriptedBalloon
+    def __init__(self, settings: BalloonSettings, sock: socket.socket) -> None:
+        self._scripted: Final = ScriptedBalloon(settings, SystemClock())
+        super().__init__(DeviceServer(self._scripted, sock, listening=True))
 
     @property
     def record(self) -> Record:
@@ -178,45 +259,43 @@ class ScriptedServer(DeviceServer):
 
     def hold(self, *roles: QueueRole) -> None:
         """Leave messages of these queues unanswered from now on."""
-        self._ask(lambda: self._scripted.holds.update(roles))
+        self._at_once(lambda: self._scripted.holds.update(roles))
 
     def mute_calls(self) -> None:
         """Tell of no used chain from now on."""
 
         def mute() -> None:
-            self._scripted.mutes_calls = True
+            if self._scripted.transport is not None:
+                self._scripted.transport.mutes_calls = True
 
-        self._ask(mute)
+        self._at_once(mute)
 
     def release(self) -> None:
         """Answer and tell everything."""
-        self._post(self._scripted.release)
+        self._at_once(self._scripted.let_go)
 
     def held(self, role: QueueRole) -> int:
         """How many messages of a queue are held."""
-        roles = self._scripted.roles
-        return self._ask(lambda: sum(roles[one.queue] is role for one in self._scripted.held))
+        return self._at_once(lambda: self._scripted.held(role))
 
     def sample(self, pfns: list[int]) -> bytes:
         """What pages hold now."""
-        memory = self._connection.memory if self._connection else None
-        return b"" if memory is None else self._ask(lambda: _sample(memory, pfns))
+        return self._at_once(lambda: self._scripted.sample(pfns))
 
     def call_all(self) -> None:
         """Call on every queue for nothing."""
-        self._post(self._scripted.call_all)
+        self._at_once(self._scripted.call_all)
 
     def announce(self) -> None:
         """Tell of a configuration change that there is not."""
-        self._post(self._scripted.announce)
+        self._at_once(self._scripted.announce)
 
     def after(self, action: Callable[[], None]) -> None:
         """Do something on the device's thread."""
-        self.loop.post(action)
+        self.server.loop.post(action)
 
-    def _make_balloon(self, settings: BalloonSettings) -> Balloon:
-        self._scripted = ScriptedBalloon(settings, self._clock)
-        return self._scripted
+    def _at_once(self, question: Callable[[], T]) -> T:
+        return self.server.loop.ask(question, _ASK_TIMEOUT_S)
 
 
 def _message(role: QueueRole | None, chain: Chain, memory: BalloonMemory) -> Message:

@@ -6,9 +6,8 @@ behind it, and nothing above it knows which.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
 
 __all__ = ["Chain", "DeviceRing", "GuestView", "Piece", "read_pieces"]
 
@@ -27,8 +26,7 @@ class GuestView(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Chain:
+class Chain(NamedTuple):
     """One request of the driver, read once from the ring."""
 
     head: int  #: how the driver knows it: first descriptor (split) or buffer id (packed)
@@ -79,9 +77,11 @@ class DeviceRing(Protocol):
         ...
 
 
-def read_pieces(memory: GuestView, pieces: Iterable[Piece]) -> bytes:
+def read_pieces(memory: GuestView, pieces: Sequence[Piece]) -> bytes:
     """Copy pieces out of guest memory, joined: framing is the driver's choice [VIRTIO 1.4 2.7.4].
 
     Raises: GuestMemoryError.
     """
+    if len(pieces) == 1:  # as all drivers do
+        return bytes(memory.view(*pieces[0]))
     return b"".join(bytes(memory.view(gpa, length)) for gpa, length in pieces)

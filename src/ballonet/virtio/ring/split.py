@@ -21,6 +21,7 @@ from typing import Final
 from ballonet.errors import RingError
 from ballonet.virtio.ring.chain import Chain, GuestView
 from ballonet.virtio.ring.descriptors import (
+    DESCRIPTOR_BYTES,
     F_INDIRECT,
     F_NEXT,
     Descriptor,
@@ -92,7 +93,11 @@ class SplitRing:
         head = self._avail16[_RING + self._next_avail % self.size]
         if head >= self.size:
             raise RingError(f"head {head} in a queue of {self.size}")
-        chain = make_chain(head, self._descriptors(head))
+        addr, length, flags, _ = _DESCRIPTOR.unpack_from(self._desc, DESCRIPTOR_BYTES * head)
+        if length and not flags:  # one buffer to read, which is what messages mostly are
+            chain = Chain(head, ((addr, length),), ())
+        else:
+            chain = make_chain(head, self._descriptors(head))
         self._next_avail = (self._next_avail + 1) & 0xFFFF
         self.outstanding += 1
         return chain

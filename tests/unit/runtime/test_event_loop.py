@@ -10,7 +10,7 @@ from threading import Thread, get_ident
 import pytest
 
 from ballonet.errors import UsageError
-from ballonet.vhost_user.event_loop import EventLoop
+from ballonet.runtime.event_loop import EventLoop
 
 SECONDS = 10.0
 

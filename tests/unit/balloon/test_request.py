@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from tests.support.clock import FakeClock
 
-from ballonet.device.request import STALLED_AFTER_NS, RequestTimes, Stage, TargetRequest
+from ballonet.balloon.request import STALLED_AFTER_NS, RequestTimes, Stage, TargetRequest
 
 WANTED = 100
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ballonet.vhost_user.spin import PREEMPTED_NS, SPIN_NS, Spin
+from ballonet.runtime.spin import PREEMPTED_NS, SPIN_NS, Spin
 
 STEP_NS = 5_000
 

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
-from ballonet.device.clock import NS_PER_S, Clock
+from ballonet.balloon.clock import NS_PER_S, Clock
 
-__all__ = ["STALLED_AFTER_NS", "RequestTimes", "Stage", "TargetRequest"]
+__all__ = ["STALLED_AFTER_NS", "RequestTimes", "Stage", "TargetRequest", "stage_of"]
 
 #: Without a page moved for so long a request is stalled: five times the pause of Linux's driver.
 STALLED_AFTER_NS: Final = NS_PER_S
@@ -100,15 +100,28 @@ class TargetRequest:
 
     def stage(self, actual_pages: int, *, running: bool) -> Stage:
         """What the request waits for now."""
-        if self._asked_ns is None:
-            return Stage.NONE
-        if actual_pages == self.target_pages:
-            return Stage.REACHED
-        if not running:
-            return Stage.NO_DRIVER
-        if self._read_ns is None:
-            return Stage.SENT
-        newest_ns = max(self._read_ns, self._moved_ns or 0)
-        if self._clock.now_ns() - newest_ns > STALLED_AFTER_NS:
-            return Stage.STALLED
-        return Stage.READ if self._moved_ns is None else Stage.MOVING
+        return stage_of(
+            self.times,
+            self.target_pages,
+            actual_pages,
+            running=running,
+            now_ns=self._clock.now_ns(),
+        )
+
+
+def stage_of(
+    times: RequestTimes, target_pages: int, actual_pages: int, *, running: bool, now_ns: int
+) -> Stage:
+    """What a request waits for; `running`: a driver's rings are served."""
+    if times.asked_ns is None:
+        return Stage.NONE
+    if actual_pages == target_pages:
+        return Stage.REACHED
+    if not running:
+        return Stage.NO_DRIVER
+    if times.read_ns is None:
+        return Stage.SENT
+    newest_ns = max(times.read_ns, times.moved_ns or 0)
+    if now_ns - newest_ns > STALLED_AFTER_NS:
+        return Stage.STALLED
+    return Stage.READ if times.moved_ns is None else Stage.MOVING

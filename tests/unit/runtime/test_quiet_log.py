@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from ballonet.vhost_user.quiet_log import QuietLog
+from ballonet.runtime.quiet_log import QuietLog
 
 
 def test_one_line_of_a_kind_in_a_second_and_the_rest_is_counted(

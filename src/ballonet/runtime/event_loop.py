@@ -20,11 +20,11 @@ from concurrent.futures import Future
 from threading import RLock
 from typing import Any, Final, Protocol, TypeVar
 
-from ballonet.device.clock import NS_PER_S
+from ballonet.balloon.clock import NS_PER_S
 from ballonet.errors import UsageError
-from ballonet.vhost_user.spin import Spin
+from ballonet.runtime.spin import Spin
 
-__all__ = ["EventLoop", "Watcher"]
+__all__ = ["EventLoop", "Timed", "Watcher"]
 
 _WAIT_S_MAX: Final = 86_400.0
 _ENDED: Final = "the device does not run any more"
@@ -44,6 +44,19 @@ class Watcher(Protocol):
 
     def unregister(self, fd: int) -> None:
         """Forget a descriptor, which must still be open."""
+        ...
+
+
+class Timed(Protocol):
+    """Something with a timer."""
+
+    @property
+    def deadline_ns(self) -> int | None:
+        """When `expired` is to be called, by the monotonic clock; None: never."""
+        ...
+
+    def expired(self) -> None:
+        """The time has come."""
         ...
 
 
@@ -67,6 +80,8 @@ class EventLoop:
         self._waking = RLock()  # a signal handler may wake the loop while its thread closes it
         self._stopping = False
         self._spin = Spin()
+        self._has_more = False
+        self._timer_ns: int | None = None
         self.turns = 0  #: how often it looked at the descriptors
         self.register(self._wake_fd, self._run_posted)
 
@@ -128,18 +143,22 @@ class EventLoop:
 
     def run(self) -> None:
         """Serve until stopped."""
-        has_more = self._work()
-        deadline_ns = self._deadline_ns()
+        self._has_more, self._timer_ns = self._work(), self._deadline_ns()
         while not self._stopping:
-            now_ns = time.monotonic_ns()
-            is_due = deadline_ns is not None and deadline_ns <= now_ns
-            looks_on = self._spin.looks_on(now_ns) or has_more or is_due
-            was_ready = self.turn(0 if looks_on else _wait_s(deadline_ns, now_ns))
-            if was_ready:
-                self._spin.caught()
-            if was_ready or has_more or is_due:
-                has_more = self._work()
-                deadline_ns = self._deadline_ns()
+            self.step()
+
+    def step(self) -> bool:
+        """One look at the descriptors, and the work that follows; True if anything was readable."""
+        now_ns, timer_ns = time.monotonic_ns(), self._timer_ns
+        has_work = self._has_more or (timer_ns is not None and timer_ns <= now_ns)
+        looks_on = has_work or self._spin.looks_on(now_ns)
+        was_ready = self.turn(0 if looks_on else _wait_s(timer_ns, now_ns))
+        if was_ready:
+            self._spin.caught()
+        if was_ready or has_work:
+            self._has_more = self._work()
+            self._timer_ns = self._deadline_ns()
+        return was_ready
 
     def turn(self, wait_s: float | None) -> bool:
         """Serve what is readable, or becomes so in time; True if anything was."""

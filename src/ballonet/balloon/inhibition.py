@@ -10,19 +10,11 @@ Source: QEMU virtio_balloon_inhibited, ram_block_discard_disable.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
 from enum import Enum
-from typing import Final
 
-from ballonet.device.counters import Counters
-from ballonet.device.effects import Discard
 from ballonet.errors import UsageError
-from ballonet.memory.runs import Ranges
 
 __all__ = ["InhibitReason", "Inhibition"]
-
-#: Ranges in one Discard effect: bounds the time until the next look at everything else.
-RANGES_PER_DISCARD: Final = 256
 
 
 class InhibitReason(Enum):
@@ -35,10 +27,9 @@ class InhibitReason(Enum):
 
 
 class Inhibition:
-    """The reasons that hold now, and the gate every discard goes through."""
+    """The reasons that hold now."""
 
-    def __init__(self, counters: Counters) -> None:
-        self._counters = counters
+    def __init__(self) -> None:
         self._held: Counter[InhibitReason] = Counter()
 
     @property
@@ -55,12 +46,3 @@ class Inhibition:
         if not self._held[reason]:
             raise UsageError(f"discarding is not inhibited as {reason.value}")
         self._held[reason] -= 1
-
-    def discard(self, found: Iterable[Ranges]) -> Iterator[Discard]:
-        """Ask for these ranges to be dropped, unless that is inhibited: then count them."""
-        for ranges in found:
-            for part in ranges.slices(RANGES_PER_DISCARD):
-                if self.reasons:
-                    self._counters.withheld_bytes += part.total_bytes
-                else:
-                    yield Discard(part)

@@ -1,0 +1,95 @@
+"""The border between a balloon and everybody who tells it what to do, or wants to know.
+
+A monitor, a host, a trace, a program: none of them knows what kind of device stands behind it.
+Every method may be called from any thread.  Commands are obeyed in the order they were given; the
+future of one is done when the device has obeyed it, which says nothing about the guest.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from typing import Protocol
+
+from ballonet.balloon.facts import Observe
+from ballonet.balloon.inhibition import InhibitReason
+from ballonet.balloon.stats_reading import StatsReading
+from ballonet.control.status import Status
+
+__all__ = ["Control"]
+
+
+class Control(Protocol):
+    """One balloon."""
+
+    @property
+    def latest(self) -> Status:
+        """A status of a moment ago, without waiting: no command that is done is missing from it."""
+        ...
+
+    def status(self) -> Status:
+        """A status of now. Raises: TimeoutError, if the device does not answer; UsageError."""
+        ...
+
+    def status_soon(self) -> Future[Status]:
+        """The same for those who must not wait here. Raises: UsageError, if it has ended."""
+        ...
+
+    def set_target(self, target_pages: int) -> Future[None]:
+        """Ask the guest for a balloon of this many balloon pages.
+
+        Raises: SettingsError, unless it fits the 32 bits of `num_pages`; UsageError.
+        """
+        ...
+
+    def set_poll_interval(self, interval_s: int) -> Future[None]:
+        """Ask for statistics every so many seconds, at once the first time; 0: no more.
+
+        Raises: SettingsError, UsageError.
+        """
+        ...
+
+    def request_stats(self) -> Future[None]:
+        """Ask the guest for a fresh statistics sample. Raises: UsageError."""
+        ...
+
+    def read_stats(self, timeout_s: float) -> StatsReading:
+        """Ask the guest for a fresh statistics sample and wait for it.
+
+        Raises: GuestError, saying why if none comes in time.
+        """
+        ...
+
+    def expedite(self) -> Future[None]:
+        """Have what waits dropped without waiting for a quiet moment.
+
+        `waiting_bytes` of a status says when that is done.  Raises: UsageError.
+        """
+        ...
+
+    def inhibit(self, reason: InhibitReason) -> Future[None]:
+        """Hold discards off; none is under way when this is done. Raises: UsageError."""
+        ...
+
+    def lift(self, reason: InhibitReason) -> Future[None]:
+        """Take back one `inhibit`; the future raises UsageError, if there was none."""
+        ...
+
+    def pause(self) -> Future[None]:
+        """Ask for no statistics until `unpause`. Raises: UsageError."""
+        ...
+
+    def unpause(self) -> Future[None]:
+        """Ask for statistics again, as often as before. Raises: UsageError."""
+        ...
+
+    def subscribe(self, observe: Observe, *, details: bool = False) -> None:
+        """Call `observe` on the device's thread for everything that happens from now on."""
+        ...
+
+    def unsubscribe(self, observe: Observe) -> None:
+        """Take back `subscribe`."""
+        ...
+
+    def stop(self) -> None:
+        """Let the device end; may be called from a signal handler."""
+        ...

@@ -1,0 +1,1 @@
+"""What each message of a front-end does: one function for each request."""
