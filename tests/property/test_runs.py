@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ballonet.memory.regions import Region, RegionTable
-from ballonet.memory.runs import Ranges, find_pieces, locate, merge_pfns
+from ballonet.memory.runs import Ranges, find_pieces, locate, merge_messages, merge_pfns
 
 PAGE = 4096
 pfn = st.one_of(st.integers(0, 80), st.integers(0, 2**32 - 1))
@@ -134,3 +134,27 @@ def test_blocks_of_which_a_part_is_dropped_are_counted(pages: set[int], lead_pag
         if all(one * block + part - lead_pages in pages for part in range(block))
     }
     assert ranges.split_blocks(block * PAGE, lead_pages * PAGE) == len(touched - whole)
+
+
+run_messages = st.integers(1, 6).flatmap(
+    lambda size: st.lists(
+        st.builds(
+            lambda first, is_falling: [*range(first, first + size)][:: -1 if is_falling else 1],
+            st.one_of(st.integers(0, 60), st.integers(2**32 - 70, 2**32 - 7)),
+            st.booleans(),
+        ),
+        min_size=1,
+        max_size=12,
+    )
+)
+any_messages = st.lists(st.lists(pfn, max_size=8), min_size=1, max_size=8)
+
+
+@given(st.one_of(run_messages, any_messages))
+def test_messages_of_runs_are_joined_as_all_their_page_numbers_are(
+    messages: list[list[int]],
+) -> None:
+    found = merge_messages([np.array(one, np.uint32) for one in messages])
+    wanted = merge_pfns(np.array([number for one in messages for number in one], np.uint32))
+    assert found.first_pfns.tolist() == wanted.first_pfns.tolist()
+    assert found.pages.tolist() == wanted.pages.tolist()

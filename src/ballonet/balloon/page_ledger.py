@@ -36,7 +36,7 @@ from numpy.typing import NDArray
 
 from ballonet.balloon.region_pages import RegionPages
 from ballonet.memory.regions import RegionTable
-from ballonet.memory.runs import Located, Ranges, locate
+from ballonet.memory.runs import Located, Ranges, locate, locate_runs, merge_messages
 from ballonet.units import BALLOON_PAGE_BYTES, BALLOON_PAGE_SHIFT, pages_to_bytes
 
 __all__ = ["PageLedger"]
@@ -126,9 +126,10 @@ class PageLedger:
         """
         if not self._messages:
             return 0
-        pfns = np.concatenate(self._messages)
+        messages = self._messages
         self._messages, self._unsorted_bytes, self.wants_sorting = [], 0, False
-        located = locate(pfns, self.table)
+        pfns = np.concatenate(messages)
+        located = locate_runs(merge_messages(messages), self.table)
         for ranges in self._whole_host_pages(pfns, located):
             self._region(ranges.region).let_wait(ranges)
         self._count()

@@ -8,7 +8,7 @@ Source: VIRTIO 1.4 5.5.6 sets no order, and duplicates are legal.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -28,6 +28,7 @@ __all__ = [
     "find_pieces",
     "locate",
     "locate_runs",
+    "merge_messages",
     "merge_pfns",
 ]
 
@@ -118,6 +119,39 @@ def merge_pfns(pfns: NDArray[np.unsignedinteger]) -> PageRuns:
     firsts = ordered[np.concatenate(([0], breaks))]
     lasts = ordered[np.concatenate((breaks, [ordered.size])) - 1]
     return PageRuns(firsts, lasts - firsts + 1)
+
+
+def merge_messages(messages: Sequence[NDArray[np.unsignedinteger]]) -> PageRuns:
+    """Join the page numbers of many messages into runs; what `merge_pfns` makes of all of them.
+
+    Where each message is one run, as Linux mostly sends them, only the runs are sorted: a tenth of
+    the cost.  Units: balloon pages.
+    """
+    runs = _one_run_each(messages)
+    return merge_pfns(np.concatenate(messages)) if runs is None else runs
+
+
+def _one_run_each(messages: Sequence[NDArray[np.unsignedinteger]]) -> PageRuns | None:
+    """Runs of messages of one size that are each one run, and have no page in common; else None."""
+    size = messages[0].size
+    if not size or any(message.size != size for message in messages):
+        return None
+    rows = np.concatenate(messages).reshape(len(messages), size).astype(np.int64)
+    steps = rows[:, 1:] - rows[:, :-1]
+    if (steps == -1).all():
+        firsts = rows[:, -1]
+    elif (steps == 1).all():
+        firsts = rows[:, 0]
+    else:
+        return None
+    ordered = np.sort(firsts)
+    gaps = ordered[1:] - ordered[:-1]
+    if (gaps < size).any():
+        return None
+    breaks = np.flatnonzero(gaps > size) + 1
+    starts = ordered[np.concatenate(([0], breaks))]
+    ends = ordered[np.concatenate((breaks, [ordered.size])) - 1] + size
+    return PageRuns(starts, ends - starts)
 
 
 def _is_one_run(pfns: NDArray[np.unsignedinteger], first: int, last: int) -> bool:
