@@ -319,3 +319,18 @@ def test_what_it_keeps_grows_with_what_waits_and_not_with_memory() -> None:
     found = ledger.step()
     assert found is not None
     assert (found.region, found.offsets.tolist(), found.total_bytes) == (1, [0], 1 << 21)
+
+
+def test_a_page_that_lies_in_two_host_pages_takes_both_back() -> None:
+    region = CROOKED[-1]
+    places = sorted(place for place in HOST_PAGES if place[0] == region)
+    first, second = places[:2]
+    (shared,) = HOST_PAGES[first] & HOST_PAGES[second]
+    ledger = PageLedger()
+    given = sorted(HOST_PAGES[first] | HOST_PAGES[second])
+    ledger.enqueue_message(message(given), TABLE, now_ns=0)
+    ledger.sort()
+    assert ledger.waiting_bytes == 2 * TABLE.regions[region].page_bytes
+    ledger.take_back(message([shared]), now_ns=1)
+    assert ledger.waiting_bytes == 0
+    assert ledger.step() is None
