@@ -13,7 +13,7 @@ Source: VIRTIO 1.4 2.7, 5.5.6; QEMU hw/virtio/virtio-balloon.c.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 from ballonet.balloon.clock import Clock
@@ -50,7 +50,7 @@ class _Queue:
     ring: DeviceRing
     serve: Serve
     head: int = 0  #: of the chain that is not finished
-    rest: Iterator[None] | None = field(default=None)  #: of what it asks for
+    rest: Iterator[None] | None = None  #: of what it asks for
 
 
 class Queues:
@@ -71,12 +71,8 @@ class Queues:
         self.roles: tuple[QueueRole | None, ...] = ()
         self.broken: str | None = None  #: why the device stands still, until it is set up anew
         self.is_legacy = self.big_endian = False  #: as the driver's messages are
-        self._link, self._inflation, self._ledger, self._statistics = (
-            link,
-            inflation,
-            ledger,
-            statistics,
-        )
+        self._link, self._inflation = link, inflation
+        self._ledger, self._statistics = ledger, statistics
         self._counters, self._observers, self._clock = counters, observers, clock
         self._serves: Final[dict[QueueRole, Serve]] = {
             QueueRole.INFLATE: inflation.inflate,

@@ -167,11 +167,14 @@ class Connection:
         try:
             action()
         except (WireError, PeerError, SystemCallError) as error:
-            self._quiet.warn("refused", f"front-end refused: {error}")
-            self.close()
+            self._refuse(error)
         except Exception:  # a bug of ours must not end the device
             _log.exception("this is a bug in ballonet; the front-end is cut off, the device lives")
             self.close()
+
+    def _refuse(self, error: Exception) -> None:
+        self._quiet.warn("refused", f"front-end refused: {error}")
+        self.close()
 
     def _readable(self) -> None:
         """Read on until a message is whole, or nothing more is there now."""
@@ -194,8 +197,7 @@ class Connection:
             self.close()
             return False
         except WireError as error:
-            self._quiet.warn("refused", f"front-end refused: {error}")
-            self.close()
+            self._refuse(error)
             return False
         if message is None:
             return True

@@ -58,10 +58,6 @@ def set_log_base(session: Session, message: Message) -> bytes:
     return U64.pack(0)
 
 
-def ignore(_: Session, __: Message) -> None:
-    """A message that changes nothing here."""
-
-
 def _with_page_size(session: Session, region: Region) -> Region:
     return replace(region, page_bytes=session.balloon.settings.host_page_bytes)
 
@@ -72,5 +68,4 @@ HANDLERS: Final = {
     Request.ADD_MEM_REG: add_mem_reg,
     Request.REM_MEM_REG: rem_mem_reg,
     Request.SET_LOG_BASE: set_log_base,
-    Request.SET_LOG_FD: ignore,
 }

@@ -103,5 +103,6 @@ HANDLERS: Final = {
     _R.SET_STATUS: set_status,
     _R.RESET_DEVICE: reset_device,
     _R.SET_OWNER: ignore,
+    _R.SET_LOG_FD: ignore,
     _R.RESET_OWNER: ignore,  # deprecated; front-ends that send it mean different things by it
 }
