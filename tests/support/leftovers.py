@@ -45,7 +45,10 @@ class Family:
 
     def assert_gone(self) -> None:
         """Nothing of it remains. Raises: AssertionError."""
-        wait_until(lambda: not self.members(), GONE_S, "processes are left")
+        try:
+            wait_until(lambda: not self.members(), GONE_S, "processes are left")
+        except AssertionError as error:
+            raise AssertionError(f"processes are left: {self.members()}") from error
         wait_until(lambda: not self.files(), GONE_S, f"files are left: {self.files()}")
 
     def _note_guest(self, command_line: str) -> None:

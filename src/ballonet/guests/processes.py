@@ -42,9 +42,9 @@ rm -rf -- "$1"
 class PrivateDirectory:
     """A directory that goes when the block ends, and when this process does, even by SIGKILL.
 
-    `mark` is an argument in the command line of programs that are to be killed with it in the
-    latter case, the directory in place of {}.  A watcher sees to it, which sleeps on a pipe whose
-    other end only we hold.  Raises: GuestError.
+    `mark` is an argument in the command line of programs that are to be killed with it, the
+    directory in place of {}.  A watcher sees to it, which sleeps on a pipe whose other end only we
+    hold.  Raises: GuestError.
     """
 
     def __init__(self, prefix: str, *, home: Path | None = None, mark: str = "") -> None:
@@ -70,11 +70,14 @@ class PrivateDirectory:
         self.close()
 
     def close(self) -> None:
-        """Remove it; whoever calls this ends what was started with it. Safe to call again."""
+        """Remove it, and end what was started with it. Safe to call again.
+
+        Whoever started something may not know of it: a signal may have come between its start and
+        the moment it was noted down.  So the watcher looks, every time.
+        """
         shutil.rmtree(self.path, ignore_errors=True)
-        if self._watcher is not None:  # last, so that it still watches if this is interrupted
-            self._watcher.kill()
-            self._watcher.communicate()
+        if self._watcher is not None:
+            self._watcher.communicate()  # its input ends, whatever else happens
             self._watcher = None
 
 
