@@ -246,7 +246,7 @@ def test_a_restored_poll_interval_is_shown(tmp_path: Path) -> None:
 
 def test_a_device_paused_by_anyone_is_shown_as_paused(qmp: Path, device: Device) -> None:
     with QmpClient(qmp).negotiate() as client:
-        device.control.pause()
+        device.control.pause().result(PATIENCE_S)
         assert client.ask("query-status")["return"]["status"] == "paused"
         assert client.ask("x-ballonet-info")["return"]["paused"] is True
         assert client.ask("cont") == {"return": {}}
