@@ -22,11 +22,12 @@ from typing import Any, Final, Self
 
 import numpy as np
 
-from ballonet.conform.device.vhost_user_bench import VhostUserBench
+from ballonet.conform.device.vhost_user_rig import VhostUserRig
 from ballonet.errors import GuestError
 from ballonet.memory.shared_file import SharedFile
 from ballonet.vhost_user.messages import Request, pack_request
-from bench.device_process import LARGE_WANTED, Giver, LargeBench, cpu_seconds
+from bench.device_process import LARGE_WANTED, Giver, LargeRig, cpu_seconds
+from bench.listening import wait_for_listener
 from bench.report import Figure, Ratio
 
 __all__ = ["measure"]
@@ -37,7 +38,6 @@ _GUEST_BYTES: Final = 32 << 20
 _MESSAGES: Final = 400
 _FILES: Final = 1 << 17
 _IDLE_S: Final = 2.0
-_START_S: Final = 120.0
 
 
 def measure() -> Iterator[Figure | Ratio]:
@@ -94,11 +94,7 @@ class _Host:
     def __enter__(self) -> Self:
         command = [sys.executable, "-m", "ballonet", "host", "--directory", str(self._path)]
         self._process = subprocess.Popen(command)
-        end_s = time.monotonic() + _START_S
-        while not (self._path / "host.qmp").is_socket():
-            if time.monotonic() > end_s or self._process.poll() is not None:
-                raise GuestError("the host does not start")
-            time.sleep(0.02)
+        wait_for_listener(self._path / "host.qmp")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -139,7 +135,7 @@ class _Host:
     def latencies(self) -> list[float]:
         """Seconds of each of some hundred messages."""
         times = []
-        with LargeBench(self._path / "measured.sock").session(LARGE_WANTED) as session:
+        with LargeRig(self._path / "measured.sock").session(LARGE_WANTED) as session:
             giver = Giver(session)
             for number in range(_MESSAGES):
                 pfns = giver.data_pages[number * 256 : (number + 1) * 256]
@@ -179,7 +175,7 @@ class _Host:
             return answer["return"]
 
 
-class _IdleBench(VhostUserBench):
+class _IdleRig(VhostUserRig):
     """Sessions of small guests."""
 
     def _memory(self, *, big_pages: bool) -> SharedFile:
@@ -192,7 +188,7 @@ def _idle_guests(host: _Host, count: int) -> Iterator[None]:
     """Guests whose rings are set up, inside the block."""
     with ExitStack() as stack:
         for number in range(count):
-            stack.enter_context(_IdleBench(host.socket(number)).session(LARGE_WANTED))
+            stack.enter_context(_IdleRig(host.socket(number)).session(LARGE_WANTED))
         yield
 
 

@@ -18,12 +18,12 @@ from typing import Final, Self
 from ballonet.errors import GuestError
 from ballonet.guests.linux import LinuxGuest, LinuxGuestSettings
 from ballonet.guests.processes import PrivateDirectory
+from bench.listening import wait_for_listener
 
 __all__ = ["Use", "Yardstick"]
 
 _SOURCE: Final = Path(__file__).parent / "reference" / "balloon_device.c"
 _BUILD: Final = Path("build/reference")
-_PATIENCE_S: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class Yardstick:
                 subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
             )
             stack.callback(self._device.terminate)
-            _wait_for_socket(path)
+            wait_for_listener(path)
             settings = LinuxGuestSettings(self._memory_bytes, path)
             self.guest = stack.enter_context(LinuxGuest(settings))
             self._stack = stack.pop_all()
@@ -96,11 +96,3 @@ def _compiled() -> Path:
         except (OSError, subprocess.CalledProcessError) as error:
             raise GuestError(f"the device in C cannot be built: {error}") from error
     return program
-
-
-def _wait_for_socket(path: Path) -> None:
-    end_s = time.monotonic() + _PATIENCE_S
-    while not path.is_socket():
-        if time.monotonic() > end_s:
-            raise GuestError("the device in C does not start")
-        time.sleep(0.01)

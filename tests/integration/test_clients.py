@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from tests.support.odd_monitor import GREETING, odd_monitor
+from tests.support.programs import started, wait_for_listener
 from tests.support.wait import wait_until
 
 BALLONET = str(Path(sys.executable).with_name("ballonet"))
@@ -138,8 +139,8 @@ def test_texts_of_a_monitor_are_shown_and_not_obeyed(tmp_path: Path) -> None:
 def test_before_a_vmm_connects_that_is_what_is_said(tmp_path: Path) -> None:
     path = tmp_path / "qmp"
     command = [BALLONET, "device", "--socket-path", str(tmp_path / "vhost"), "--qmp"]
-    with subprocess.Popen([*command, f"unix:{path},server=on,wait=off"]) as device:
-        wait_until(path.exists, SECONDS, "no monitor")
+    with started([*command, f"unix:{path},server=on,wait=off"]) as device:
+        wait_for_listener(path)
         shown, facts = ballonet("info", str(path)), ballonet("info", str(path), "--json")
         refused = ballonet("set", str(path), "300M")
         device.terminate()
@@ -160,9 +161,7 @@ def test_a_monitor_that_another_client_holds_is_told_with_the_clients_name(
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(path)
         server.listen()
-        with subprocess.Popen(
-            [sys.executable, "-c", holding, path], stdin=subprocess.PIPE
-        ) as holder:
+        with started([sys.executable, "-c", holding, path], stdin=subprocess.PIPE) as holder:
             served, _ = server.accept()
             with served:
                 begun_s = time.monotonic()

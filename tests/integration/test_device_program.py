@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from tests.support.front_end import FrontEnd
+from tests.support.programs import started
 from tests.support.wait import PATIENCE_S, wait_until
 
 PROGRAMS = Path(sys.executable).parent
@@ -159,7 +160,7 @@ def test_it_says_where_it_listens_and_each_signal_ends_it(
     paths = [tmp_path / "socket", tmp_path / "qmp"]
     command = [str(PROGRAMS / "ballonet"), "device", "--socket-path", str(paths[0])]
     command += ["--qmp", f"unix:{paths[1]},server=on,wait=off"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+    with started(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         for path in paths:
             assert process.stderr.readline() == f"ballonet: listening at {path}\n"

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from tests.integration.device_under_test import DeviceProcess, running_device
+from tests.support.programs import wait_for_listener
 from tests.support.scripts import reconnect_qemu, start_qemu
 from tests.support.small_disk import small_disk
 from tests.support.wait import holds, wait_until
@@ -34,7 +35,7 @@ def device(directory: Path, *options: str) -> Iterator[subprocess.Popen[bytes]]:
     command += ["--state-file", str(directory / "state")]
     with subprocess.Popen([*command, *options]) as process:
         try:
-            wait_until(path.is_socket, 10, "the device listens")
+            wait_for_listener(path)
             yield process
         finally:
             process.kill()

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from tests.integration.device_under_test import running_device
+from tests.support.programs import started
 from tests.support.wait import PATIENCE_S, wait_until
 
 BALLONET = str(Path(sys.executable).with_name("ballonet"))
@@ -38,7 +39,7 @@ def test_wrong_use_is_one_line(tmp_path: Path, option: tuple[str, str]) -> None:
 def test_a_guest_that_is_ended_leaves_at_once_and_well(tmp_path: Path, number: int) -> None:
     with running_device(tmp_path / "device") as device:
         command = [BALLONET, "guest", "embedded", "--socket", str(tmp_path / "device")]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        with started(command, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None
             assert process.stdout.readline().startswith("balloon 0 B, MemTotal")
             process.send_signal(number)
@@ -52,7 +53,7 @@ def test_a_guest_whose_owner_is_gone_with_answers_unread_ends_without_a_word(
     ours, theirs = socket.socketpair()
     with running_device(tmp_path / "device"), theirs:
         command = [BALLONET, "guest", "embedded", "--socket", str(tmp_path / "device")]
-        with subprocess.Popen(
+        with started(
             [*command, "--control-fd", str(theirs.fileno())],
             stderr=subprocess.PIPE,
             pass_fds=[theirs.fileno()],

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+from tests.support.programs import started
 
 #: Loses the first exception, as an object does that is just being finalised.
 STUBBORN = """
@@ -31,7 +32,7 @@ sys.exit(main._run(stubborn))
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_whose_exception_is_lost_comes_again(number: signal.Signals) -> None:
-    with subprocess.Popen([sys.executable, "-c", STUBBORN], stdout=subprocess.PIPE) as verb:
+    with started([sys.executable, "-c", STUBBORN], stdout=subprocess.PIPE) as verb:
         assert verb.stdout is not None
         assert verb.stdout.readline() == b"ready\n"
         verb.send_signal(number)

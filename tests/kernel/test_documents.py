@@ -83,7 +83,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     ]
     with ExitStack() as stack:
         stack.enter_context(_running(device, folder))
-        wait_until((folder / "vu").is_socket, 60, "no device")
+        wait_until(lambda: "listening at vu" in (folder / "said").read_text(), 60, "no device")
         stack.enter_context(_running(guest, folder))
         wait_until(lambda: "reading commands" in (folder / "said").read_text(), 120, "no guest")
         for command in others:

@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from tests.support.programs import started
 from tests.support.wait import PATIENCE_S, wait_until
 
 from ballonet.errors import GuestError
@@ -104,7 +105,7 @@ def test_a_guest_ends_with_the_program_that_started_it(tmp_path: Path) -> None:
         "print(guest._directory.path, flush=True)\n"
         "time.sleep(60)\n"
     )
-    with subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True) as parent:
+    with started([sys.executable, script], stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
         directory = Path(parent.stdout.readline().strip())
         assert guest_processes(directory)

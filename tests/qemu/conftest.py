@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.support.wait import wait_until
+from tests.support.programs import wait_for_listener
 
 from ballonet.control.device_control import controlling
 from ballonet.device.balloon import BalloonSettings
@@ -18,7 +18,6 @@ from ballonet.monitor.serving import monitoring
 from ballonet.qmp.version import VERSIONS
 from ballonet.vhost_user.listener import listening_socket
 
-_PATIENCE_S = 60.0
 MEMORY_BYTES = 512 << 20
 
 
@@ -60,7 +59,7 @@ def bare_qemu(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         stdin=subprocess.DEVNULL,
     ) as started:
         try:
-            wait_until(path.exists, _PATIENCE_S, "QEMU does not start")
+            wait_for_listener(path)
             yield path
         finally:
             started.kill()

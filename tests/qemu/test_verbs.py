@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from tests.qemu.conftest import MEMORY_BYTES
+from tests.support.programs import started
 from tests.support.wait import PATIENCE_S
 
 from ballonet.device.balloon import BalloonSettings
@@ -126,7 +127,7 @@ def test_statistics_come_and_polling_is_left_as_it_was(qmp: str) -> None:
 
 def test_watching_goes_on_until_it_is_interrupted(qmp: str) -> None:
     command = [BALLONET, "stats", qmp, "--watch", "--json"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with started(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         samples = [json.loads(process.stdout.readline()) for _ in range(3)]
         process.send_signal(2)
@@ -139,7 +140,7 @@ def test_watching_goes_on_until_it_is_interrupted(qmp: str) -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_watching_that_is_ended_puts_the_polling_back(qmp: str, number: signal.Signals) -> None:
     command = [BALLONET, "stats", qmp, "--watch", "--json"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with started(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         process.stdout.readline()
         process.send_signal(number)
