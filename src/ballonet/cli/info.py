@@ -6,7 +6,6 @@ import json
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Final
 
 import click
@@ -14,11 +13,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ballonet.cli.monitor_client import JSON_OPTION, SOCKET_ARGUMENT, run
+from ballonet.cli.monitor_client import JSON_OPTION, MACHINE_ARGUMENT, run
 from ballonet.errors import CommandRefusedError, GuestError
 from ballonet.units import format_bytes
+from ballonet.vms.adapters import connected
 from ballonet.vms.device_info import STEPS, DeviceInfo
-from ballonet.vms.qmp_vm import QmpVm, connected
+from ballonet.vms.machine import Machine
 
 __all__ = ["info"]
 
@@ -44,22 +44,22 @@ class _Facts:
 
 
 @click.command()
-@SOCKET_ARGUMENT
+@MACHINE_ARGUMENT
 @JSON_OPTION
-def info(socket_path: Path, *, as_json: bool) -> None:
+def info(address: str, *, as_json: bool) -> None:
     """Show a guest's balloon.
 
-    SOCKET is a QMP socket, of `ballonet device --qmp` or of any QEMU.  Changes nothing.
+    MACHINE is a QMP socket, of `ballonet device --qmp` or of any QEMU.  Changes nothing.
     """
-    facts = run(_facts(socket_path))
+    facts = run(_facts(address))
     if as_json:
         click.echo(json.dumps(asdict(facts), indent=2))
     else:
         Console(highlight=False).print(_table(facts))
 
 
-async def _facts(path: Path) -> _Facts:
-    async with connected(path) as vm:
+async def _facts(address: str) -> _Facts:
+    async with connected(address) as vm:
         device, paused = await vm.device_info(), await vm.is_paused()
         if device is not None and device.ram_bytes is None:
             # Nothing can be asked of a guest that is not there.
@@ -79,7 +79,7 @@ async def _facts(path: Path) -> _Facts:
 
 
 async def _of_statistics(
-    vm: QmpVm, device: DeviceInfo | None
+    vm: Machine, device: DeviceInfo | None
 ) -> tuple[bool | None, int | None, int | None]:
     """Whether a driver is there, how often it is asked, when it answered."""
     has_driver = None if device is None else device.has_driver

@@ -14,7 +14,7 @@ import click
 
 from ballonet.cli.monitor_client import SOCKET_ARGUMENT, run
 from ballonet.errors import CommandRefusedError, GuestError, MonitorError
-from ballonet.vms.qmp_vm import QmpVm, connected
+from ballonet.vms.qmp_machine import QmpMachine, connected
 
 __all__ = ["monitor"]
 
@@ -41,7 +41,7 @@ async def _converse(path: Path) -> None:
             await _with_terminal(vm)
         else:
             async for line in _lines(sys.stdin.fileno()):
-                await _obey(vm, line.strip())
+                await _execute(vm, line.strip())
 
 
 async def _lines(fd: int) -> AsyncIterator[str]:
@@ -68,7 +68,7 @@ async def _read(fd: int) -> bytes:
     return os.read(fd, _READ_BYTES)
 
 
-async def _with_terminal(vm: QmpVm) -> None:
+async def _with_terminal(vm: QmpMachine) -> None:
     try:
         from prompt_toolkit import PromptSession  # noqa: PLC0415 - only with a terminal
         from prompt_toolkit.completion import WordCompleter  # noqa: PLC0415
@@ -89,10 +89,10 @@ async def _with_terminal(vm: QmpVm) -> None:
             continue
         except EOFError:
             return
-        await _obey(vm, line.strip())
+        await _execute(vm, line.strip())
 
 
-async def _words(vm: QmpVm) -> list[str]:
+async def _words(vm: QmpMachine) -> list[str]:
     """What can be completed: every command this monitor knows."""
     names = []
     for line in (await vm.human("help")).splitlines():
@@ -102,7 +102,7 @@ async def _words(vm: QmpVm) -> list[str]:
     return sorted(filter(None, names))
 
 
-async def _obey(vm: QmpVm, line: str) -> None:
+async def _execute(vm: QmpMachine, line: str) -> None:
     """Do what a line says. Raises: MonitorError, if the monitor is gone."""
     if not line:
         return
@@ -115,7 +115,7 @@ async def _obey(vm: QmpVm, line: str) -> None:
         click.echo(error.desc)
 
 
-async def _qmp(vm: QmpVm, line: str) -> object:
+async def _qmp(vm: QmpMachine, line: str) -> object:
     try:
         command = json.loads(line)
         name, arguments = command["execute"], command.get("arguments", {})

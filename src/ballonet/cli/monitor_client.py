@@ -10,13 +10,14 @@ from typing import Any, Final, TypeVar
 
 import click
 
-__all__ = ["JSON_OPTION", "SOCKET_ARGUMENT", "run"]
+__all__ = ["JSON_OPTION", "MACHINE_ARGUMENT", "SOCKET_ARGUMENT", "run"]
 
 T = TypeVar("T")
 
 SOCKET_ARGUMENT: Final = click.argument(
     "socket_path", metavar="SOCKET", type=click.Path(path_type=Path)
 )
+MACHINE_ARGUMENT: Final = click.argument("address", metavar="MACHINE")
 JSON_OPTION: Final = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

@@ -5,20 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from ballonet.cli.monitor_client import JSON_OPTION, SOCKET_ARGUMENT, run
+from ballonet.cli.monitor_client import JSON_OPTION, MACHINE_ARGUMENT, run
 from ballonet.cli.seconds import SecondsType
 from ballonet.cli.size import SizeType
 from ballonet.errors import GuestError
 from ballonet.units import format_bytes
+from ballonet.vms.adapters import connected
 from ballonet.vms.change import Progress as ChangeProgress
 from ballonet.vms.change import Verdict
-from ballonet.vms.qmp_vm import connected
 from ballonet.vms.resize import Outcome, Resize
 
 __all__ = ["set"]
@@ -27,7 +26,7 @@ _PAUSED = "the VM is paused: the guest follows when it runs again"
 
 
 @click.command()
-@SOCKET_ARGUMENT
+@MACHINE_ARGUMENT
 @click.argument("size", type=SizeType(1, 1 << 62))
 @click.option("--wait", is_flag=True, help="Wait until the guest has followed, and show how.")
 @click.option(
@@ -41,18 +40,18 @@ _PAUSED = "the VM is paused: the guest follows when it runs again"
 @click.option("--force", is_flag=True, help="Ask also for less than the guest can live with.")
 @JSON_OPTION
 def set(  # noqa: A001 - the verb's name
-    socket_path: Path, size: int, *, wait: bool, deadline_s: float, force: bool, as_json: bool
+    address: str, size: int, *, wait: bool, deadline_s: float, force: bool, as_json: bool
 ) -> None:
     """Set how much memory the guest keeps; the rest goes into its balloon.
 
-    SOCKET is a QMP socket, of `ballonet device --qmp` or of any QEMU.  Less than what the guest
+    MACHINE is a QMP socket, of `ballonet device --qmp` or of any QEMU.  Less than what the guest
     uses, by its statistics, and a margin is refused with exit code 1; so is less than 35 % of the
     memory of a guest that sends no statistics.  With --wait the exit code is 1 unless the size was
     reached, and a request that the guest cannot follow or suffers from is taken back.
     """
     console = Console(stderr=as_json, highlight=False, markup=False)
     outcome = run(
-        _set(socket_path, size, console, force=force, deadline_s=deadline_s if wait else None)
+        _set(address, size, console, force=force, deadline_s=deadline_s if wait else None)
     )
     if as_json:
         click.echo(json.dumps(_as_json(outcome)))
@@ -65,9 +64,9 @@ def set(  # noqa: A001 - the verb's name
 
 
 async def _set(
-    path: Path, size: int, console: Console, *, force: bool, deadline_s: float | None
+    address: str, size: int, console: Console, *, force: bool, deadline_s: float | None
 ) -> Outcome:
-    async with connected(path) as vm:
+    async with connected(address) as vm:
         with _display(console) as show:
             return await Resize(vm, size, show).run(force=force, deadline_s=deadline_s)
 

@@ -5,20 +5,20 @@ from __future__ import annotations
 import json
 import time
 from contextlib import suppress
-from pathlib import Path
 from typing import Final
 
 import click
 from rich.console import Console
 from rich.table import Table
 
-from ballonet.cli.monitor_client import JSON_OPTION, SOCKET_ARGUMENT, run
+from ballonet.cli.monitor_client import JSON_OPTION, MACHINE_ARGUMENT, run
 from ballonet.errors import GuestError
 from ballonet.units import format_bytes
 from ballonet.virtio.stats import STATS, StatRow, StatUnit
+from ballonet.vms.adapters import connected
 from ballonet.vms.guest_stats import GuestStats
+from ballonet.vms.machine import Machine
 from ballonet.vms.polling import Polling, polling
-from ballonet.vms.qmp_vm import QmpVm, connected
 
 __all__ = ["stats"]
 
@@ -28,25 +28,25 @@ _LEVELS: Final = frozenset({"memfree", "memtot", "avail", "caches"})
 
 
 @click.command()
-@SOCKET_ARGUMENT
+@MACHINE_ARGUMENT
 @click.option("--watch", is_flag=True, help="Go on until Ctrl-C, and show rates.")
 @click.option(
     "--interval", type=click.IntRange(1, 2**32 - 1), default=1, show_default=True, help="Seconds."
 )
 @JSON_OPTION
-def stats(socket_path: Path, *, watch: bool, interval: int, as_json: bool) -> None:
+def stats(address: str, *, watch: bool, interval: int, as_json: bool) -> None:
     """Show the guest's memory statistics.
 
-    SOCKET is a QMP socket, of `ballonet device --qmp` or of any QEMU.  Asks the guest for fresh
+    MACHINE is a QMP socket, of `ballonet device --qmp` or of any QEMU.  Asks the guest for fresh
     values, and leaves the polling as it was; where somebody polls already, their interval counts.
     """
     with suppress(KeyboardInterrupt):
-        run(_stats(socket_path, watch=watch, interval_s=interval, as_json=as_json))
+        run(_stats(address, watch=watch, interval_s=interval, as_json=as_json))
 
 
-async def _stats(path: Path, *, watch: bool, interval_s: int, as_json: bool) -> None:
+async def _stats(address: str, *, watch: bool, interval_s: int, as_json: bool) -> None:
     console = Console(highlight=False)
-    async with connected(path) as vm, polling(vm, interval_s) as guest:
+    async with connected(address) as vm, polling(vm, interval_s) as guest:
         if await vm.is_paused():
             raise GuestError("no fresh statistics: the VM is paused")
         await guest.ask()
@@ -61,7 +61,7 @@ async def _stats(path: Path, *, watch: bool, interval_s: int, as_json: bool) -> 
             before = sample
 
 
-async def _next(vm: QmpVm, guest: Polling) -> GuestStats:
+async def _next(vm: Machine, guest: Polling) -> GuestStats:
     """The next sample. Raises: GuestError, saying what is known."""
     timeout_s = max(_FIRST_S, 3.0 * await vm.poll_interval())
     sample = await guest.next(timeout_s)
@@ -70,7 +70,7 @@ async def _next(vm: QmpVm, guest: Polling) -> GuestStats:
     raise GuestError(f"no fresh statistics within {timeout_s:.0f} s: {await _why_not(vm)}")
 
 
-async def _why_not(vm: QmpVm) -> str:
+async def _why_not(vm: Machine) -> str:
     if await vm.is_paused():
         return "the VM is paused"
     info = await vm.device_info()

@@ -15,7 +15,7 @@ from typing import Final
 
 from ballonet.errors import MonitorError
 from ballonet.vms.guest_stats import GuestStats
-from ballonet.vms.qmp_vm import QmpVm
+from ballonet.vms.machine import Machine
 
 __all__ = ["Polling", "polling"]
 
@@ -25,7 +25,7 @@ _LOOK_S: Final = 0.1
 class Polling:
     """Asks the guest for statistics; `polling` makes and ends it."""
 
-    def __init__(self, vm: QmpVm, interval_s: int) -> None:
+    def __init__(self, vm: Machine, interval_s: int) -> None:
         self._vm, self._interval_s = vm, interval_s
         self._found_s: int | None = None  # the interval to put back
         self.newest: GuestStats | None = None  #: the newest that `ask` or `next` have seen
@@ -68,7 +68,7 @@ class Polling:
 
 
 @asynccontextmanager
-async def polling(vm: QmpVm, interval_s: int = 1) -> AsyncIterator[Polling]:
+async def polling(vm: Machine, interval_s: int = 1) -> AsyncIterator[Polling]:
     """Statistics inside the block; nothing is asked before `ask`, and all is put back after."""
     it = Polling(vm, interval_s)
     try:

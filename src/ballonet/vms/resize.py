@@ -19,8 +19,8 @@ from ballonet.vms.change import ABSENT_AFTER_S, Change, Look, Progress, Verdict
 from ballonet.vms.distress import Distress
 from ballonet.vms.floor import Floor, floor_of
 from ballonet.vms.guest_stats import GuestStats
+from ballonet.vms.machine import Machine
 from ballonet.vms.polling import Polling, polling
-from ballonet.vms.qmp_vm import QmpVm
 
 __all__ = ["Outcome", "Resize"]
 
@@ -51,7 +51,7 @@ class Outcome:
 class Resize:
     """One request for one machine; `run` it once."""
 
-    def __init__(self, vm: QmpVm, size_bytes: int, show: Callable[[Progress], None]) -> None:
+    def __init__(self, vm: Machine, size_bytes: int, show: Callable[[Progress], None]) -> None:
         self._vm, self._asked_bytes, self._show = vm, size_bytes, show
         self._ram_bytes = self._wanted_bytes = self._start_bytes = 0
         self._floor: Floor | None = None
@@ -153,7 +153,7 @@ class Resize:
 class _Watch:
     """Makes a `Look` of what several commands tell, each time with the size of one moment."""
 
-    def __init__(self, vm: QmpVm, guest: Polling, ram_bytes: int, start_bytes: int) -> None:
+    def __init__(self, vm: Machine, guest: Polling, ram_bytes: int, start_bytes: int) -> None:
         self._vm, self._guest, self._ram_bytes = vm, guest, ram_bytes
         self._distress = Distress(ram_bytes, guest.newest, start_bytes)
         self._resets, self._reset_wall_s = vm.resets, 0.0

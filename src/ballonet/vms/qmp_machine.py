@@ -31,7 +31,7 @@ from ballonet.vms.reply import integer, member, printable
 if TYPE_CHECKING:
     from qemu.qmp import QMPClient
 
-__all__ = ["QmpVm", "connected"]
+__all__ = ["QmpMachine", "connected"]
 
 _BALLOON: Final = "child<virtio-balloon"
 _INFO: Final = "x-ballonet-info"
@@ -47,13 +47,13 @@ _YOUNG_S: Final = 10.0
 
 
 @asynccontextmanager
-async def connected(path: Path) -> AsyncIterator[QmpVm]:
+async def connected(path: Path) -> AsyncIterator[QmpMachine]:
     """A machine, connected inside the block. Raises: MonitorError, saying what to do."""
     from qemu.qmp import QMPClient  # noqa: PLC0415 - whoever needs no monitor does without
 
     client = QMPClient("ballonet")
     client.logger.disabled = True
-    vm = QmpVm(client, path)
+    vm = QmpMachine(client, path)
     try:
         await _connect(client, path)
         yield vm
@@ -91,8 +91,8 @@ def _reason(error: Exception) -> str:
     return "what it says is not QMP"
 
 
-class QmpVm:
-    """What a client asks of a machine's balloon."""
+class QmpMachine:
+    """A `Machine`; and what a person types to its monitor."""
 
     def __init__(self, client: QMPClient, path: Path) -> None:
         self._client, self._path = client, path

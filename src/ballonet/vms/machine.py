@@ -1,0 +1,68 @@
+"""Anybody's virtual machine, whatever is spoken to it.
+
+Each kind of virtual machine monitor has a module of its own that speaks to it, and a row in
+adapters.py; those who ask and those who change know this protocol only.  What cannot be told is
+None, never a guess.
+Units: bytes left to the guest (logical size), seconds.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from ballonet.vms.device_info import DeviceInfo
+from ballonet.vms.guest_stats import GuestStats
+
+__all__ = ["Machine"]
+
+
+class Machine(Protocol):
+    """One machine with a balloon.  Every method raises MonitorError, if it is gone or silent."""
+
+    #: Resets so far: what was known of the guest before one is of another kernel.
+    resets: int
+
+    @property
+    def is_ours(self) -> bool:
+        """Its device is ballonet's."""
+        ...
+
+    async def ram_bytes(self) -> int | None:
+        """All memory of the guest."""
+        ...
+
+    async def logical_bytes(self) -> int:
+        """What the guest has now."""
+        ...
+
+    async def set_logical_bytes(self, size: int) -> None:
+        """Ask for another size."""
+        ...
+
+    async def is_paused(self) -> bool:
+        """Its processors stand still."""
+        ...
+
+    async def has_driver(self) -> bool | None:
+        """A driver uses the balloon."""
+        ...
+
+    async def deflates_on_oom(self) -> bool:
+        """The guest's kernel may take memory out of the balloon, and counts it as its own."""
+        ...
+
+    async def guest_stats(self) -> GuestStats:
+        """The newest statistics, however old. Raises: GuestError, if there is no balloon."""
+        ...
+
+    async def poll_interval(self) -> int:
+        """Seconds between questions; 0: none are asked. Raises: GuestError."""
+        ...
+
+    async def set_poll_interval(self, seconds: int) -> None:
+        """Ask the guest for statistics so often; at once, if it was not asked before."""
+        ...
+
+    async def device_info(self) -> DeviceInfo | None:
+        """What only our own device tells; None: it is not ours, or does not answer."""
+        ...
