@@ -14,6 +14,7 @@ import pytest
 from tests.support.pair import MIB, DeviceMemory, Pair
 
 from ballonet.device.balloon import Balloon, BalloonSettings
+from ballonet.device.poison import PagePoison
 from ballonet.device.state import restore_state, state_of
 from ballonet.driver.size_worker import SizeWorker
 from ballonet.errors import GuestPanicError, RingError
@@ -87,7 +88,7 @@ class History:
             pair.device.begin_hint_round,
             lambda: pair.device.hint_round.stop(60.0),
             pair.device.hint_round.done,
-            pair.device.request_stats,
+            pair.device.polling.ask,
             lambda: pair.run(2.5),
             lambda: pair.run(0.3),
             self.replace_device,
@@ -115,7 +116,7 @@ class History:
             area = self.areas[int(self.random.integers(len(self.areas)))]
             start = int(self.random.integers(area.frames.size))
             pages = np.arange(start, area.frames.size)
-            self.spawn(self.pair.kernel.touch(area, pages, write=self.chance(0.6)))
+            self.spawn(self.pair.kernel.paging.touch(area, pages, write=self.chance(0.6)))
 
     def remove_area(self) -> None:
         if self.areas and self.chance(0.5):
@@ -133,8 +134,8 @@ class History:
         area = kernel.add_area("hog", int(self.random.integers(1, self.pages // 2)), process)
         pages = np.arange(area.frames.size)
         try:
-            yield from kernel.touch(area, pages, write=True, process=process)
-            yield from kernel.touch(area, pages, write=False, process=process)
+            yield from kernel.paging.touch(area, pages, write=True, process=process)
+            yield from kernel.paging.touch(area, pages, write=False, process=process)
         except ProcessKilled:
             return
         if process.is_alive:
@@ -171,7 +172,7 @@ class History:
         assert pair.device.actual_pages == 0
         assert pair.driver.size.pages.count == 0
         for area in list(kernel.areas.values()):
-            pair.do(kernel.touch(area, np.arange(area.frames.size), write=False))
+            pair.do(kernel.paging.touch(area, np.arange(area.frames.size), write=False))
             kernel.remove_area(area)
         pair.do(pair.driver.remove())
         assert kernel.free_frames == self.free_at_boot
@@ -203,7 +204,7 @@ def test_the_oracle_finds_a_device_that_discards_too_late(monkeypatch: pytest.Mo
 
 
 def test_the_oracle_finds_a_device_that_ignores_poison(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Balloon, "allows_free_page_discard", lambda _: True)
+    monkeypatch.setattr(PagePoison, "allows_discard", lambda _: True)
     assert _finds_something()
 
 

@@ -45,7 +45,7 @@ def stats(machine: QtestMachine) -> dict[str, int]:
 
 
 def test_it_inflates_and_deflates_and_qemu_drops_the_memory(machine: QtestMachine) -> None:
-    machine.do(machine.kernel.touch(_area(machine, 4000), np.arange(4000), write=True))
+    machine.do(machine.kernel.paging.touch(_area(machine, 4000), np.arange(4000), write=True))
     held = machine.memory.held_bytes
     reach(machine, 20_000)
     assert logical(machine) == MEMORY_BYTES - (20_000 << 12)
@@ -54,7 +54,7 @@ def test_it_inflates_and_deflates_and_qemu_drops_the_memory(machine: QtestMachin
     assert logical(machine) == MEMORY_BYTES - (1234 << 12)
     reach(machine, 0)
     area = next(iter(machine.kernel.areas.values()))
-    machine.do(machine.kernel.touch(area, np.arange(4000), write=False))
+    machine.do(machine.kernel.paging.touch(area, np.arange(4000), write=False))
 
 
 def test_qemu_polls_its_statistics(machine: QtestMachine) -> None:
@@ -63,7 +63,7 @@ def test_qemu_polls_its_statistics(machine: QtestMachine) -> None:
     assert machine.run_until(
         lambda: stats(machine)["stat-total-memory"] == machine.kernel.meminfo()["MemTotal"], 10
     )
-    machine.do(machine.kernel.touch(_area(machine, 8000), np.arange(8000), write=True))
+    machine.do(machine.kernel.paging.touch(_area(machine, 8000), np.arange(8000), write=True))
     machine.run_until(
         lambda: stats(machine)["stat-free-memory"] <= machine.kernel.meminfo()["MemFree"], 10
     )
@@ -73,7 +73,7 @@ def test_qemu_polls_its_statistics(machine: QtestMachine) -> None:
 
 def test_what_it_reports_goes_back_to_the_host(machine: QtestMachine) -> None:
     area = _area(machine, 20_000)
-    machine.do(machine.kernel.touch(area, np.arange(20_000), write=True))
+    machine.do(machine.kernel.paging.touch(area, np.arange(20_000), write=True))
     assert machine.memory.held_bytes > 75 * MIB
     machine.kernel.remove_area(area)
     assert machine.run_until(lambda: machine.memory.held_bytes < 16 * MIB, 20)
@@ -88,7 +88,7 @@ def test_a_poisoning_guest_keeps_what_it_reports() -> None:
         assert machine.run_until(lambda: bool(driver.reports and driver.reports.chains), 20)
         machine.run(0.2)
         assert machine.memory.held_bytes == held
-        machine.do(machine.kernel.touch(_area(machine, 9000), np.arange(9000), write=True))
+        machine.do(machine.kernel.paging.touch(_area(machine, 9000), np.arange(9000), write=True))
         reach(machine, 5000)
         reach(machine, 0)
 
@@ -121,9 +121,9 @@ def test_it_hints_during_a_migration_and_nothing_is_lost() -> None:
         driver = machine.start_driver()
         machine.run(0.1)
         area = _area(machine, 6000)
-        machine.do(machine.kernel.touch(area, np.arange(6000), write=True))
+        machine.do(machine.kernel.paging.touch(area, np.arange(6000), write=True))
         used = _area(machine, 10_000)
-        machine.do(machine.kernel.touch(used, np.arange(10_000), write=True))
+        machine.do(machine.kernel.paging.touch(used, np.arange(10_000), write=True))
         machine.kernel.remove_area(used)  # free, and not empty
         stream = Path(directory) / "stream"
         machine.command("migrate-set-parameters", max_bandwidth=4 * MIB)

@@ -141,7 +141,7 @@ class EmbeddedMachine:
         """Fill a part of what is available with a file and remove it; returns the bytes."""
         pages = self.kernel.available_frames * percent // 100
         area = self.kernel.add_area("fill", pages)
-        yield from self.kernel.touch(area, np.arange(pages), write=True)
+        yield from self.kernel.paging.touch(area, np.arange(pages), write=True)
         self.kernel.remove_area(area)
         return pages * self.kernel.page_bytes
 
@@ -149,7 +149,7 @@ class EmbeddedMachine:
         """Read a file of so many bytes, which stays in the page cache; returns its pages."""
         pages = size // self.kernel.page_bytes
         area = self.kernel.add_area("file", pages)
-        yield from self.kernel.touch(area, np.arange(pages), write=False)
+        yield from self.kernel.paging.touch(area, np.arange(pages), write=False)
         return pages
 
     def hog(self, size: int) -> Job[bool]:
@@ -159,7 +159,7 @@ class EmbeddedMachine:
         area = self.kernel.add_area("hog", pages, process)
         self._hogs.append(process)
         try:
-            yield from self.kernel.touch(area, np.arange(pages), write=True, process=process)
+            yield from self.kernel.paging.touch(area, np.arange(pages), write=True, process=process)
         except ProcessKilled:
             return False
         return process.is_alive
@@ -170,7 +170,7 @@ class EmbeddedMachine:
         for process in hogs:
             for area in list(process.areas):
                 pages = np.arange(area.frames.size)
-                yield from self.kernel.touch(area, pages, write=False, process=process)
+                yield from self.kernel.paging.touch(area, pages, write=False, process=process)
             self.kernel.end_process(process)
         return len(hogs)
 
@@ -215,9 +215,9 @@ class EmbeddedMachine:
         if len(self._received) > _LINE_MAX:
             self.stop()
         for line in lines:
-            self.scheduler.spawn("request", self._obey(line))
+            self.scheduler.spawn("request", self._execute(line))
 
-    def _obey(self, line: bytes) -> Job[None]:
+    def _execute(self, line: bytes) -> Job[None]:
         try:
             request = json.loads(line)
             answer = {"result": (yield from _REQUESTS[request.pop("do")](self, **request))}

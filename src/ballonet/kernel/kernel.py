@@ -17,12 +17,13 @@ from typing import Final
 import numpy as np
 
 from ballonet.errors import GuestPanicError
-from ballonet.kernel.areas import IN_SWAP, Area, Process, Swap
+from ballonet.kernel.areas import Area, Process, Swap
 from ballonet.kernel.buddy import MigrateType
 from ballonet.kernel.compaction import Compaction
 from ballonet.kernel.counters import VmCounters
 from ballonet.kernel.frames import Frames, FrameTable, Use
 from ballonet.kernel.page_reporting import PageReporting
+from ballonet.kernel.paging import Paging
 from ballonet.kernel.physical import PhysicalMemory
 from ballonet.kernel.reclaim import SWAP_CLUSTER, Reclaim
 from ballonet.kernel.tasks import Flag, Job, Scheduler, Sleep
@@ -36,8 +37,6 @@ _FRAME_BYTES: Final = 64
 _RETRIES: Final = 16
 _DEADLOCKS: Final = 50
 _DEADLOCK_NS: Final = 20_000_000
-_CHUNK: Final = 1024
-_MARK_STEP: Final = np.uint64(0x9E37_79B9_7F4A_7C15)
 
 #: Asked for memory before a process is killed; returns the frames it gave.
 OomNotifier = Callable[[], Job[int]]
@@ -93,11 +92,20 @@ class Kernel:
         self.compaction: Final = Compaction(
             self.table, memory, self.areas, self.counters, free=self.free
         )
+        self.paging: Final = Paging(
+            self.table,
+            memory,
+            self.areas,
+            self.swap,
+            self.counters,
+            allocate=lambda count, use, process: self.allocate(count, Effort.ALWAYS, use, process),
+            free=self.free,
+        )
         self.reporting: Final = PageReporting(
             scheduler, self.zones, (settings.reporting_bytes // self.page_bytes).bit_length() - 1
         )
         self._need = Flag()
-        self._next_area = self._next_mark = 1
+        self._next_area = 1
         self._boot()
 
     @property
@@ -212,41 +220,6 @@ class Kernel:
         process.is_alive = False
         for area in list(process.areas):
             self.remove_area(area)
-
-    def touch(
-        self, area: Area, indexes: Frames, *, write: bool, process: Process | None = None
-    ) -> Job[None]:
-        """Read or write pages, each named once; those that are not there are brought in.
-
-        Raises: ProcessKilled; GuestPanicError, if a page does not hold what it must.
-        """
-        for start in range(0, indexes.size, _CHUNK):
-            rest = indexes[start : start + _CHUNK]
-            while rest.size:
-                present = area.frames[rest] >= 0
-                self._access(area, rest[present], write=write)
-                rest = rest[~present]
-                if rest.size:
-                    rest = yield from self._fault(area, rest, process, write=write)
-                if area.number not in self.areas:
-                    return
-            yield None
-
-    def _fault(
-        self, area: Area, indexes: Frames, process: Process | None, *, write: bool
-    ) -> Job[Frames]:
-        """Bring in as many pages as there are frames for, and use them; returns the others."""
-        use = Use.CACHE if area.is_file else Use.ANON
-        frames = yield from self.allocate(indexes.size, Effort.ALWAYS, use, process)
-        if area.number not in self.areas:
-            self.free(frames)
-            return indexes
-        absent = indexes[area.frames[indexes] < 0]  # somebody else may have been faster
-        used = absent[: frames.size]
-        self.free(frames[used.size :])
-        self._bring_in(area, used, frames[: used.size])
-        self._access(area, used, write=write)
-        return np.setdiff1d(indexes, used, assume_unique=True)
 
     def meminfo(self) -> dict[str, int]:
         """As /proc/meminfo names it, in bytes."""
@@ -364,51 +337,6 @@ class Kernel:
 
     def _shrink(self) -> int:
         return sum(shrink() for shrink in self.shrinkers)
-
-    def _bring_in(self, area: Area, indexes: Frames, frames: Frames) -> None:
-        """Put frames under pages that have none."""
-        swapped = area.frames[indexes] == IN_SWAP
-        count = int(np.count_nonzero(swapped))
-        self.counters.pgfault += frames.size
-        if area.is_file:
-            self.counters.pgmajfault += frames.size
-            self.counters.pgpgin += frames.size
-        else:
-            self.counters.pgmajfault += count
-            self.counters.pswpin += count
-            self.swap.used -= count
-        area.frames[indexes] = frames
-        self.table.area[frames] = area.number
-        self.table.index[frames] = indexes
-        self.table.touched[frames] = self.table.tick()
-        if area.words is not None:
-            if area.is_file:
-                fresh = indexes[area.words[indexes] == 0]
-                area.words[fresh] = self._new_marks(fresh)
-            self.memory.fill(frames, 0)
-            self.memory.mark(frames, area.words[indexes])
-
-    def _access(self, area: Area, indexes: Frames, *, write: bool) -> None:
-        """Use pages that are there."""
-        frames = area.frames[indexes]
-        self.table.touched[frames] = self.table.tick()
-        if area.words is not None and not self.memory.marked(frames, area.words[indexes]):
-            raise GuestPanicError(f"a page of {area.name} does not hold what was written to it")
-        if not write:
-            return
-        if area.is_file:
-            area.dirty[indexes] = True
-        if area.words is not None:
-            area.words[indexes] = self._new_marks(indexes)
-            self.memory.mark(frames, area.words[indexes])
-
-    def _new_marks(self, indexes: Frames) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
-        """Words that no other page and no other time has."""
-        self._next_mark += 1
-        with np.errstate(over="ignore"):
-            return (
-                indexes.astype(np.uint64) << np.uint64(24) | np.uint64(self._next_mark)
-            ) * _MARK_STEP
 
     def _check_poison(self, frames: Frames) -> None:
         """Freed pages must still hold what they were filled with, unless that is nothing but 0."""

@@ -46,9 +46,11 @@ def _web(kernel: Kernel, process: Process) -> Job[None]:
     while True:
         load = 0.55 + 0.45 * sin(2 * pi * second / _DAY_S)
         in_use = max(1, int(heap.frames.size * (0.3 + 0.7 * load)))
-        yield from kernel.touch(heap, _some(kernel, in_use, 256), write=True, process=process)
+        yield from kernel.paging.touch(
+            heap, _some(kernel, in_use, 256), write=True, process=process
+        )
         wanted = _popular(kernel, documents.frames.size, int(64 * load) + 1)
-        yield from kernel.touch(documents, wanted, write=False)
+        yield from kernel.paging.touch(documents, wanted, write=False)
         second += 1
         yield Sleep(_SECOND)
 
@@ -58,7 +60,7 @@ def _batch(kernel: Kernel, process: Process) -> Job[None]:
     while True:
         table = kernel.add_area("table", _part(kernel, 0.55), process)
         for _ in range(3):
-            yield from kernel.touch(table, _all(table), write=True, process=process)
+            yield from kernel.paging.touch(table, _all(table), write=True, process=process)
             yield Sleep(20 * _SECOND)
         kernel.remove_area(table)
         yield Sleep(540 * _SECOND)
@@ -72,10 +74,12 @@ def _build(kernel: Kernel, process: Process) -> Job[None]:
         done = 0
         while done < results.frames.size:
             unit = kernel.add_area("compiler", _part(kernel, 0.03), process)
-            yield from kernel.touch(sources, _some(kernel, sources.frames.size, 300), write=False)
-            yield from kernel.touch(unit, _all(unit), write=True, process=process)
+            yield from kernel.paging.touch(
+                sources, _some(kernel, sources.frames.size, 300), write=False
+            )
+            yield from kernel.paging.touch(unit, _all(unit), write=True, process=process)
             end = min(done + 128, results.frames.size)
-            yield from kernel.touch(results, np.arange(done, end), write=True)
+            yield from kernel.paging.touch(results, np.arange(done, end), write=True)
             done = end
             kernel.remove_area(unit)
             yield Sleep(_SECOND // 2)
@@ -86,10 +90,10 @@ def _build(kernel: Kernel, process: Process) -> Job[None]:
 def _desktop(kernel: Kernel, process: Process) -> Job[None]:
     """A desktop nobody sits at: much was used once, little is used now."""
     session = kernel.add_area("session", _part(kernel, 0.4), process)
-    yield from kernel.touch(session, _all(session), write=True, process=process)
+    yield from kernel.paging.touch(session, _all(session), write=True, process=process)
     while True:
         used = _some(kernel, max(1, session.frames.size // 20), 64)
-        yield from kernel.touch(session, used, write=True, process=process)
+        yield from kernel.paging.touch(session, used, write=True, process=process)
         yield Sleep(10 * _SECOND)
 
 
@@ -97,7 +101,7 @@ def _leak(kernel: Kernel, process: Process) -> Job[None]:
     """A program that never frees anything; it ends as such programs do."""
     while True:
         more = kernel.add_area("leaked", max(1, _part(kernel, 0.01)), process)
-        yield from kernel.touch(more, _all(more), write=True, process=process)
+        yield from kernel.paging.touch(more, _all(more), write=True, process=process)
         yield Sleep(_SECOND)
 
 

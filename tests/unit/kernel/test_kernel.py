@@ -44,7 +44,7 @@ class Machine:
 
     def use(self, area: Area, *, write: bool = True, process: object = None) -> None:
         pages = np.arange(area.frames.size)
-        self.do(self.kernel.touch(area, pages, write=write, process=process))  # type: ignore[arg-type]
+        self.do(self.kernel.paging.touch(area, pages, write=write, process=process))  # type: ignore[arg-type]
 
 
 def test_watermarks_are_those_of_linux() -> None:
@@ -102,7 +102,7 @@ def test_without_swap_the_biggest_process_is_killed() -> None:
 
     def job() -> Job[None]:
         try:
-            yield from kernel.touch(much, np.arange(20_000), write=True, process=big)
+            yield from kernel.paging.touch(much, np.arange(20_000), write=True, process=big)
         except ProcessKilled as end:
             killed.append(str(end))
 
