@@ -167,7 +167,7 @@ def _fastest(session: Giver, runs: PageRuns) -> float:
     offsets, lengths = runs.first_pfns * BALLOON_PAGE_BYTES, runs.pages * BALLOON_PAGE_BYTES
     if not discards_in_one_call():
         return _each(session.fd, offsets, lengths)
-    addresses = np.frombuffer(session.session.memory.view, np.uint8).ctypes.data + offsets
+    addresses = np.frombuffer(session.session.memory.file.view, np.uint8).ctypes.data + offsets
     begun_s = time.monotonic()
     for at in range(0, addresses.size, VECTOR_MAX):
         part = slice(at, at + VECTOR_MAX)

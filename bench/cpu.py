@@ -14,7 +14,7 @@ from contextlib import contextmanager
 import numpy as np
 from numpy.typing import NDArray
 
-from ballonet.conform.device.qemu_bench import QemuBench
+from ballonet.conform.device.qemu_rig import QemuRig
 from ballonet.guests.qtest_machine import QtestMachine
 from ballonet.virtio.features import Feature
 from bench.device_process import FILLED, DeviceProcess, Giver, cpu_seconds
@@ -26,13 +26,13 @@ ROUNDS = 5
 _PAGES = 100_000
 
 
-class _LargeQemuBench(QemuBench):
+class _LargeQemuRig(QemuRig):
     memory_bytes = 1 << 30
 
 
 @contextmanager
 def _qemu() -> Iterator[tuple[Giver, QtestMachine]]:
-    bench = _LargeQemuBench()
+    bench = _LargeQemuRig()
     with bench.session(Feature.EVENT_IDX | Feature.VERSION_1 | Feature.STATS_VQ) as session:
         yield Giver(session), bench.machine
 

@@ -13,8 +13,9 @@ from typing import Final, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from ballonet.conform.device.session import DATA_AT, DeviceSession
-from ballonet.conform.device.vhost_user_bench import VhostUserBench
+from ballonet.conform.device.marked_memory import DATA_AT
+from ballonet.conform.device.session import DeviceSession
+from ballonet.conform.device.vhost_user_rig import VhostUserRig
 from ballonet.errors import GuestError
 from ballonet.guests.processes import PrivateDirectory
 from ballonet.memory.shared_file import SharedFile
@@ -22,6 +23,7 @@ from ballonet.units import BALLOON_PAGE_BYTES
 from ballonet.virtio.features import BALLOON_FEATURES, Feature
 from ballonet.virtio.queues import QueueRole
 from ballonet.virtio.ring.chain import Piece
+from bench.listening import wait_for_listener
 
 __all__ = [
     "FILLED",
@@ -29,7 +31,7 @@ __all__ = [
     "MEMORY_BYTES",
     "DeviceProcess",
     "Giver",
-    "LargeBench",
+    "LargeRig",
     "cpu_seconds",
 ]
 
@@ -50,7 +52,7 @@ def cpu_seconds(pid: int) -> float:
     return time.clock_gettime(~pid << 3 | _CPUCLOCK_SCHED)
 
 
-class LargeBench(VhostUserBench):
+class LargeRig(VhostUserRig):
     """Sessions with 1 GiB of memory."""
 
     def _memory(self, *, big_pages: bool) -> SharedFile:
@@ -64,19 +66,19 @@ class Giver:
     def __init__(self, session: DeviceSession) -> None:
         self.session: Final = session
         first = DATA_AT // BALLOON_PAGE_BYTES
-        self.data_pages: Final = np.arange(first, session.memory.size // BALLOON_PAGE_BYTES)
+        self.data_pages: Final = np.arange(first, session.memory.file.size // BALLOON_PAGE_BYTES)
         self._full = 0
-        self._gpas = [session.allocate(4 * _MESSAGE) for _ in range(FILLED)]
+        self._gpas = [session.memory.allocate(4 * _MESSAGE) for _ in range(FILLED)]
 
     @property
     def fd(self) -> int:
         """The memory's file."""
-        return self.session.memory.fd
+        return self.session.memory.file.fd
 
     def fill(self) -> None:
         """Touch every page that may be given."""
-        np.frombuffer(self.session.memory.view, np.uint8)[DATA_AT::BALLOON_PAGE_BYTES] = 1
-        self._full = self.session.memory.held_bytes
+        np.frombuffer(self.session.memory.file.view, np.uint8)[DATA_AT::BALLOON_PAGE_BYTES] = 1
+        self._full = self.session.memory.file.held_bytes
 
     def inflate(self, pfns: NDArray[np.integer], *, at_once: int = 1) -> None:
         """Give pages in messages of 256, so many of them before their answers are awaited."""
@@ -86,7 +88,7 @@ class Giver:
         for first in range(0, len(messages), at_once):
             pieces = []
             for gpa, message in zip(self._gpas, messages[first : first + at_once], strict=False):
-                self.session.write(gpa, message)
+                self.session.memory.write(gpa, message)
                 pieces.append((gpa, len(message)))
             self._send(pieces)
 
@@ -103,7 +105,7 @@ class Giver:
         # The driver's own messages may have taken a few pages meanwhile.
         wanted = self._full - (pages - _OWN_PAGES) * BALLOON_PAGE_BYTES
         end_s = time.monotonic() + _TIMEOUT_S
-        while self.session.memory.held_bytes > wanted:
+        while self.session.memory.file.held_bytes > wanted:
             if time.monotonic() > end_s:
                 raise GuestError("the host does not get its memory back")
             time.sleep(0.001)
@@ -128,9 +130,8 @@ class DeviceProcess:
         path = self._directory.path / "device"
         command = [sys.executable, "-m", "ballonet", "device", "--socket-path", str(path)]
         self._process = subprocess.Popen([*command, *self._options])
-        while not path.is_socket():
-            time.sleep(0.02)
-        self._bench = LargeBench(path)
+        wait_for_listener(path)
+        self._bench = LargeRig(path)
         return self
 
     def __exit__(

@@ -13,20 +13,20 @@ import numpy as np
 
 from ballonet.errors import RingError
 from ballonet.virtio.queues import QueueRole
-from bench.device_process import LARGE_WANTED, Giver, LargeBench
+from bench.device_process import LARGE_WANTED, Giver, LargeRig
 
 
 def main(path: Path) -> None:
     """Flood."""
     os.nice(19)  # the processor this takes is not the device's fault
     random = np.random.default_rng(3)
-    with LargeBench(path).session(LARGE_WANTED) as session:
+    with LargeRig(path).session(LARGE_WANTED) as session:
         giver = Giver(session)
         giver.fill()
         pieces = []
         for _ in range(32):
             pfns = random.permutation(giver.data_pages)[:256]
-            pieces.append(session.message(pfns.astype("<u4").tobytes()))
+            pieces.append(session.memory.message(pfns.astype("<u4").tobytes()))
         ring = session.rings[QueueRole.INFLATE]
         while True:
             for piece in pieces:

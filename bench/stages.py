@@ -26,7 +26,7 @@ from ballonet.guests.linux import LinuxGuest, LinuxGuestSettings
 from ballonet.guests.processes import PrivateDirectory
 from ballonet.vhost_user.listener import listening_socket
 from ballonet.vhost_user.server import DeviceServer, make_server
-from bench.device_process import LARGE_WANTED, MEMORY_BYTES, Giver, LargeBench
+from bench.device_process import LARGE_WANTED, MEMORY_BYTES, Giver, LargeRig
 
 __all__ = ["main"]
 
@@ -177,7 +177,7 @@ def _stages(stats: pstats.Stats) -> Iterator[tuple[str, float]]:
 
 def _drive(path: Path, order: str, ready: Event, ended: Event) -> None:
     """The driver; in a process of its own."""
-    with LargeBench(path).session(LARGE_WANTED) as session:
+    with LargeRig(path).session(LARGE_WANTED) as session:
         giver = Giver(session)
         giver.fill()
         pages = giver.data_pages

@@ -14,12 +14,12 @@ from tests.support.wait import holds
 from ballonet.balloon.page_ledger import PageLedger
 from ballonet.conform.checks import Level, Verdict, run_checks
 from ballonet.conform.device.suite import DEVICE_CHECKS
-from ballonet.conform.device.vhost_user_bench import OwnBench
+from ballonet.conform.device.vhost_user_rig import OwnRig
 from ballonet.conform.driver.suite import DRIVER_CHECKS
 from ballonet.device import inflation
-from ballonet.device.balloon import Balloon
 from ballonet.device.hint_round import HintRound
 from ballonet.device.pfns import given_pfns
+from ballonet.device.poison import PagePoison
 from ballonet.virtio.hint_ids import CMD_ID_STOP
 
 MIB = 1 << 20
@@ -68,12 +68,12 @@ def test_every_check_has_an_id_of_its_own_and_words(checks: tuple[object, ...]) 
 
 def verdict(check_id: str) -> Verdict:
     (check,) = [one for one in DEVICE_CHECKS if one.id == check_id]
-    (result,) = run_checks([check], OwnBench())
+    (result,) = run_checks([check], OwnRig())
     return result.verdict
 
 
 def test_a_device_that_ignores_poison_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Balloon, "allows_free_page_discard", lambda _: True)
+    monkeypatch.setattr(PagePoison, "allows_discard", lambda _: True)
     assert verdict("D-R2") is Verdict.FAIL
 
 

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 from ballonet.conform.checks import Failed, Level, NotApplicable, Suite
-from ballonet.conform.device.bench import EVERYTHING, Bench
+from ballonet.conform.device.rig import EVERYTHING, Rig
 from ballonet.virtio.config import config_length
 from ballonet.virtio.features import Feature
 
 __all__ = ["SUITE"]
 
-SUITE: Suite[Bench] = Suite()
+SUITE: Suite[Rig] = Suite()
 
 
 @SUITE.check("D-F1", Level.SHOULD, "works for a driver that declines MUST_TELL_HOST")
-def works_without_must_tell_host(bench: Bench) -> str:
-    with bench.session(EVERYTHING & ~Feature.MUST_TELL_HOST) as session:
+def works_without_must_tell_host(rig: Rig) -> str:
+    with rig.session(EVERYTHING & ~Feature.MUST_TELL_HOST) as session:
         return session.works()
 
 
 @SUITE.check("C-1", Level.MUST, "the configuration can be read in any size at any offset")
-def reads_of_any_size(bench: Bench) -> str:
-    with bench.session() as session:
+def reads_of_any_size(rig: Rig) -> str:
+    with rig.session() as session:
         length = config_length(session.offered)
         whole = b"".join(session.transport.read_config(at, 4) for at in range(0, length, 4))
         for size in (1, 2, 4):
@@ -33,8 +33,8 @@ def reads_of_any_size(bench: Bench) -> str:
 
 
 @SUITE.check("C-2", Level.MUST, "num_pages and the hint id cannot be written by the driver")
-def read_only_fields(bench: Bench) -> str:
-    with bench.session() as session:
+def read_only_fields(rig: Rig) -> str:
+    with rig.session() as session:
         session.need(Feature.FREE_PAGE_HINT)
         before = [session.transport.read_config(at, 4) for at in (0, 8)]
         for at in (0, 8):
@@ -46,8 +46,8 @@ def read_only_fields(bench: Bench) -> str:
 
 
 @SUITE.check("C-3", Level.MUST, "actual reads as the driver wrote it")
-def actual_is_stored(bench: Bench) -> str:
-    with bench.session() as session:
+def actual_is_stored(rig: Rig) -> str:
+    with rig.session() as session:
         session.transport.write_config(4, (77).to_bytes(4, "little"))
         actual = int.from_bytes(session.transport.read_config(4, 4), "little")
         if actual != 77:
@@ -57,16 +57,16 @@ def actual_is_stored(bench: Bench) -> str:
 
 
 @SUITE.check("C-4", Level.MUST, "a new target shows in num_pages, and the driver is told")
-def target_is_told(bench: Bench) -> str:
-    if bench.control is None:
+def target_is_told(rig: Rig) -> str:
+    if rig.control is None:
         raise NotApplicable("the host of this device cannot be asked for anything")
-    with bench.session() as session:
+    with rig.session() as session:
         before = session.heard.config_changes
-        bench.control.set_target(512)
+        rig.control.set_target(512)
         if not session.until(lambda: session.heard.config_changes > before):
             raise Failed("no configuration change is told")
         pages = int.from_bytes(session.transport.read_config(0, 4), "little")
-        bench.control.set_target(0)
+        rig.control.set_target(0)
         if pages != 512:
             raise Failed(f"512 pages were asked for, num_pages is {pages}")
         return "one change told, num_pages is 512"
@@ -75,12 +75,10 @@ def target_is_told(bench: Bench) -> str:
 @SUITE.check(
     "C-5", Level.PITFALL, "an actual larger than the guest is only a claim, and does no harm"
 )
-def silly_actual(bench: Bench) -> str:
-    with bench.session() as session:
+def silly_actual(rig: Rig) -> str:
+    with rig.session() as session:
         session.transport.write_config(4, b"\xff\xff\xff\xff")
         evidence = session.works()
-        shown = (
-            "" if bench.control is None else f"; the host sees {bench.control.actual_pages()} pages"
-        )
+        shown = "" if rig.control is None else f"; the host sees {rig.control.actual_pages()} pages"
         session.transport.write_config(4, bytes(4))
         return evidence + shown

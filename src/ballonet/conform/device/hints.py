@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Final
 
 from ballonet.conform.checks import Failed, Level, NotApplicable, Suite
-from ballonet.conform.device.bench import Bench, HostControl
+from ballonet.conform.device.rig import HostControl, Rig
 from ballonet.conform.device.session import DeviceSession
 from ballonet.units import BALLOON_PAGE_BYTES
 from ballonet.virtio.features import Feature
@@ -16,7 +16,7 @@ from ballonet.virtio.queues import QueueRole
 
 __all__ = ["SUITE"]
 
-SUITE: Suite[Bench] = Suite()
+SUITE: Suite[Rig] = Suite()
 
 _WORD: Final = 4
 _POISON_AT: Final = 12
@@ -27,7 +27,7 @@ def _cmd_id(session: DeviceSession) -> int:
 
 
 def _say(session: DeviceSession, word: int) -> None:
-    session.send(QueueRole.HINT, [session.message(word.to_bytes(_WORD, "little"))])
+    session.send(QueueRole.HINT, [session.memory.message(word.to_bytes(_WORD, "little"))])
 
 
 def _hint(session: DeviceSession, gpa: int, length: int) -> None:
@@ -35,26 +35,26 @@ def _hint(session: DeviceSession, gpa: int, length: int) -> None:
 
 
 @contextmanager
-def _migrating(bench: Bench) -> Iterator[tuple[DeviceSession, HostControl]]:
+def _migrating(rig: Rig) -> Iterator[tuple[DeviceSession, HostControl]]:
     """A session while a migration waits for hints."""
-    if bench.control is None:
+    if rig.control is None:
         raise NotApplicable("the host of this device cannot be asked for a migration")
-    with bench.session() as session:
+    with rig.session() as session:
         session.need(Feature.FREE_PAGE_HINT)
         if Feature.PAGE_POISON in session.negotiated:
             session.transport.write_config(_POISON_AT, bytes(_WORD))
-        bench.control.begin_hints()
+        rig.control.begin_hints()
         if not session.until(lambda: _cmd_id(session) > CMD_ID_DONE):
             raise Failed("a migration runs, and no hints are asked for")
         try:
-            yield session, bench.control
+            yield session, rig.control
         finally:
-            bench.control.cancel_hints()
+            rig.control.cancel_hints()
 
 
 @SUITE.check("D-H1", Level.SHOULD, "STOP is shown while no hints are wanted")
-def stop_at_first(bench: Bench) -> str:
-    with bench.session() as session:
+def stop_at_first(rig: Rig) -> str:
+    with rig.session() as session:
         session.need(Feature.FREE_PAGE_HINT)
         cmd_id = _cmd_id(session)
         if cmd_id not in (CMD_ID_STOP, CMD_ID_DONE):
@@ -63,9 +63,9 @@ def stop_at_first(bench: Bench) -> str:
 
 
 @SUITE.check("D-H0", Level.SHOULD, "a page that was hinted is not sent")
-def hinted_page_is_skipped(bench: Bench) -> str:
-    with _migrating(bench) as (session, control):
-        hinted, other = session.pages(1)[0], session.pages(1)[0]
+def hinted_page_is_skipped(rig: Rig) -> str:
+    with _migrating(rig) as (session, control):
+        hinted, other = session.memory.pages(1)[0], session.memory.pages(1)[0]
         _say(session, _cmd_id(session))
         _hint(session, hinted * BALLOON_PAGE_BYTES, BALLOON_PAGE_BYTES)
         _say(session, CMD_ID_STOP)
@@ -78,9 +78,9 @@ def hinted_page_is_skipped(bench: Bench) -> str:
 
 
 @SUITE.check("D-H2", Level.MUST, "the id of a round is never used again")
-def ids_are_new(bench: Bench) -> str:
+def ids_are_new(rig: Rig) -> str:
     seen: list[int] = []
-    with _migrating(bench) as (session, control):
+    with _migrating(rig) as (session, control):
         seen.append(_cmd_id(session))
         control.cancel_hints()
         control.begin_hints()
@@ -93,9 +93,9 @@ def ids_are_new(bench: Bench) -> str:
 
 
 @SUITE.check("D-H3", Level.MUST, "pages sent under another id than the present one are ignored")
-def stale_ids_are_ignored(bench: Bench) -> str:
-    with _migrating(bench) as (session, control):
-        (pfn,) = session.pages(1)
+def stale_ids_are_ignored(rig: Rig) -> str:
+    with _migrating(rig) as (session, control):
+        (pfn,) = session.memory.pages(1)
         _say(session, _cmd_id(session) - 1)
         _hint(session, pfn * BALLOON_PAGE_BYTES, BALLOON_PAGE_BYTES)
         control.end_hints()
@@ -105,21 +105,21 @@ def stale_ids_are_ignored(bench: Bench) -> str:
 
 
 @SUITE.check("D-H4", Level.MUST, "the contents of hinted pages are left alone")
-def hinted_pages_keep_their_contents(bench: Bench) -> str:
-    with _migrating(bench) as (session, control):
-        pfns = session.pages(64)
+def hinted_pages_keep_their_contents(rig: Rig) -> str:
+    with _migrating(rig) as (session, control):
+        pfns = session.memory.pages(64)
         _say(session, _cmd_id(session))
         _hint(session, pfns[0] * BALLOON_PAGE_BYTES, 64 * BALLOON_PAGE_BYTES)
         _say(session, CMD_ID_STOP)
         control.end_hints()
-        if len(session.kept(pfns)) != 64:
+        if len(session.memory.kept(pfns)) != 64:
             raise Failed("a hinted page has changed on the source")
         return "64 hinted pages are unchanged on the source"
 
 
 @SUITE.check("D-H6", Level.MUST, "DONE is shown after a migration that was cancelled")
-def done_after_cancel(bench: Bench) -> str:
-    with _migrating(bench) as (session, control):
+def done_after_cancel(rig: Rig) -> str:
+    with _migrating(rig) as (session, control):
         _say(session, _cmd_id(session))
         control.cancel_hints()
         if not session.until(lambda: _cmd_id(session) == CMD_ID_DONE):
@@ -128,8 +128,8 @@ def done_after_cancel(bench: Bench) -> str:
 
 
 @SUITE.check("D-H7", Level.MUST, "DONE is shown after a migration that succeeded")
-def done_after_success(bench: Bench) -> str:
-    with _migrating(bench) as (session, control):
+def done_after_success(rig: Rig) -> str:
+    with _migrating(rig) as (session, control):
         _say(session, _cmd_id(session))
         _say(session, CMD_ID_STOP)
         control.end_hints()
@@ -139,8 +139,8 @@ def done_after_success(bench: Bench) -> str:
 
 
 @SUITE.check("P-42", Level.PITFALL, "the id stays readable while its round runs")
-def id_stays(bench: Bench) -> str:
-    with _migrating(bench) as (session, _):
+def id_stays(rig: Rig) -> str:
+    with _migrating(rig) as (session, _):
         cmd_id = _cmd_id(session)
         _say(session, cmd_id)
         now = _cmd_id(session)
@@ -153,9 +153,9 @@ def id_stays(bench: Bench) -> str:
 
 
 @SUITE.check("P-43", Level.PITFALL, "a hint that covers part of a page does not hint the page")
-def partial_pages_are_sent(bench: Bench) -> str:
-    with _migrating(bench) as (session, control):
-        pfns = session.pages(3)
+def partial_pages_are_sent(rig: Rig) -> str:
+    with _migrating(rig) as (session, control):
+        pfns = session.memory.pages(3)
         half = BALLOON_PAGE_BYTES // 2
         _say(session, _cmd_id(session))
         _hint(session, pfns[0] * BALLOON_PAGE_BYTES + half, 2 * BALLOON_PAGE_BYTES)
@@ -168,9 +168,9 @@ def partial_pages_are_sent(bench: Bench) -> str:
 
 
 @SUITE.check("P-33", Level.PITFALL, "a driver cannot start an old round again by its id")
-def rounds_do_not_restart(bench: Bench) -> str:
-    with _migrating(bench) as (session, control):
-        (pfn,) = session.pages(1)
+def rounds_do_not_restart(rig: Rig) -> str:
+    with _migrating(rig) as (session, control):
+        (pfn,) = session.memory.pages(1)
         cmd_id = _cmd_id(session)
         _say(session, cmd_id)
         _say(session, CMD_ID_STOP)

@@ -1,26 +1,20 @@
 """One driver's session with the device under test, with every lever a check needs.
 
-Guest memory has a low part for rings and messages and a high part whose pages the checks give away;
-each of those has contents of its own, so that a lost page is seen.
-Units: bytes; `pfn` counts balloon pages.
+Not here: the guest's memory, and what is in its pages (marked_memory.py).
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-import numpy as np
-
 from ballonet.conform.checks import Failed, NotApplicable
+from ballonet.conform.device.marked_memory import MarkedMemory
 from ballonet.conform.device.raw_ring import RawSplitRing
 from ballonet.driver.transport import Transport
-from ballonet.errors import GuestMemoryError
 from ballonet.memory.fence import full_fence
-from ballonet.memory.shared_file import SharedFile
-from ballonet.units import BALLOON_PAGE_BYTES
 from ballonet.virtio.features import Feature
 from ballonet.virtio.queues import QueueLayout, QueueRole, queue_roles
 from ballonet.virtio.ring.chain import Piece
@@ -28,10 +22,8 @@ from ballonet.virtio.ring.driver import DriverRing, Used
 from ballonet.virtio.ring.packed_driver import PackedDriverRing, packed_place, packed_ring_bytes
 from ballonet.virtio.ring.split_driver import split_place, split_ring_bytes
 
-__all__ = ["DATA_AT", "DeviceSession", "Heard"]
+__all__ = ["DeviceSession", "Heard"]
 
-#: Where a session's own messages and rings end and the pages begin.
-DATA_AT: Final = 16 << 20
 #: For hangs alone: a busy machine is no fault of a device.
 _ANSWER_S: Final = 20.0
 _QUIET_S: Final = 0.3
@@ -47,13 +39,12 @@ class Heard:
 
 
 class DeviceSession:
-    """A driver without any sense of its own."""
+    """A driver that sends exactly what a check specifies."""
 
     def __init__(
         self,
         transport: Transport,
-        memory: SharedFile,
-        first_gpa: int,  #: below is memory that no ring may lie in
+        memory: MarkedMemory,
         heard: Heard,
         pump: Callable[[float], None],
     ) -> None:
@@ -65,8 +56,6 @@ class DeviceSession:
         self.rings: dict[QueueRole, DriverRing] = {}
         self.numbers: dict[QueueRole, int] = {}
         self._pump = pump
-        self._next_gpa = first_gpa
-        self._next_page = DATA_AT
         self._done: dict[tuple[QueueRole, int], Used] = {}
 
     def begin(self, wanted: Feature, layout: QueueLayout = QueueLayout.DENSE) -> None:
@@ -97,58 +86,6 @@ class DeviceSession:
             raise NotApplicable("the rings are packed")
         return ring
 
-    def allocate(self, size: int, align: int = 64) -> int:
-        """Address of fresh bytes in the low part."""
-        gpa = -(-self._next_gpa // align) * align
-        self._next_gpa = gpa + size
-        if self._next_gpa > DATA_AT:
-            raise GuestMemoryError(gpa, size)
-        return gpa
-
-    def pages(self, count: int, align: int = BALLOON_PAGE_BYTES) -> list[int]:
-        """PFNs of fresh pages with contents."""
-        gpa = -(-self._next_page // align) * align
-        self._next_page = gpa + count * BALLOON_PAGE_BYTES
-        first = gpa // BALLOON_PAGE_BYTES
-        pfns = list(range(first, first + count))
-        for pfn in pfns:
-            self.write_page(pfn)
-        return pfns
-
-    def write_page(self, pfn: int, salt: int = 0) -> None:
-        """Give a page contents that no other has."""
-        self.write(pfn * BALLOON_PAGE_BYTES, _contents(pfn, salt))
-
-    def kept(self, pfns: Iterable[int], salt: int = 0) -> list[int]:
-        """Pages that still hold what was written to them."""
-        return [pfn for pfn in pfns if self.read_page(pfn) == _contents(pfn, salt)]
-
-    def emptied(self, pfns: Iterable[int]) -> list[int]:
-        """Pages that read as zero."""
-        return [pfn for pfn in pfns if not any(self.read_page(pfn))]
-
-    def read_page(self, pfn: int) -> bytes:
-        """What is in a page; a hole stays one."""
-        return self.memory.read(pfn * BALLOON_PAGE_BYTES, BALLOON_PAGE_BYTES)
-
-    def write(self, gpa: int, data: bytes) -> None:
-        """Store bytes."""
-        self.memory.view[gpa : gpa + len(data)] = data
-
-    def view(self, gpa: int, length: int) -> memoryview:
-        """A window on memory; for rings."""
-        return self.memory.view[gpa : gpa + length]
-
-    def message(self, data: bytes) -> Piece:
-        """Bytes put into memory, as a readable piece."""
-        gpa = self.allocate(len(data))
-        self.write(gpa, data)
-        return gpa, len(data)
-
-    def pfn_message(self, pfns: Sequence[int]) -> Piece:
-        """Page numbers as a driver sends them."""
-        return self.message(np.array(pfns, "<u4").tobytes())
-
     def post(
         self, role: QueueRole, readable: Sequence[Piece], writable: Sequence[Piece] = ()
     ) -> int:
@@ -166,11 +103,11 @@ class DeviceSession:
 
     def inflate(self, pfns: Sequence[int]) -> Used:
         """Give pages. Raises: Failed."""
-        return self.send(QueueRole.INFLATE, [self.pfn_message(pfns)])
+        return self.send(QueueRole.INFLATE, [self.memory.pfn_message(pfns)])
 
     def deflate(self, pfns: Sequence[int]) -> Used:
         """Take pages back. Raises: Failed."""
-        return self.send(QueueRole.DEFLATE, [self.pfn_message(pfns)])
+        return self.send(QueueRole.DEFLATE, [self.memory.pfn_message(pfns)])
 
     def wait_used(self, role: QueueRole, head: int) -> Used:
         """Wait for a chain. Raises: Failed."""
@@ -209,7 +146,7 @@ class DeviceSession:
 
     def works(self) -> str:
         """Evidence that the device lives: it inflates a page. Raises: Failed."""
-        (pfn,) = self.pages(1)
+        (pfn,) = self.memory.pages(1)
         self.inflate([pfn])
         return "it goes on to serve"
 
@@ -219,15 +156,11 @@ class DeviceSession:
             raise Failed(f"the device has no queue {number}")
         event_idx = Feature.EVENT_IDX in self.negotiated
         if Feature.RING_PACKED in self.negotiated:
-            gpa = self.allocate(packed_ring_bytes(size), 4096)
+            gpa = self.memory.allocate(packed_ring_bytes(size), 4096)
             return PackedDriverRing(
-                self, packed_place(gpa, size), size, full_fence, event_idx=event_idx
+                self.memory, packed_place(gpa, size), size, full_fence, event_idx=event_idx
             )
         align = self.transport.used_align
-        gpa = self.allocate(split_ring_bytes(size, align), 4096)
+        gpa = self.memory.allocate(split_ring_bytes(size, align), 4096)
         place = split_place(gpa, size, align)
-        return RawSplitRing(self, place, size, full_fence, event_idx=event_idx)
-
-
-def _contents(pfn: int, salt: int) -> bytes:
-    return (pfn << 16 | salt << 8 | 1).to_bytes(8, "little") * (BALLOON_PAGE_BYTES // 8)
+        return RawSplitRing(self.memory, place, size, full_fence, event_idx=event_idx)

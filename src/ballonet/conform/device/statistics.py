@@ -6,7 +6,7 @@ from struct import Struct
 from typing import Final
 
 from ballonet.conform.checks import Failed, Level, NotApplicable, Suite
-from ballonet.conform.device.bench import Bench, HostControl
+from ballonet.conform.device.rig import HostControl, Rig
 from ballonet.conform.device.session import DeviceSession
 from ballonet.errors import GuestError
 from ballonet.virtio.features import Feature
@@ -14,7 +14,7 @@ from ballonet.virtio.queues import QueueRole
 
 __all__ = ["SUITE"]
 
-SUITE: Suite[Bench] = Suite()
+SUITE: Suite[Rig] = Suite()
 
 _ENTRY: Final = Struct("<HQ")
 _MEMFREE, _MEMTOT, _SWAP_IN = 4, 5, 0
@@ -25,19 +25,19 @@ def _stats(*entries: tuple[int, int]) -> bytes:
     return b"".join(_ENTRY.pack(tag, value) for tag, value in entries)
 
 
-def _control(bench: Bench) -> HostControl:
-    if bench.control is None:
+def _control(rig: Rig) -> HostControl:
+    if rig.control is None:
         raise NotApplicable("the host of this device cannot be asked for anything")
-    return bench.control
+    return rig.control
 
 
 def _answer(session: DeviceSession, control: HostControl, data: bytes) -> dict[str, int]:
     """Give a first buffer, wait for a question, answer it; returns what the host knows then."""
-    head = session.post(QueueRole.STATS, [session.message(bytes(10))])
+    head = session.post(QueueRole.STATS, [session.memory.message(bytes(10))])
     control.set_poll_interval(1)
     try:
         session.wait_used(QueueRole.STATS, head)
-        session.post(QueueRole.STATS, [session.message(data)])
+        session.post(QueueRole.STATS, [session.memory.message(data)])
         session.until(lambda: control.statistics().get(_TOTAL_KEY) == 1 << 30)
     finally:
         control.set_poll_interval(0)
@@ -45,10 +45,10 @@ def _answer(session: DeviceSession, control: HostControl, data: bytes) -> dict[s
 
 
 @SUITE.check("D-S0", Level.MUST, "the statistics buffer is kept until fresh ones are wanted")
-def buffer_is_kept(bench: Bench) -> str:
-    with bench.session() as session:
+def buffer_is_kept(rig: Rig) -> str:
+    with rig.session() as session:
         session.need(Feature.STATS_VQ)
-        head = session.post(QueueRole.STATS, [session.message(_stats((_MEMFREE, 1)))])
+        head = session.post(QueueRole.STATS, [session.memory.message(_stats((_MEMFREE, 1)))])
         session.rest()
         if session.is_used(QueueRole.STATS, head):
             raise Failed("it came back though nobody asked for statistics")
@@ -56,9 +56,9 @@ def buffer_is_kept(bench: Bench) -> str:
 
 
 @SUITE.check("D-S1", Level.MUST, "unknown tags are ignored")
-def unknown_tags(bench: Bench) -> str:
-    control = _control(bench)
-    with bench.session() as session:
+def unknown_tags(rig: Rig) -> str:
+    control = _control(rig)
+    with rig.session() as session:
         session.need(Feature.STATS_VQ)
         data = _stats((999, 1), (_MEMFREE, 4096), (65535, 2), (_MEMTOT, 1 << 30))
         stats = _answer(session, control, data)
@@ -68,9 +68,9 @@ def unknown_tags(bench: Bench) -> str:
 
 
 @SUITE.check("D-S2", Level.MUST, "tags may come in any order, and any of them be missing")
-def any_order(bench: Bench) -> str:
-    control = _control(bench)
-    with bench.session() as session:
+def any_order(rig: Rig) -> str:
+    control = _control(rig)
+    with rig.session() as session:
         session.need(Feature.STATS_VQ)
         stats = _answer(session, control, _stats((_MEMTOT, 1 << 30), (_SWAP_IN, 7), (_MEMFREE, 5)))
         if (stats.get(_FREE_KEY), stats.get("stat-swap-in")) != (5, 7):
@@ -79,9 +79,9 @@ def any_order(bench: Bench) -> str:
 
 
 @SUITE.check("D-S3", Level.PITFALL, "a buffer that ends inside an entry counts as far as it goes")
-def partial_entry(bench: Bench) -> str:
-    control = _control(bench)
-    with bench.session() as session:
+def partial_entry(rig: Rig) -> str:
+    control = _control(rig)
+    with rig.session() as session:
         session.need(Feature.STATS_VQ)
         data = _stats((_MEMFREE, 6), (_MEMTOT, 1 << 30)) + b"\x04\x00\xff"
         stats = _answer(session, control, data)
@@ -91,11 +91,11 @@ def partial_entry(bench: Bench) -> str:
 
 
 @SUITE.check("P-13", Level.PITFALL, "of several statistics buffers all but one come back at once")
-def several_buffers(bench: Bench) -> str:
-    with bench.session() as session:
+def several_buffers(rig: Rig) -> str:
+    with rig.session() as session:
         session.need(Feature.STATS_VQ)
         heads = [
-            session.post(QueueRole.STATS, [session.message(_stats((_MEMFREE, i)))])
+            session.post(QueueRole.STATS, [session.memory.message(_stats((_MEMFREE, i)))])
             for i in range(4)
         ]
         for head in heads[:-1]:
@@ -107,23 +107,23 @@ def several_buffers(bench: Bench) -> str:
 
 
 @SUITE.check("P-14", Level.PITFALL, "resets while a statistics buffer is held leave nothing behind")
-def resets_with_a_held_buffer(bench: Bench) -> str:
+def resets_with_a_held_buffer(rig: Rig) -> str:
     for _ in range(20):
-        with bench.session() as session:
+        with rig.session() as session:
             session.need(Feature.STATS_VQ)
-            session.post(QueueRole.STATS, [session.message(_stats((_MEMFREE, 1)))])
+            session.post(QueueRole.STATS, [session.memory.message(_stats((_MEMFREE, 1)))])
             session.transport.reset()
-    with bench.session() as session:
-        first = session.post(QueueRole.STATS, [session.message(_stats((_MEMFREE, 1)))])
-        session.post(QueueRole.STATS, [session.message(_stats((_MEMFREE, 2)))])
+    with rig.session() as session:
+        first = session.post(QueueRole.STATS, [session.memory.message(_stats((_MEMFREE, 1)))])
+        session.post(QueueRole.STATS, [session.memory.message(_stats((_MEMFREE, 2)))])
         session.wait_used(QueueRole.STATS, first)
         return "after 20 resets the queue works as at first"
 
 
 @SUITE.check("P-16", Level.PITFALL, "a polling interval that is negative or too long is refused")
-def wrong_intervals(bench: Bench) -> str:
-    control = _control(bench)
-    with bench.session():
+def wrong_intervals(rig: Rig) -> str:
+    control = _control(rig)
+    with rig.session():
         told = [_refusal(control, seconds) for seconds in (-1, 1 << 32)]
     return "; ".join(told)
 
@@ -138,10 +138,10 @@ def _refusal(control: HostControl, seconds: int) -> str:
 
 
 @SUITE.check("P-21", Level.PITFALL, "a statistics buffer of a mebibyte does no harm")
-def long_buffer(bench: Bench) -> str:
-    with bench.session() as session:
+def long_buffer(rig: Rig) -> str:
+    with rig.session() as session:
         session.need(Feature.STATS_VQ)
         size = 1 << 20
-        session.post(QueueRole.STATS, [(session.memory.size - size, size)])
-        session.post(QueueRole.STATS, [session.message(_stats((_MEMFREE, 1)))])
+        session.post(QueueRole.STATS, [(session.memory.file.size - size, size)])
+        session.post(QueueRole.STATS, [session.memory.message(_stats((_MEMFREE, 1)))])
         return session.works()

@@ -14,11 +14,11 @@ from ballonet.conform.device import (
     rings,
     statistics,
 )
-from ballonet.conform.device.bench import Bench
+from ballonet.conform.device.rig import Rig
 
 __all__ = ["DEVICE_CHECKS"]
 
-DEVICE_CHECKS: Final[tuple[Check[Bench], ...]] = tuple(
+DEVICE_CHECKS: Final[tuple[Check[Rig], ...]] = tuple(
     check
     for module in (configuration, inflation, statistics, hints, reporting, rings, legacy)
     for check in module.SUITE.checks

@@ -13,7 +13,7 @@ from itertools import groupby
 from typing import Final
 
 from ballonet.conform.driver.features import EVERYTHING
-from ballonet.conform.driver.guests import DriverBench, Machine
+from ballonet.conform.driver.guests import DriverRig, GuestUnderTest
 from ballonet.errors import GuestError
 from ballonet.guests.processes import PrivateDirectory
 from ballonet.units import BALLOON_PAGE_BYTES
@@ -47,7 +47,7 @@ class Comparison:
     agrees: bool
 
 
-def compare(one: DriverBench, other: DriverBench) -> Iterator[Comparison]:
+def compare(one: DriverRig, other: DriverRig) -> Iterator[Comparison]:
     """Run the script on both. Raises: GuestError."""
     for step in (_resizing, _pressure, _compaction, _no_deflate_on_oom, _deflate_on_oom):
         for a, b in zip(step(one), step(other), strict=True):
@@ -57,8 +57,8 @@ def compare(one: DriverBench, other: DriverBench) -> Iterator[Comparison]:
             yield Comparison(a.name, (a.value, b.value), agrees)
 
 
-def _resizing(bench: DriverBench) -> Iterator[Fact]:
-    machine = bench.machine(_OFFERED)
+def _resizing(rig: DriverRig) -> Iterator[Fact]:
+    machine = rig.machine(_OFFERED)
     _reach(machine, 0)
     for verb, pages in (("inflate", 20_000), ("deflate", 5_000)):
         role = QueueRole.INFLATE if verb == "inflate" else QueueRole.DEFLATE
@@ -74,9 +74,9 @@ def _resizing(bench: DriverBench) -> Iterator[Fact]:
     _reach(machine, 0)
 
 
-def _pressure(bench: DriverBench) -> Iterator[Fact]:
+def _pressure(rig: DriverRig) -> Iterator[Fact]:
     """A balloon that pushes the page cache out."""
-    machine = bench.machine(_OFFERED)
+    machine = rig.machine(_OFFERED)
     with PrivateDirectory("ballonet-") as directory:
         path = directory / "file"
         with path.open("wb") as file:
@@ -99,8 +99,8 @@ def _pressure(bench: DriverBench) -> Iterator[Fact]:
         _reach(machine, 0)
 
 
-def _compaction(bench: DriverBench) -> Iterator[Fact]:
-    machine = bench.machine(_OFFERED)
+def _compaction(rig: DriverRig) -> Iterator[Fact]:
+    machine = rig.machine(_OFFERED)
     _reach(machine, 30_000)
     _reach(machine, 15_000)
     watch = _Watch(machine)
@@ -117,18 +117,18 @@ def _compaction(bench: DriverBench) -> Iterator[Fact]:
     _reach(machine, 0)
 
 
-def _no_deflate_on_oom(bench: DriverBench) -> Iterator[Fact]:
+def _no_deflate_on_oom(rig: DriverRig) -> Iterator[Fact]:
     """Out of memory: somebody is killed."""
-    yield from _out_of_memory(bench.machine(_OFFERED), "without DEFLATE_ON_OOM")
+    yield from _out_of_memory(rig.machine(_OFFERED), "without DEFLATE_ON_OOM")
 
 
-def _deflate_on_oom(bench: DriverBench) -> Iterator[Fact]:
+def _deflate_on_oom(rig: DriverRig) -> Iterator[Fact]:
     """Out of memory: the balloon gives way."""
-    machine = bench.machine(_OFFERED | Feature.DEFLATE_ON_OOM)
+    machine = rig.machine(_OFFERED | Feature.DEFLATE_ON_OOM)
     yield from _out_of_memory(machine, "with DEFLATE_ON_OOM")
 
 
-def _out_of_memory(machine: Machine, name: str) -> Iterator[Fact]:
+def _out_of_memory(machine: GuestUnderTest, name: str) -> Iterator[Fact]:
     available = machine.guest.meminfo()["MemAvailable"]
     pages = (available - _PROCESS_BYTES // 2) // BALLOON_PAGE_BYTES
     watch = _Watch(machine)
@@ -149,7 +149,7 @@ def _out_of_memory(machine: Machine, name: str) -> Iterator[Fact]:
 class _Watch:
     """What has changed since it was made."""
 
-    def __init__(self, machine: Machine) -> None:
+    def __init__(self, machine: GuestUnderTest) -> None:
         self._machine = machine
         self._messages = len(machine.device.record.messages)
         self._writes = len(machine.device.record.writes(4))
@@ -185,7 +185,7 @@ class _Watch:
         return self._machine.guest.vmstat()[name] - self._vmstat[name]
 
 
-def _reach(machine: Machine, pages: int) -> None:
+def _reach(machine: GuestUnderTest, pages: int) -> None:
     if not machine.resize(pages):
         raise GuestError(f"the balloon stays at {machine.actual_pages} of {pages} pages")
     machine.settle()

@@ -8,7 +8,7 @@ from typing import Final
 
 from ballonet.conform.checks import Failed, Level, NotApplicable, Suite
 from ballonet.conform.driver.features import EVERYTHING
-from ballonet.conform.driver.guests import DriverBench, Machine
+from ballonet.conform.driver.guests import DriverRig, GuestUnderTest
 from ballonet.conform.driver.scripted_device import Message
 from ballonet.units import BALLOON_PAGE_BYTES, format_bytes
 from ballonet.virtio.features import Feature
@@ -17,7 +17,7 @@ from ballonet.virtio.queues import QueueRole
 
 __all__ = ["SUITE"]
 
-SUITE: Suite[DriverBench] = Suite()
+SUITE: Suite[DriverRig] = Suite()
 
 _ROUND_S: Final = 120.0
 _REPORTS_S: Final = 120.0
@@ -25,7 +25,7 @@ _HOLD_S: Final = 0.7
 _CMD_ID_AT: Final = 8
 
 
-def _round(machine: Machine) -> list[Message]:
+def _round(machine: GuestUnderTest) -> list[Message]:
     """Everything a driver says in one round of hints. Raises: Failed."""
     start = len(machine.device.record.messages)
     rounds = machine.device.status().counters.hint_rounds
@@ -40,7 +40,7 @@ def _round(machine: Machine) -> list[Message]:
     return messages
 
 
-def _finish(machine: Machine) -> None:
+def _finish(machine: GuestUnderTest) -> None:
     """Say DONE, and wait until the driver has seen it: another id right after would hide it."""
     seen = len(machine.device.record.accesses)
     machine.device.hints.finish()
@@ -51,8 +51,8 @@ def _finish(machine: Machine) -> None:
 
 
 @SUITE.check("G-H1", Level.MUST, "commands of hint rounds have four bytes")
-def commands(bench: DriverBench) -> str:
-    machine = bench.machine(EVERYTHING)
+def commands(rig: DriverRig) -> str:
+    machine = rig.machine(EVERYTHING)
     sizes = {len(one.data) for one in _round(machine) if one.data}
     _finish(machine)
     if sizes != {4}:
@@ -61,8 +61,8 @@ def commands(bench: DriverBench) -> str:
 
 
 @SUITE.check("G-H2", Level.MUST, "a round begins with its id, which is sent once")
-def begins_with_the_id(bench: DriverBench) -> str:
-    machine = bench.machine(EVERYTHING)
+def begins_with_the_id(rig: DriverRig) -> str:
+    machine = rig.machine(EVERYTHING)
     messages = _round(machine)
     _finish(machine)
     words = [one.word for one in messages if one.data]
@@ -72,8 +72,8 @@ def begins_with_the_id(bench: DriverBench) -> str:
 
 
 @SUITE.check("G-H4", Level.MUST, "a round that runs out of pages ends with STOP")
-def ends_with_stop(bench: DriverBench) -> str:
-    machine = bench.machine(EVERYTHING)
+def ends_with_stop(rig: DriverRig) -> str:
+    machine = rig.machine(EVERYTHING)
     messages = _round(machine)
     _finish(machine)
     if not messages[-1].data or messages[-1].word != CMD_ID_STOP:
@@ -82,8 +82,8 @@ def ends_with_stop(bench: DriverBench) -> str:
 
 
 @SUITE.check("G-H3", Level.SHOULD, "stops hinting when it sees STOP or DONE")
-def stops_when_told(bench: DriverBench) -> str:
-    machine = bench.machine(EVERYTHING)
+def stops_when_told(rig: DriverRig) -> str:
+    machine = rig.machine(EVERYTHING)
     machine.device.hints.begin()
     machine.device.hints.stop()
     _finish(machine)
@@ -96,8 +96,8 @@ def stops_when_told(bench: DriverBench) -> str:
 
 
 @SUITE.check("G-H7", Level.SHOULD, "takes all hinted pages back when it sees DONE")
-def takes_pages_back(bench: DriverBench) -> str:
-    machine = bench.machine(EVERYTHING)
+def takes_pages_back(rig: DriverRig) -> str:
+    machine = rig.machine(EVERYTHING)
     before = machine.guest.meminfo()["MemFree"]
     messages = _round(machine)
     hinted = sum(length for one in messages for _, length in one.writable)
@@ -111,8 +111,8 @@ def takes_pages_back(bench: DriverBench) -> str:
 
 
 @SUITE.check("G-H8", Level.PITFALL, "the same id shown again begins no second round")
-def repeated_id(bench: DriverBench) -> str:
-    machine = bench.machine(EVERYTHING)
+def repeated_id(rig: DriverRig) -> str:
+    machine = rig.machine(EVERYTHING)
     words = [one.word for one in _round(machine) if one.data]
     start = len(machine.device.record.messages)
     for _ in range(3):
@@ -125,7 +125,7 @@ def repeated_id(bench: DriverBench) -> str:
     return "three more configuration changes, no second round"
 
 
-def _reports(machine: Machine) -> list[Message]:
+def _reports(machine: GuestUnderTest) -> list[Message]:
     """Reports of memory that was used and freed. Raises: Failed; NotApplicable."""
     if Feature.PAGE_REPORTING not in machine.negotiated:
         raise NotApplicable("the driver did not accept PAGE_REPORTING")
@@ -140,8 +140,8 @@ def _reports(machine: Machine) -> list[Message]:
 
 
 @SUITE.check("G-R4", Level.SHOULD, "reports free memory in large blocks")
-def large_blocks(bench: DriverBench) -> str:
-    reports = _reports(bench.machine(EVERYTHING))
+def large_blocks(rig: DriverRig) -> str:
+    reports = _reports(rig.machine(EVERYTHING))
     sizes = Counter(length for one in reports for _, length in one.writable)
     if min(sizes) < 64 * BALLOON_PAGE_BYTES:
         raise Failed(f"blocks of {format_bytes(min(sizes))}")
@@ -149,8 +149,8 @@ def large_blocks(bench: DriverBench) -> str:
 
 
 @SUITE.check("G-R2", Level.MUST, "reported pages hold the poison value")
-def reported_pages_hold_poison(bench: DriverBench) -> str:
-    machine = bench.machine(EVERYTHING, poisons=True)
+def reported_pages_hold_poison(rig: DriverRig) -> str:
+    machine = rig.machine(EVERYTHING, poisons=True)
     value = machine.device.record.writes(12)[:1]
     reports = _reports(machine)
     pattern = bytes(value[0].to_bytes(4, "little")) if value else bytes(4)
@@ -161,8 +161,8 @@ def reported_pages_hold_poison(bench: DriverBench) -> str:
 
 
 @SUITE.check("G-R3", Level.MUST, "does not touch a reported page before the answer")
-def waits_for_reports(bench: DriverBench) -> str:
-    machine = bench.machine(EVERYTHING)
+def waits_for_reports(rig: DriverRig) -> str:
+    machine = rig.machine(EVERYTHING)
     if Feature.PAGE_REPORTING not in machine.negotiated:
         raise NotApplicable("the driver did not accept PAGE_REPORTING")
     machine.device.hold(QueueRole.REPORTING)

@@ -21,7 +21,7 @@ from ballonet.vhost_user.listener import listening_socket
 from ballonet.vhost_user.server import serving
 from ballonet.virtio.features import Feature
 
-__all__ = ["MEMORY_BYTES", "DriverBench", "EmbeddedBench", "LinuxBench", "Machine"]
+__all__ = ["MEMORY_BYTES", "DriverRig", "EmbeddedRig", "GuestUnderTest", "LinuxRig"]
 
 MEMORY_BYTES: Final = 256 << 20
 #: For hangs alone: a busy machine is no fault of a driver.
@@ -29,7 +29,7 @@ _WAIT_S: Final = 120.0
 _LOOK_S: Final = 0.02
 
 
-class Machine:
+class GuestUnderTest:
     """A guest, and the device it was given."""
 
     def __init__(self, guest: Guest, device: ScriptedControl, actions: Actions) -> None:
@@ -91,24 +91,24 @@ class Actions(Protocol):
         ...
 
 
-class DriverBench(Protocol):
+class DriverRig(Protocol):
     """Boots guests."""
 
     name: str
 
-    def machine(self, offered: Feature, *, poisons: bool = False) -> Machine:
+    def machine(self, offered: Feature, *, poisons: bool = False) -> GuestUnderTest:
         """A running guest, the same for the same wishes."""
         ...
 
 
-class _Benches:
+class _Rigs:
     """Keeps a guest for the next check that wants the same; a context manager."""
 
     name = ""
 
     def __init__(self) -> None:
         self._stack = ExitStack()
-        self._machines: dict[tuple[Feature, bool], Machine] = {}
+        self._machines: dict[tuple[Feature, bool], GuestUnderTest] = {}
 
     @contextmanager
     def open(self) -> Iterator[None]:
@@ -116,7 +116,7 @@ class _Benches:
         with self._stack:
             yield
 
-    def machine(self, offered: Feature, *, poisons: bool = False) -> Machine:
+    def machine(self, offered: Feature, *, poisons: bool = False) -> GuestUnderTest:
         """A running guest. Raises: GuestError."""
         key = offered, poisons
         if key not in self._machines:
@@ -127,7 +127,7 @@ class _Benches:
             guest = self._guest(path, poisons=poisons)
             self._stack.enter_context(guest)
             self._stack.callback(control.release)
-            self._machines[key] = Machine(guest, control, self._actions())
+            self._machines[key] = GuestUnderTest(guest, control, self._actions())
         return self._machines[key]
 
     def _guest(self, path: Path, *, poisons: bool) -> Guest:
@@ -137,7 +137,7 @@ class _Benches:
         raise NotImplementedError
 
 
-class LinuxBench(_Benches):
+class LinuxRig(_Rigs):
     """A real kernel."""
 
     name = "Linux"
@@ -150,7 +150,7 @@ class LinuxBench(_Benches):
         return _LinuxActions()
 
 
-class EmbeddedBench(_Benches):
+class EmbeddedRig(_Rigs):
     """Our own kernel and driver."""
 
     name = "the embedded guest"

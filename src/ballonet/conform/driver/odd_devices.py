@@ -7,13 +7,13 @@ from typing import Final
 
 from ballonet.conform.checks import Failed, Level, Suite
 from ballonet.conform.driver.features import EVERYTHING
-from ballonet.conform.driver.guests import MEMORY_BYTES, DriverBench
+from ballonet.conform.driver.guests import MEMORY_BYTES, DriverRig
 from ballonet.units import BALLOON_PAGE_BYTES
 from ballonet.virtio.queues import QueueRole
 
 __all__ = ["SUITE"]
 
-SUITE: Suite[DriverBench] = Suite()
+SUITE: Suite[DriverRig] = Suite()
 
 _SILENT_S: Final = 3.0
 _ACTUAL_AT: Final = 4
@@ -23,8 +23,8 @@ _ALL: Final = MEMORY_BYTES // BALLOON_PAGE_BYTES
 
 
 @SUITE.check("M-1", Level.PITFALL, "a silent device: the guest lives, and goes on when it answers")
-def silent_device(bench: DriverBench) -> str:
-    machine = bench.machine(EVERYTHING)
+def silent_device(rig: DriverRig) -> str:
+    machine = rig.machine(EVERYTHING)
     machine.resize(0)
     machine.device.hold(QueueRole.INFLATE, QueueRole.DEFLATE, QueueRole.REPORTING)
     try:
@@ -42,8 +42,8 @@ def silent_device(bench: DriverBench) -> str:
 
 
 @SUITE.check("M-2", Level.PITFALL, "late interrupts: a used message without a call is waited for")
-def late_calls(bench: DriverBench) -> str:
-    machine = bench.machine(EVERYTHING)
+def late_calls(rig: DriverRig) -> str:
+    machine = rig.machine(EVERYTHING)
     machine.resize(0)
     machine.device.mute_calls()
     try:
@@ -58,8 +58,8 @@ def late_calls(bench: DriverBench) -> str:
 
 
 @SUITE.check("M-3", Level.PITFALL, "early interrupts: calls for nothing do no harm")
-def early_calls(bench: DriverBench) -> str:
-    machine = bench.machine(EVERYTHING)
+def early_calls(rig: DriverRig) -> str:
+    machine = rig.machine(EVERYTHING)
     for _ in range(50):
         machine.device.call_all()
     if not machine.resize(300) or not machine.resize(0):
@@ -68,8 +68,8 @@ def early_calls(bench: DriverBench) -> str:
 
 
 @SUITE.check("M-4", Level.PITFALL, "configuration changes without a change do no harm")
-def empty_changes(bench: DriverBench) -> str:
-    machine = bench.machine(EVERYTHING)
+def empty_changes(rig: DriverRig) -> str:
+    machine = rig.machine(EVERYTHING)
     machine.resize(100)
     start, writes = len(machine.device.record.messages), len(machine.device.record.writes(4))
     for _ in range(100):
@@ -85,8 +85,8 @@ def empty_changes(bench: DriverBench) -> str:
 
 
 @SUITE.check("M-5", Level.MUST, "many targets in a row: the last one counts")
-def many_targets(bench: DriverBench) -> str:
-    machine = bench.machine(EVERYTHING)
+def many_targets(rig: DriverRig) -> str:
+    machine = rig.machine(EVERYTHING)
     for i in range(200):
         machine.device.set_target(i * 37 % 5000)
         time.sleep(0.001)
@@ -98,8 +98,8 @@ def many_targets(bench: DriverBench) -> str:
 @SUITE.check(
     "M-6", Level.PITFALL, "a target beyond its memory: it tries, neither too hard nor to death"
 )
-def beyond_memory(bench: DriverBench) -> str:
-    machine = bench.machine(EVERYTHING)
+def beyond_memory(rig: DriverRig) -> str:
+    machine = rig.machine(EVERYTHING)
     record = machine.device.record
     start = len(record.writes(_ACTUAL_AT))
     machine.device.set_target(_ALL)
@@ -126,8 +126,8 @@ def beyond_memory(bench: DriverBench) -> str:
 
 
 @SUITE.check("M-7", Level.MUST, "a driver that leaves takes every page back")
-def leaves(bench: DriverBench) -> str:
-    machine = bench.machine(EVERYTHING, poisons=True)
+def leaves(rig: DriverRig) -> str:
+    machine = rig.machine(EVERYTHING, poisons=True)
     if not machine.resize(1000):
         raise Failed("the balloon could not be filled")
     start = len(machine.device.record.messages)

@@ -7,20 +7,20 @@ from typing import Final
 
 from ballonet.conform.checks import Failed, Level, Suite
 from ballonet.conform.driver.features import EVERYTHING
-from ballonet.conform.driver.guests import MEMORY_BYTES, DriverBench, Machine
+from ballonet.conform.driver.guests import MEMORY_BYTES, DriverRig, GuestUnderTest
 from ballonet.units import BALLOON_PAGE_BYTES
 from ballonet.virtio.features import Feature
 from ballonet.virtio.queues import QueueRole
 
 __all__ = ["SUITE"]
 
-SUITE: Suite[DriverBench] = Suite()
+SUITE: Suite[DriverRig] = Suite()
 
 _HOLD_S: Final = 0.7
 _MESSAGE_MAX: Final = 256
 
 
-def _changes(machine: Machine, pages: int) -> int:
+def _changes(machine: GuestUnderTest, pages: int) -> int:
     """Place in the record from which a change of the balloon is found there. Raises: Failed."""
     start = len(machine.device.record.messages)
     if not machine.resize(pages):
@@ -30,8 +30,8 @@ def _changes(machine: Machine, pages: int) -> int:
 
 
 @SUITE.check("G-O1", Level.SHOULD, "gives pages while num_pages is above the balloon")
-def inflates(bench: DriverBench) -> str:
-    machine = bench.machine(EVERYTHING)
+def inflates(rig: DriverRig) -> str:
+    machine = rig.machine(EVERYTHING)
     _changes(machine, 0)
     start = _changes(machine, 1000)
     messages = machine.device.record.of(QueueRole.INFLATE, start)
@@ -42,8 +42,8 @@ def inflates(bench: DriverBench) -> str:
 
 
 @SUITE.check("G-O2", Level.SHOULD, "takes pages back while num_pages is below the balloon")
-def deflates(bench: DriverBench) -> str:
-    machine = bench.machine(EVERYTHING)
+def deflates(rig: DriverRig) -> str:
+    machine = rig.machine(EVERYTHING)
     _changes(machine, 1000)
     start = _changes(machine, 10)
     sizes = [len(one.pfns) for one in machine.device.record.of(QueueRole.DEFLATE, start)]
@@ -53,8 +53,8 @@ def deflates(bench: DriverBench) -> str:
 
 
 @SUITE.check("G-O6", Level.MUST, "names every page it takes back")
-def names_what_it_takes(bench: DriverBench) -> str:
-    machine = bench.machine(EVERYTHING)
+def names_what_it_takes(rig: DriverRig) -> str:
+    machine = rig.machine(EVERYTHING)
     _changes(machine, 0)
     start = _changes(machine, 2000)
     _changes(machine, 0)
@@ -69,8 +69,8 @@ def names_what_it_takes(bench: DriverBench) -> str:
 
 
 @SUITE.check("G-O7", Level.MUST, "does not touch a page before its deflate is used")
-def waits_for_deflates(bench: DriverBench) -> str:
-    machine = bench.machine(EVERYTHING)
+def waits_for_deflates(rig: DriverRig) -> str:
+    machine = rig.machine(EVERYTHING)
     _changes(machine, 512)
     machine.device.hold(QueueRole.DEFLATE)
     machine.device.set_target(256)
@@ -92,8 +92,8 @@ def waits_for_deflates(bench: DriverBench) -> str:
 
 
 @SUITE.check("G-O9", Level.MUST, "does not touch a page between giving it and the answer")
-def waits_for_inflates(bench: DriverBench) -> str:
-    machine = bench.machine(EVERYTHING)
+def waits_for_inflates(rig: DriverRig) -> str:
+    machine = rig.machine(EVERYTHING)
     _changes(machine, 0)
     machine.device.hold(QueueRole.INFLATE)
     machine.device.set_target(256)
@@ -115,8 +115,8 @@ def waits_for_inflates(bench: DriverBench) -> str:
 
 
 @SUITE.check("G-O10", Level.MUST, "does not take back a page whose inflate is not answered")
-def no_deflate_of_unanswered(bench: DriverBench) -> str:
-    machine = bench.machine(EVERYTHING)
+def no_deflate_of_unanswered(rig: DriverRig) -> str:
+    machine = rig.machine(EVERYTHING)
     _changes(machine, 0)
     start = len(machine.device.record.messages)
     machine.device.hold(QueueRole.INFLATE)
@@ -135,8 +135,8 @@ def no_deflate_of_unanswered(bench: DriverBench) -> str:
 
 
 @SUITE.check("G-O11", Level.MUST, "writes actual after the balloon has changed")
-def tells_actual(bench: DriverBench) -> str:
-    machine = bench.machine(EVERYTHING)
+def tells_actual(rig: DriverRig) -> str:
+    machine = rig.machine(EVERYTHING)
     _changes(machine, 0)
     writes = len(machine.device.record.writes(4))
     _changes(machine, 1000)
@@ -147,8 +147,8 @@ def tells_actual(bench: DriverBench) -> str:
 
 
 @SUITE.check("G-O4", Level.MUST, "without DEFLATE_ON_OOM takes nothing back when memory runs out")
-def keeps_its_word(bench: DriverBench) -> str:
-    machine = bench.machine(EVERYTHING)
+def keeps_its_word(rig: DriverRig) -> str:
+    machine = rig.machine(EVERYTHING)
     pages = MEMORY_BYTES * 6 // 10 // BALLOON_PAGE_BYTES
     _changes(machine, pages)
     start = len(machine.device.record.messages)
@@ -165,8 +165,8 @@ def keeps_its_word(bench: DriverBench) -> str:
 
 
 @SUITE.check("G-O5", Level.SHOULD, "with DEFLATE_ON_OOM takes pages back rather than kill")
-def gives_way(bench: DriverBench) -> str:
-    machine = bench.machine(EVERYTHING | Feature.DEFLATE_ON_OOM)
+def gives_way(rig: DriverRig) -> str:
+    machine = rig.machine(EVERYTHING | Feature.DEFLATE_ON_OOM)
     if Feature.DEFLATE_ON_OOM not in machine.negotiated:
         raise Failed("it does not accept DEFLATE_ON_OOM")
     pages = MEMORY_BYTES * 6 // 10 // BALLOON_PAGE_BYTES
@@ -182,8 +182,8 @@ def gives_way(bench: DriverBench) -> str:
 
 
 @SUITE.check("G-O12", Level.MUST, "a page moved inside the guest is first given, then taken back")
-def moves_pages(bench: DriverBench) -> str:
-    machine = bench.machine(EVERYTHING)
+def moves_pages(rig: DriverRig) -> str:
+    machine = rig.machine(EVERYTHING)
     _changes(machine, 0)
     _changes(machine, 20_000)
     machine.resize(10_000)
@@ -208,8 +208,8 @@ def moves_pages(bench: DriverBench) -> str:
 @SUITE.check(
     "G-O13", Level.SHOULD, "a message has one buffer of at most 256 numbers, one at a time"
 )
-def message_sizes(bench: DriverBench) -> str:
-    machine = bench.machine(EVERYTHING)
+def message_sizes(rig: DriverRig) -> str:
+    machine = rig.machine(EVERYTHING)
     sizes = [
         len(one.pfns)
         for one in machine.device.record.messages

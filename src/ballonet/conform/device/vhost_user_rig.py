@@ -9,7 +9,8 @@ from typing import Final
 
 from ballonet.balloon.facts import Fact, PagesHinted
 from ballonet.conform.checks import NotApplicable
-from ballonet.conform.device.bench import EVERYTHING, HostControl
+from ballonet.conform.device.marked_memory import MarkedMemory
+from ballonet.conform.device.rig import EVERYTHING, HostControl
 from ballonet.conform.device.session import DeviceSession, Heard
 from ballonet.control.device_control import DeviceControl, controlling
 from ballonet.device.balloon import BalloonSettings
@@ -23,7 +24,7 @@ from ballonet.vhost_user.listener import listening_socket
 from ballonet.virtio.features import BALLOON_FEATURES, RING_FEATURES, Feature
 from ballonet.virtio.stats import STATS
 
-__all__ = ["OwnBench", "VhostUserBench"]
+__all__ = ["OwnRig", "VhostUserRig"]
 
 _MEMORY_BYTES: Final = 128 << 20
 _UVA: Final = 1 << 40
@@ -31,7 +32,7 @@ _BIG_PAGE: Final = 2 << 20
 _LEASE_S: Final = 30.0
 
 
-class VhostUserBench:
+class VhostUserRig:
     """A device at a socket; each session is a connection."""
 
     control: HostControl | None = None
@@ -67,9 +68,8 @@ class VhostUserBench:
             )
             stack.callback(front_end.close)
             front_end.connect()
-            session = DeviceSession(
-                front_end, memory, 4096, heard, lambda wait_s: _turn(loop, wait_s)
-            )
+            marked = MarkedMemory(memory, 4096)
+            session = DeviceSession(front_end, marked, heard, lambda wait_s: _turn(loop, wait_s))
             session.begin(wanted)
             if packed:
                 session.need(Feature.RING_PACKED)
@@ -87,7 +87,7 @@ class VhostUserBench:
             raise NotApplicable(f"this machine has no huge pages to spare: {error}") from error
 
 
-class OwnBench(VhostUserBench):
+class OwnRig(VhostUserRig):
     """Our device, a fresh one for each session."""
 
     def __init__(self) -> None:
@@ -140,7 +140,7 @@ class _OwnControl:
     def set_poll_interval(self, seconds: int) -> None:
         """Ask for statistics again and again. Raises: GuestError."""
         try:
-            self._balloon.set_poll_interval(seconds)
+            self._balloon.stats.set_poll_interval(seconds)
         except SettingsError as error:
             raise GuestError(str(error)) from error
 

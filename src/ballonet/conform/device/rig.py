@@ -8,7 +8,7 @@ from typing import Protocol
 from ballonet.conform.device.session import DeviceSession
 from ballonet.virtio.features import BALLOON_FEATURES, Feature
 
-__all__ = ["EVERYTHING", "Bench", "HostControl"]
+__all__ = ["EVERYTHING", "HostControl", "Rig"]
 
 #: What a check negotiates unless it wants something else.
 EVERYTHING = BALLOON_FEATURES | Feature.EVENT_IDX | Feature.VERSION_1 | Feature.INDIRECT_DESC
@@ -50,7 +50,7 @@ class HostControl(Protocol):
         ...
 
 
-class Bench(Protocol):
+class Rig(Protocol):
     """Makes sessions with a fresh device, or a device that was reset."""
 
     name: str

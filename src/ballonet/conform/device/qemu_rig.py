@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Final
 
 from ballonet.conform.checks import NotApplicable
-from ballonet.conform.device.bench import EVERYTHING, HostControl
+from ballonet.conform.device.marked_memory import MarkedMemory
+from ballonet.conform.device.rig import EVERYTHING, HostControl
 from ballonet.conform.device.session import DeviceSession, Heard
 from ballonet.errors import GuestError
 from ballonet.guests.processes import PrivateDirectory
@@ -23,7 +24,7 @@ from ballonet.guests.qtest_machine import QTEST_LOW_BYTES, Bus, QtestMachine, Qt
 from ballonet.units import BALLOON_PAGE_BYTES
 from ballonet.virtio.features import Feature
 
-__all__ = ["QemuBench"]
+__all__ = ["QemuRig"]
 
 _MEMORY_BYTES: Final = 128 << 20
 _OPTIONS: Final = (
@@ -36,7 +37,7 @@ _FAST_BYTES_PER_S: Final = 1 << 40
 _MIGRATION_S: Final = 30.0
 
 
-class QemuBench:
+class QemuRig:
     """QEMU's balloon; each session has a QEMU of its own."""
 
     memory_bytes = _MEMORY_BYTES
@@ -77,8 +78,7 @@ class QemuBench:
             stack.enter_context(self._control.attending(machine))
             session = DeviceSession(
                 machine.transport,
-                machine.memory,
-                QTEST_LOW_BYTES,
+                MarkedMemory(machine.memory, QTEST_LOW_BYTES),
                 heard,
                 lambda wait_s: _pump(machine, heard, wait_s),
             )
