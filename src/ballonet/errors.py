@@ -112,7 +112,7 @@ class UsageError(BallonetError, RuntimeError):
 
 
 class SettingsError(BallonetError, ValueError):
-    """What the user asked for cannot be meant: the key, what stood there, what is allowed."""
+    """An invalid setting: the key, what stood there, what is allowed."""
 
     def __init__(self, key: str, got: object, allowed: str) -> None:
         super().__init__(f"{key}: got {got!r}, expected {allowed}")

@@ -306,7 +306,7 @@ class Machine:
     def statistics(self) -> None:
         with suppress(SettingsError):
             self.device.statistics.set_poll_interval(self._script.word())
-        self.device.request_stats()
+        self.device.polling.ask()
 
     def wait(self) -> None:
         self._clock.advance(self._script.word() % 1000)
@@ -316,7 +316,7 @@ class Machine:
         """Nothing happens for a while, and what waits is dropped, or a part of it."""
         self._clock.advance(self._script.choose((0.0, 0.002, 2.0)))
         steps = self._script.byte() % 4
-        while steps and self.device.wants_discard(busy=False):
+        while steps and self.device.inflation.wants_discard(busy=False):
             self._drop_waiting(self.device.inflation.discard_waiting)
             steps -= 1
 
@@ -324,7 +324,9 @@ class Machine:
         """Everything that waits is dropped."""
         if self._script.byte() & 1:
             self.device.ledger.expedite()
-            assert self.device.wants_discard(busy=True) == (self.device.ledger.deadline_ns == 0)
+            assert self.device.inflation.wants_discard(busy=True) == (
+                self.device.ledger.deadline_ns == 0
+            )
         self._drop_waiting(self.device.inflation.flush)
         assert self.device.ledger.waiting_bytes == 0
         assert self.device.ledger.deadline_ns is None

@@ -235,7 +235,7 @@ def test_reports_of_a_guest_that_expects_its_poison_are_only_answered(
         guest.report([(first * PAGE_BYTES, 4 * PAGE_BYTES)])
         assert bool(guest.ram.changed_pages(first, 4)) == is_freed
         counters = device.status().counters
-        assert counters.kept_report_bytes == (0 if is_freed else 4 * PAGE_BYTES)
+        assert counters.skipped_report_bytes == (0 if is_freed else 4 * PAGE_BYTES)
         guest.inflate(range(first, first + 4))  # the balloon is another matter
         assert len(guest.ram.zero_pages(first, 4)) == 4
 
@@ -262,7 +262,7 @@ def test_discarding_of_reports_can_be_switched_and_slowed_while_they_are_answere
     assert not report(first + 32)
     limit(None)
     assert report(first + 33, 30)
-    assert device.status().counters.kept_report_bytes == 2 * PAGE_BYTES
+    assert device.status().counters.skipped_report_bytes == 2 * PAGE_BYTES
 
 
 def test_inhibited_discards_keep_memory_while_every_request_is_answered(
@@ -281,4 +281,4 @@ def test_inhibited_discards_keep_memory_while_every_request_is_answered(
     device.control.lift(InhibitReason.PINNED).result(60)
     guest.inflate([first + 9])
     assert guest.ram.changed_pages(first, 16) == {first + 9}
-    assert device.status().counters.withheld_bytes == 9 * PAGE_BYTES
+    assert device.status().counters.skipped_bytes == 9 * PAGE_BYTES

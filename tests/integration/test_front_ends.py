@@ -194,7 +194,7 @@ def test_a_statistics_buffer_is_kept_until_the_host_asks(device: Device, start: 
         device.settle()
         assert not guest.front_end.wait_call(STATS, 0)
         assert guest.rings[STATS].used_idx == 0
-        device.control.request_stats()
+        device.control.stats.request()
         assert [(used.head, used.length) for used in guest.wait_used(STATS)] == [(head, 0)]
 
 
@@ -204,7 +204,7 @@ def test_every_request_brings_one_new_sample(device: Device, start: Start) -> No
         guest.put_stats([(STAT_FREE, 0)])
         for free in range(1, 20):
             wait_until(lambda: device.status().sample, SECONDS, "no sample arrives")
-            device.control.request_stats()
+            device.control.stats.request()
             assert len(guest.wait_used(STATS)) == 1
             before = device.status().sample
             guest.put_stats([(STAT_FREE, free)])
@@ -236,7 +236,7 @@ def test_a_held_statistics_buffer_is_before_the_base_and_comes_again(device: Dev
         messages = before.counters.stats_messages
         wait_until(lambda: device.status().counters.stats_messages > messages, SECONDS, message)
         assert device.status().stats is before.stats  # read again, but no newer for that
-        device.control.request_stats()
+        device.control.stats.request()
         assert [used.head for used in guest.wait_used(STATS)] == [head]
 
 
@@ -278,7 +278,7 @@ def test_a_hundred_stops_while_a_buffer_is_held_lose_nothing(device: Device) -> 
             assert bases[STATS] == 0
             scripts.run_qemu(guest, bases=bases)
         wait_until(lambda: device.status().sample, SECONDS, "no sample arrives")
-        device.control.request_stats()
+        device.control.stats.request()
         assert [used.head for used in guest.wait_used(STATS)] == [head]
 
 
@@ -347,7 +347,7 @@ def test_a_uml_driver_that_left_has_its_memory_to_itself(device: Device, start: 
         scripts.unbind_uml(guest)
         place = guest.queue_gpa(0)
         everything = guest.ram.read(place, 5 * 0x10000)
-        device.control.request_stats()
+        device.control.stats.request()
         device.control.set_target(77)
         for queue in guest.rings:
             guest.front_end.kick(queue)
@@ -366,7 +366,7 @@ def test_a_uml_driver_that_is_bound_again_can_use_statistics(device: Device, sta
         head = guest.put_stats([(STAT_FREE, 2)])
         message = "no newer sample arrives"
         wait_until(lambda: device.status().sample is not before, SECONDS, message)
-        device.control.request_stats()
+        device.control.stats.request()
         assert [used.head for used in guest.wait_used(STATS)] == [head]
 
 
@@ -523,7 +523,7 @@ def test_a_memory_table_sent_again_while_rings_run_changes_nothing(device: Devic
             fds = [guest.ram.fd(region) for region in guest.ram.regions]
             guest.front_end.set_mem_table(regions, fds, ack=True)
             assert guest.inflate([first]).length == 0
-        device.control.request_stats()
+        device.control.stats.request()
         assert [used.head for used in guest.wait_used(STATS)] == [head]
 
 

@@ -109,7 +109,7 @@ def test_what_was_put_off_is_dropped_on_request(
 
         assert info()["waiting"] == 20 * PAGE_BYTES
         before = info()["host-memory"]
-        assert client.ask("x-ballonet-drain") == {"return": {}}
+        assert client.ask("x-ballonet-expedite") == {"return": {}}
         wait_until(lambda: info()["waiting"] == 0, SECONDS, "it still waits")
         assert info()["counters"]["discarded-bytes"] == 20 * PAGE_BYTES
         assert info()["host-memory"] <= before

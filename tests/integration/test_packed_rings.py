@@ -101,7 +101,7 @@ def test_statistics_are_held_asked_for_and_renewed(device: Device, name: str) ->
             wait_until(lambda: device.status().sample, SECONDS, "no sample arrives")
             assert guest.rings[STATS].collect() == []
             before = device.status().sample
-            device.control.request_stats()
+            device.control.stats.request()
             assert [(used.head, used.length) for used in guest.wait_used(STATS)] == [(head, 0)]
             head = guest.put_stats([(STAT_FREE, free)])
             wait_until(
@@ -141,7 +141,7 @@ def test_rings_stopped_anywhere_go_on_and_the_held_buffer_comes_again(
             assert bases[STATS] == held.base & 0xFFFF_0000 | held.base >> 16
             scripts.run_qemu(guest, ACCEPTED, bases=bases)
             wait_for_stats(device, messages + 2)
-            device.control.request_stats()
+            device.control.stats.request()
             assert [used.head for used in guest.wait_used(STATS)] == [head]
 
 

@@ -133,14 +133,14 @@ def test_7_2_14_a_held_buffer_is_not_lost_in_a_hundred_stops(device: Device) -> 
             assert bases[STATS] in {0, 1}
             scripts.run_qemu(guest, bases=bases)
         wait_until(lambda: device.status().sample, SECONDS, "no sample arrives")
-        device.control.request_stats()
+        device.control.stats.request()
         assert [used.head for used in guest.wait_used(STATS)] == [head]
 
 
 def test_7_2_15_polling_goes_on_after_a_stop(device: Device) -> None:
     with start_qemu(device) as guest:
         guest.put_stats([(4, 1)])
-        device.control.set_poll_interval(1)
+        device.control.stats.set_poll_interval(1)
         guest.wait_used(STATS)
         guest.put_stats([(4, 2)])
         scripts.run_qemu(guest, bases=scripts.stop_qemu(guest))

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from tests.integration.device_under_test import Device
 from tests.support.front_end import FrontEnd
+from tests.support.programs import started, wait_for_listener
 from tests.support.scripts import start_uml
 from tests.support.session import Session
 from tests.support.wait import PATIENCE_S, wait_until
@@ -300,8 +301,8 @@ def test_the_device_program_records_and_ends_well(tmp_path: Path) -> None:
     paths = str(tmp_path / "s"), str(tmp_path / "t")
     command = [BALLONET, "device", "--no-defer-discards", "--socket-path", paths[0]]
     command += ["--trace", paths[1]]
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
-        wait_until((tmp_path / "s").exists, 10, "no socket")
+    with started(command, stderr=subprocess.DEVNULL) as process:
+        wait_for_listener(tmp_path / "s")
         with FrontEnd.connect(tmp_path / "s") as front_end:
             assert front_end.get_features()
         process.terminate()

@@ -104,7 +104,7 @@ def test_the_driver_can_be_unloaded_and_loaded_on_the_same_connection(
 def test_statistics_come_when_asked_for_and_agree_with_the_guest(machine: BalloonedGuest) -> None:
     machine.resize(0, stalled_after_s=20)
     old = machine.device.status().sample
-    machine.device.request_stats()
+    machine.device.stats.request()
     wait_until(lambda: machine.device.status().sample is not old, 10, "a fresh sample came")
     sample = machine.device.status().sample
     assert sample is not None

@@ -46,7 +46,7 @@ def test_the_balloon_grows_and_shrinks_page_by_page_as_asked(packed: BalloonedGu
 def test_statistics_are_answered_at_each_request(packed: BalloonedGuest) -> None:
     for _ in range(5):
         old = packed.device.status().sample
-        packed.device.request_stats()
+        packed.device.stats.request()
         wait_until(lambda old=old: packed.device.status().sample is not old, 10, "a sample came")  # type: ignore[misc]
     sample = packed.device.status().sample
     assert sample is not None

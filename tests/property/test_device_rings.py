@@ -41,7 +41,7 @@ each_format = pytest.mark.parametrize("ring_format", EACH_FORMAT, ids=repr)
 
 
 @dataclass
-class Bench:
+class Running:
     """A device, the driver of one of its rings, and what was discarded."""
 
     balloon: Balloon
@@ -88,9 +88,9 @@ class Bench:
 
 
 @contextmanager
-def bench(
+def run_device(
     ring_format: RingFormat, queue: int, *, event_idx: bool, defers: bool = True
-) -> Iterator[Bench]:
+) -> Iterator[Running]:
     """A device with one running ring."""
     with GuestRam(REGIONS) as ram:
         memory = GuestMemory()
@@ -99,7 +99,7 @@ def bench(
         driver = ring_format.drive(ram, RING_GPA, SIZE, event_idx=event_idx)
         balloon = Balloon(BalloonSettings(OFFERED, defers=defers), FakeClock())
         balloon.negotiate(OFFERED)
-        running = Bench(balloon, memory, ram, driver, queue, set())
+        running = Running(balloon, memory, ram, driver, queue, set())
         running.attach()
         try:
             yield running
@@ -128,7 +128,7 @@ def test_every_inflate_is_answered_once_and_exactly_its_pages_go(
     event_idx: bool,
     defers: bool,
 ) -> None:
-    with bench(ring_format, 0, event_idx=event_idx, defers=defers) as run:
+    with run_device(ring_format, 0, event_idx=event_idx, defers=defers) as run:
         expected: set[int] = set()
         there = {p for r in REGIONS for p in range(r.gpa >> 12, (r.gpa + r.size) >> 12)}
         for pfns, pieces, indirect in sent:
@@ -183,7 +183,7 @@ def test_a_hostile_split_ring_costs_the_driver_its_device_and_nobody_else_anythi
     event_idx: bool,
 ) -> None:
     descriptors, heads, avail_idx, garbage = ring
-    with bench(RingFormat.SPLIT, queue, event_idx=event_idx) as run:
+    with run_device(RingFormat.SPLIT, queue, event_idx=event_idx) as run:
         assert isinstance(run.driver, DriverRing)
         run.ram.write(DATA_GPA, garbage)
         for i, (addr, length, flags, following) in enumerate(descriptors):
@@ -248,7 +248,7 @@ def packed_lists(descriptors: list[tuple[int, int, int, int]]) -> Iterator[tuple
 def test_a_hostile_packed_ring_costs_the_driver_its_device_and_nobody_else_anything(
     descriptors: list[tuple[int, int, int, int]], garbage: bytes, queue: int
 ) -> None:
-    with bench(RingFormat.PACKED, queue, event_idx=True) as run:
+    with run_device(RingFormat.PACKED, queue, event_idx=True) as run:
         assert isinstance(run.driver, PackedDriverRing)
         run.balloon.detach(queue)
         run.attach(base=0x8000_8000)
@@ -282,7 +282,7 @@ def test_a_hostile_packed_ring_costs_the_driver_its_device_and_nobody_else_anyth
         serve_an_honest_driver(run, RingFormat.PACKED)
 
 
-def process_checking_discards(run: Bench) -> None:
+def process_checking_discards(run: Running) -> None:
     """Let the device work; whatever it discards lies in memory."""
     assert run.balloon.process(run.queue, FOR_EVER_NS)
     for ranges in run.around.discards:
@@ -291,7 +291,7 @@ def process_checking_discards(run: Bench) -> None:
         assert (ranges.offsets + ranges.lengths <= size).all()
 
 
-def serve_an_honest_driver(run: Bench, ring_format: RingFormat) -> None:
+def serve_an_honest_driver(run: Running, ring_format: RingFormat) -> None:
     """Set up anew, the same device serves one that keeps the rules."""
     run.balloon.detach(run.queue)
     event_idx = run.driver.event_idx
@@ -320,7 +320,7 @@ deeds = st.lists(
 def test_chains_are_used_in_the_order_they_were_made_available(
     ring_format: RingFormat, queue: int, done: list[tuple[str, int, bool]], event_idx: bool
 ) -> None:
-    with bench(ring_format, queue, event_idx=event_idx) as run:
+    with run_device(ring_format, queue, event_idx=event_idx) as run:
         assert Feature.IN_ORDER in run.balloon.negotiated
         offered: list[int] = []
         used: list[int] = []
@@ -332,7 +332,7 @@ def test_chains_are_used_in_the_order_they_were_made_available(
             elif deed == "work":
                 run.step()
             elif deed == "ask":
-                run.balloon.request_stats()
+                run.balloon.polling.ask()
             elif deed == "restart":
                 run.restart()
             used += [entry.head for entry in run.driver.collect()]
@@ -348,7 +348,7 @@ def test_chains_are_used_in_the_order_they_were_made_available(
 def test_a_driver_that_never_stops_adding_chains_cannot_keep_the_device_to_itself(
     ring_format: RingFormat,
 ) -> None:
-    with bench(ring_format, 1, event_idx=False) as run:
+    with run_device(ring_format, 1, event_idx=False) as run:
         run.driver.want_calls(False)
         for done in range(1, 3 * SIZE):
             run.driver.add([Buffer(DATA_GPA, 4)])
@@ -362,7 +362,7 @@ def test_a_driver_that_never_stops_adding_chains_cannot_keep_the_device_to_itsel
 def test_stopping_in_the_middle_of_a_message_leaves_it_for_the_next_start(
     ring_format: RingFormat,
 ) -> None:
-    with bench(ring_format, 0, event_idx=False, defers=False) as run:
+    with run_device(ring_format, 0, event_idx=False, defers=False) as run:
         run.ram.write(DATA_GPA, np.array([3, 4], "<u4").tobytes())
         run.driver.add([Buffer(DATA_GPA, 8)])
         run.driver.publish()
@@ -382,7 +382,7 @@ def test_stopping_in_the_middle_of_a_message_leaves_it_for_the_next_start(
 
 @each_format
 def test_a_held_statistics_buffer_is_available_again_after_a_stop(ring_format: RingFormat) -> None:
-    with bench(ring_format, 2, event_idx=True) as run:
+    with run_device(ring_format, 2, event_idx=True) as run:
         run.ram.write(DATA_GPA, struct.pack("<HQ", 4, 77))
         head = run.driver.add([Buffer(DATA_GPA, 10)])
         run.driver.publish()
@@ -393,7 +393,7 @@ def test_a_held_statistics_buffer_is_available_again_after_a_stop(ring_format: R
         assert run.balloon.statistics.held is None
         run.step()
         calls = len(run.around.calls)
-        run.balloon.request_stats()
+        run.balloon.polling.ask()
         assert len(run.around.calls) == calls + 1
         assert [used.head for used in run.driver.collect()] == [head]
 
@@ -402,7 +402,7 @@ def test_a_held_statistics_buffer_is_available_again_after_a_stop(ring_format: R
 def test_a_statistics_buffer_that_cannot_be_read_sends_the_held_one_back_first(
     ring_format: RingFormat,
 ) -> None:
-    with bench(ring_format, 2, event_idx=False) as run:
+    with run_device(ring_format, 2, event_idx=False) as run:
         heads = [
             run.driver.add([Buffer(DATA_GPA, 10)]),
             run.driver.add([Buffer(0xFFFF_0000, 10)]),
@@ -421,7 +421,7 @@ def test_a_statistics_buffer_that_cannot_be_read_sends_the_held_one_back_first(
 def test_a_chain_outside_memory_is_answered_even_if_the_ring_stops_meanwhile(
     ring_format: RingFormat,
 ) -> None:
-    with bench(ring_format, 0, event_idx=False) as run:
+    with run_device(ring_format, 0, event_idx=False) as run:
         head = run.driver.add([Buffer(0xFFFF_0000, 4)])
         run.driver.publish()
         run.balloon.process(0, 0)

@@ -162,7 +162,7 @@ class Pair:
         while queues := self.device_can_go_on():
             for queue in queues:
                 self.step_device(queue)
-        if self.device.wants_discard(busy=False):
+        if self.device.inflation.wants_discard(busy=False):
             self.device.inflation.discard_waiting()
         timer_ns = self.device.timer_ns
         if timer_ns is not None and timer_ns <= self.clock.now_ns():

@@ -42,8 +42,8 @@ class Counters:
     split_blocks: int = _counter(
         "aligned 2 MiB of host memory of which one discard dropped only a part"
     )
-    withheld_bytes: int = _counter("memory not dropped because that was inhibited")
-    kept_report_bytes: int = _counter(
+    skipped_bytes: int = _counter("memory not dropped because that was inhibited")
+    skipped_report_bytes: int = _counter(
         "reported memory not dropped because of the guest's poison, or the limit"
     )
     config_reads: int = _counter("reads of the configuration by the driver")

@@ -90,10 +90,10 @@ class PagesHinted:
 
 @dataclass(frozen=True, slots=True)
 class PagesReported:
-    """The driver reported free memory; `is_kept`: none of it was to be discarded."""
+    """The driver reported free memory; `is_skipped`: none of it was to be discarded."""
 
     reported_bytes: int
-    is_kept: bool
+    is_skipped: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,12 +19,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from ballonet.conform.checks import Check, Result, Verdict, run_checks
-from ballonet.conform.device.bench import Bench
-from ballonet.conform.device.qemu_bench import QemuBench
+from ballonet.conform.device.qemu_rig import QemuRig
+from ballonet.conform.device.rig import Rig
 from ballonet.conform.device.suite import DEVICE_CHECKS
-from ballonet.conform.device.vhost_user_bench import OwnBench, VhostUserBench
+from ballonet.conform.device.vhost_user_rig import OwnRig, VhostUserRig
 from ballonet.conform.driver.agreement import compare
-from ballonet.conform.driver.guests import EmbeddedBench, LinuxBench
+from ballonet.conform.driver.guests import EmbeddedRig, LinuxRig
 from ballonet.conform.driver.suite import DRIVER_CHECKS
 from ballonet.conform.reports import as_json, as_junit
 from ballonet.errors import SystemCallError
@@ -95,16 +95,16 @@ def device(
         raise click.UsageError("give one of --vhost-user and --qemu")
     if options and not qemu:
         raise click.UsageError(f"unexpected argument {options[0]!r}; options are for --qemu")
-    bench: Bench = OwnBench()
+    rig: Rig = OwnRig()
     if qemu:
         require_qemu()
-        bench = QemuBench(*options)
+        rig = QemuRig(*options)
     elif socket_path is not None:
-        bench = VhostUserBench(socket_path)
+        rig = VhostUserRig(socket_path)
     checks = _chosen(DEVICE_CHECKS, only)
     with reserve_huge_pages(_HUGE_PAGES) if huge_pages else nullcontext():
-        results = _run(checks, bench, quiet=as_json_text)
-    _finish(bench.name, results, junit, as_json_text=as_json_text)
+        results = _run(checks, rig, quiet=as_json_text)
+    _finish(rig.name, results, junit, as_json_text=as_json_text)
 
 
 @conform.command()
@@ -121,10 +121,10 @@ def driver(
         raise click.UsageError("give one of --linux and --embedded")
     if kind == "linux":
         find_kernel_package()
-    bench = LinuxBench() if kind == "linux" else EmbeddedBench()
-    with bench.open():
-        results = _run(_chosen(DRIVER_CHECKS, only), bench, quiet=as_json_text)
-    _finish(f"the driver of {bench.name}", results, junit, as_json_text=as_json_text)
+    rig = LinuxRig() if kind == "linux" else EmbeddedRig()
+    with rig.open():
+        results = _run(_chosen(DRIVER_CHECKS, only), rig, quiet=as_json_text)
+    _finish(f"the driver of {rig.name}", results, junit, as_json_text=as_json_text)
 
 
 @conform.command()
@@ -132,7 +132,7 @@ def driver(
 def agreement(*, as_json_text: bool) -> None:
     """Run one script on a real kernel and on ours, and compare what they did."""
     find_kernel_package()
-    linux, embedded = LinuxBench(), EmbeddedBench()
+    linux, embedded = LinuxRig(), EmbeddedRig()
     console = Console(highlight=False)
     table = Table(title="The same script on two kernels", title_justify="left")
     for heading in ("observation", "Linux", "embedded", "agree"):

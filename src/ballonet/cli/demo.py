@@ -16,6 +16,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from ballonet.cli.size import SizeType
+from ballonet.control.device_control import DeviceControl
+from ballonet.control.status import Status
 from ballonet.device.balloon import BalloonSettings
 from ballonet.errors import GuestError
 from ballonet.guests.ballooned import (
@@ -155,22 +157,19 @@ def _run(
     console.print(f"{_name(guest)} is up; it uses and frees most of its memory ...")
     guest.use_memory(_FILL_PERCENT)
     view_before = GuestView.of(guest)
-    before = device.status()
-    console.print(f"  the host holds {format_bytes(before.held_bytes)} for it")
+    before = _tell_held(device, console)
 
     cpu = time.process_time()
     inflated = _resize(machine, target_bytes, "Inflating", console)
     cpu = time.process_time() - cpu
-    during = device.status()
     view_inflated = GuestView.of(guest)
     console.print(f"  {moments(inflated)}")
-    console.print(f"  the host holds {format_bytes(during.held_bytes)} for it")
+    during = _tell_held(device, console)
 
     deflated = _resize(machine, 0, "Deflating", console)
     console.print("The guest uses and frees its memory again ...")
     guest.use_memory(_FILL_PERCENT)
-    after = device.status()
-    console.print(f"  the host holds {format_bytes(after.held_bytes)} for it")
+    after = _tell_held(device, console)
     return Figures(
         guest_release=guest.release,
         guest_name=_name(guest),
@@ -189,6 +188,12 @@ def _run(
         guest_inflated=view_inflated,
         guest_after=GuestView.of(guest),
     )
+
+
+def _tell_held(device: DeviceControl, console: Console) -> Status:
+    status = device.status()
+    console.print(f"  the host holds {format_bytes(status.held_bytes)} for it")
+    return status
 
 
 def moments(inflated: Resized) -> str:

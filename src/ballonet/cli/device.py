@@ -10,7 +10,7 @@ import json
 import signal
 import socket
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -120,15 +120,12 @@ def device(
     target_bytes: int,
     report_bytes_per_s: int | None,
     monitors: tuple[Path, ...],
-    balloon_id: str,
-    memory_bytes: int | None,
-    qemu_version: str,
     trace_path: Path | None,
     trace_limit_bytes: int,
     state_path: Path | None,
     *,
     sandbox: bool,
-    **options: Any,  # noqa: ANN401 - those of device_options
+    **options: Any,  # noqa: ANN401 - of the device and its monitors
 ) -> None:
     """Serve a balloon device to a VMM over vhost-user.
 
@@ -152,18 +149,22 @@ def device(
         if sandbox:
             make_sandbox(trace_limit_bytes).enter()
         if sockets:
-            stack.enter_context(
-                monitoring(
-                    control,
-                    sockets,
-                    balloon_id=balloon_id,
-                    memory_bytes=memory_bytes,
-                    version=VERSIONS[qemu_version],
-                )
-            )
+            stack.enter_context(_monitoring(control, sockets, options))
         for path in monitors if socket_path is None else (socket_path, *monitors):
             click.echo(f"ballonet: listening at {path}", err=True)
         server.run()
+
+
+def _monitoring(
+    control: DeviceControl, sockets: list[socket.socket], options: dict[str, Any]
+) -> AbstractContextManager[None]:
+    return monitoring(
+        control,
+        sockets,
+        balloon_id=options["balloon_id"],
+        memory_bytes=options["memory_bytes"],
+        version=VERSIONS[options["qemu_version"]],
+    )
 
 
 @contextmanager

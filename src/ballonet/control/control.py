@@ -15,11 +15,38 @@ from ballonet.balloon.inhibition import InhibitReason
 from ballonet.balloon.stats_reading import StatsReading
 from ballonet.control.status import Status
 
-__all__ = ["Control"]
+__all__ = ["Control", "StatsControl"]
+
+
+class StatsControl(Protocol):
+    """The statistics of one balloon's guest."""
+
+    def set_poll_interval(self, interval_s: int) -> Future[None]:
+        """Ask for statistics every so many seconds, at once the first time; 0: no more.
+
+        Raises: SettingsError, UsageError.
+        """
+        ...
+
+    def request(self) -> Future[None]:
+        """Ask the guest for a fresh sample. Raises: UsageError."""
+        ...
+
+    def read(self, timeout_s: float) -> StatsReading:
+        """Ask the guest for a fresh sample and wait for it.
+
+        Raises: GuestError, saying why if none comes in time.
+        """
+        ...
 
 
 class Control(Protocol):
     """One balloon."""
+
+    @property
+    def stats(self) -> StatsControl:
+        """What its guest tells about its memory."""
+        ...
 
     @property
     def latest(self) -> Status:
@@ -38,24 +65,6 @@ class Control(Protocol):
         """Ask the guest for a balloon of this many balloon pages.
 
         Raises: SettingsError, unless it fits the 32 bits of `num_pages`; UsageError.
-        """
-        ...
-
-    def set_poll_interval(self, interval_s: int) -> Future[None]:
-        """Ask for statistics every so many seconds, at once the first time; 0: no more.
-
-        Raises: SettingsError, UsageError.
-        """
-        ...
-
-    def request_stats(self) -> Future[None]:
-        """Ask the guest for a fresh statistics sample. Raises: UsageError."""
-        ...
-
-    def read_stats(self, timeout_s: float) -> StatsReading:
-        """Ask the guest for a fresh statistics sample and wait for it.
-
-        Raises: GuestError, saying why if none comes in time.
         """
         ...
 

@@ -1,6 +1,6 @@
 """The balloon device: configuration space, five queues and their timers put together.
 
-A ring is attached while it may be served; with none attached the device is suspended and says
+A ring is attached while it may be served; with none attached the device stands still and says
 nothing.  What happens is told to `observers`; what is to be done to the guest's memory, and said to
 its driver, goes through the link that `connect` sets.  Timers are served by `tick`, which wants to
 be called at `timer_ns`.
@@ -26,8 +26,7 @@ from ballonet.balloon.facts import (
 from ballonet.balloon.inhibition import Inhibition, InhibitReason
 from ballonet.balloon.memory import BalloonMemory
 from ballonet.balloon.page_ledger import PageLedger
-from ballonet.balloon.request import Stage, TargetRequest
-from ballonet.balloon.stats_reading import StatsDiagnosis
+from ballonet.balloon.request import TargetRequest
 from ballonet.device.config_announcement import ConfigAnnouncement
 from ballonet.device.config_space import ConfigSpace
 from ballonet.device.guest_link import GuestLink, Transport
@@ -37,6 +36,7 @@ from ballonet.device.inflation import Inflation
 from ballonet.device.queues import Queues
 from ballonet.device.reporting import Reporting
 from ballonet.device.statistics import Statistics
+from ballonet.device.stats_polling import StatsPolling
 from ballonet.virtio.config import NUM_PAGES
 from ballonet.virtio.features import DEFAULT_OFFER, Feature
 from ballonet.virtio.queues import QueueLayout, QueueRole, queue_roles
@@ -62,7 +62,6 @@ class Balloon:
 
     def __init__(self, settings: BalloonSettings, clock: Clock) -> None:
         self.settings: Final = settings
-        self._clock = clock
         self._link = GuestLink()
         self.counters: Final = Counters()
         self.observers: Final = Observers()
@@ -76,9 +75,9 @@ class Balloon:
         parts = (self.counters, self.observers)
         discarder = Discarder(self.inhibition, *parts, clock)
         self.inflation: Final = Inflation(self._link, self.ledger, discarder, *parts, clock)
-        allows = self.allows_free_page_discard
-        self._hint_queue = HintQueue(self._link, self.hint_round, allows, *parts)
-        self.reporting: Final = Reporting(self._link, discarder, allows, *parts, clock)
+        poison = self.config.poison
+        self._hint_queue = HintQueue(self._link, self.hint_round, poison, *parts)
+        self.reporting: Final = Reporting(self._link, discarder, poison, *parts, clock)
         self.queues: Final = Queues(
             self._link,
             self.inflation,
@@ -88,15 +87,10 @@ class Balloon:
             *parts,
             clock,
         )
-        self.paused = False  #: by the operator: time stands still for statistics
+        self.polling: Final = StatsPolling(self.statistics, self.queues)
         if not settings.discards:
             self.inhibition.inhibit(InhibitReason.OPERATOR)
         self.negotiate(0)
-
-    @property
-    def suspended(self) -> bool:
-        """No ring is attached: nothing may be written to guest memory, no notification sent."""
-        return self.queues.are_stopped
 
     @property
     def target_pages(self) -> int:
@@ -113,22 +107,6 @@ class Balloon:
         """When `tick` has work; None: only an input can change that."""
         return earliest(self.statistics.deadline_ns, self.hint_round.deadline_ns)
 
-    @property
-    def stats_diagnosis(self) -> StatsDiagnosis:
-        """Why there are statistics, or none."""
-        if self.suspended:
-            return StatsDiagnosis.NO_DRIVER
-        return self.statistics.diagnosis(negotiated=self._has(Feature.STATS_VQ))
-
-    @property
-    def stage(self) -> Stage:
-        """What the newest change of the target waits for."""
-        return self.request.stage(self.actual_pages, running=not self.suspended)
-
-    def allows_free_page_discard(self) -> bool:
-        """A page the guest calls free may be replaced by a zero page."""
-        return self.config.poison.allows_discard(negotiated=self._has(Feature.PAGE_POISON))
-
     def connect(self, memory: BalloonMemory, transport: Transport) -> None:
         """A guest is there; until `forget_guest`."""
         self._link.memory, self._link.transport = memory, transport
@@ -141,11 +119,12 @@ class Balloon:
         big_endian = is_legacy and self.settings.big_endian_legacy
         self.queues.is_legacy, self.queues.big_endian = is_legacy, big_endian
         self.inflation.big_endian = self._hint_queue.big_endian = big_endian
+        self.config.poison.negotiated = self._has(Feature.PAGE_POISON)
         self.inflation.must_tell_host = self._has(Feature.MUST_TELL_HOST)
         self.inflation.defers = self.inflation.must_tell_host and self.settings.defers
 
     def set_target(self, target_pages: int) -> None:
-        """Ask the driver for a balloon of this many pages; told later while suspended."""
+        """Ask the driver for a balloon of this many pages; told later while no ring runs."""
         self.config.num_pages = target_pages
         self.request.ask(target_pages, self.actual_pages)
         self._announcement.announce()
@@ -172,20 +151,19 @@ class Balloon:
 
     def attach(self, queue: int, ring: DeviceRing) -> None:
         """Let a ring be served from now on."""
-        was_suspended = self.suspended
+        is_first = self.queues.are_stopped
         self.queues.attach(queue, ring)
         self._announcement.is_held = False
-        if was_suspended and not self.paused:
-            self.statistics.resume()
+        if is_first:
+            self.polling.rings_run()
 
     def detach(self, queue: int) -> int | None:
         """Stop a ring; returns its base, None if it was not attached."""
         base = self.queues.detach(queue)
-        if base is not None and self.suspended:
+        if base is not None and self.queues.are_stopped:
             self.queues.broken = None  # whoever sets the rings up again starts afresh
             self._announcement.is_held = True
-            self.statistics.suspend()
-            self.statistics.expect_first()
+            self.polling.rings_stopped()
             self.ledger.take_back_all()
         return base
 
@@ -193,11 +171,6 @@ class Balloon:
         """Serve a ring until it is empty or broken; False if the time was over before."""
         self._announcement.announce_late()
         return self.queues.process(queue, end_ns)
-
-    def wants_discard(self, *, busy: bool) -> bool:
-        """It is time to drop what waits; `busy`: the guest has something else for the device."""
-        now_ns = self._clock.now_ns()
-        return self.ledger.is_overdue(now_ns) or (not busy and self.ledger.is_due(now_ns))
 
     def reset(self) -> None:
         """Virtio reset; rings must have been detached. The target stays."""
@@ -214,41 +187,21 @@ class Balloon:
         self.statistics.forget_guest()
         self._link.cut()
 
-    def request_stats(self) -> None:
-        """Ask for a fresh sample; nothing happens unless a buffer is held."""
-        if self.queues.broken or not self.queues.has(QueueRole.STATS):
-            return
-        head = self.statistics.ask()
-        if head is not None:
-            self.queues.return_held_stats(head)
-
     def begin_hint_round(self, lease_s: float = HINT_LEASE_S) -> None:
         """Ask for hints, right after the dirty log was read; ends an older round.
 
         They arrive as PagesHinted. Without a running driver there is nobody to ask: done.
         """
-        if self.suspended:
+        if self.queues.are_stopped:
             self.hint_round.done()
         elif self._has(Feature.FREE_PAGE_HINT):
             self.hint_round.begin(lease_s)
-
-    def pause(self) -> None:
-        """Let time stand still for the statistics, as it does for a stopped VM."""
-        self.paused = True
-        self.statistics.suspend()
-
-    def unpause(self) -> None:
-        """Let time go on."""
-        self.paused = False
-        if not self.suspended:
-            self.statistics.resume()
 
     def tick(self) -> None:
         """Serve the timers that have run out."""
         if self.hint_round.expired():
             self.hint_round.done()
-        if self.statistics.expired():
-            self.request_stats()
+        self.polling.expired()
 
     def _has(self, feature: Feature) -> bool:
         return bool(self.negotiated & feature)

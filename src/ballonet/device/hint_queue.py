@@ -7,13 +7,13 @@ Source: VIRTIO 1.4 5.5.6.5; Linux report_free_page_func; QEMU get_free_page_hint
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Final
 
 from ballonet.balloon.counters import Counters
 from ballonet.balloon.facts import ChainDone, Observers, PagesHinted, PagesRejected
 from ballonet.device.guest_link import GuestLink
 from ballonet.device.hint_round import HintRound, HintState
+from ballonet.device.poison import PagePoison
 from ballonet.errors import RingError
 from ballonet.memory.runs import find_pieces
 from ballonet.virtio.queues import QueueRole
@@ -31,12 +31,11 @@ class HintQueue:
         self,
         link: GuestLink,
         hint_round: HintRound,
-        allows_discard: Callable[[], bool],
+        poison: PagePoison,
         counters: Counters,
         observers: Observers,
     ) -> None:
-        """`allows_discard`: what the guest expects in its free pages lets them be skipped."""
-        self._link, self._round, self._allows_discard = link, hint_round, allows_discard
+        self._link, self._round, self._poison = link, hint_round, poison
         self._counters, self._observers = counters, observers
         self.big_endian = False  #: messages of a legacy driver of a big-endian guest
 
@@ -49,7 +48,7 @@ class HintQueue:
             self._take_command(chain)
         if not chain.writable:
             return
-        if self._round.state is HintState.START and self._allows_discard():
+        if self._round.state is HintState.START and self._poison.allows_discard():
             self._take_pages(chain)
         else:
             self._counters.ignored_hint_pieces += len(chain.writable)

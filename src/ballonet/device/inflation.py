@@ -99,6 +99,11 @@ class Inflation:
         self._tell_done(QueueRole.DEFLATE, named)
         return None
 
+    def wants_discard(self, *, busy: bool) -> bool:
+        """It is time to drop what waits; `busy`: the guest has something else for the device."""
+        now_ns = self._clock.now_ns()
+        return self._ledger.is_overdue(now_ns) or (not busy and self._ledger.is_due(now_ns))
+
     def sort_waiting(self) -> None:
         """Find out what the messages mean whose pages wait as they came."""
         self._count_rejected(QueueRole.INFLATE, self._ledger.sort())

@@ -18,6 +18,7 @@ class PagePoison:
     def __init__(self) -> None:
         self.value = 0
         self.is_known = False
+        self.negotiated = False  #: otherwise the guest expects nothing of its free pages
         self._was_non_zero = False
 
     def write(self, value: int, *, alone: bool) -> None:
@@ -32,9 +33,9 @@ class PagePoison:
         elif alone or not self._was_non_zero:
             self.is_known, self._was_non_zero = True, False
 
-    def allows_discard(self, *, negotiated: bool) -> bool:
+    def allows_discard(self) -> bool:
         """A free page of the guest may be replaced by a zero page."""
-        return not negotiated or (self.is_known and self.value == 0)
+        return not self.negotiated or (self.is_known and self.value == 0)
 
     def reset(self) -> None:
         """Virtio reset: the value is gone, what the guest's pages hold is not."""

@@ -7,13 +7,14 @@ Source: VIRTIO 1.4 5.5.6.7; Linux page_reporting_process_zone; QEMU virtio_ballo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from ballonet.balloon.clock import Clock
 from ballonet.balloon.counters import Counters
 from ballonet.balloon.discarder import Discarder
 from ballonet.balloon.facts import ChainDone, Observers, PagesRejected, PagesReported
 from ballonet.device.guest_link import GuestLink
+from ballonet.device.poison import PagePoison
 from ballonet.device.report_throttle import ReportThrottle
 from ballonet.memory.runs import find_pieces, locate_runs
 from ballonet.units import pages_to_bytes
@@ -30,14 +31,13 @@ class Reporting:
         self,
         link: GuestLink,
         discarder: Discarder,
-        allows_discard: Callable[[], bool],
+        poison: PagePoison,
         counters: Counters,
         observers: Observers,
         clock: Clock,
     ) -> None:
-        """`allows_discard`: what the guest expects in its free pages lets them be discarded."""
         self.throttle = ReportThrottle(clock)
-        self._link, self._discarder, self._allows_discard = link, discarder, allows_discard
+        self._link, self._discarder, self._poison = link, discarder, poison
         self._counters, self._observers = counters, observers
 
     def serve(self, chain: Chain) -> Iterator[None]:
@@ -49,12 +49,12 @@ class Reporting:
         if rejected:
             self._counters.rejected_pieces += rejected
             self._observers.tell(PagesRejected(QueueRole.REPORTING, rejected))
-        is_kept = not self._allows_discard() or not self.throttle.admits(reported_bytes)
-        if is_kept:
-            self._counters.kept_report_bytes += reported_bytes
+        is_skipped = not self._poison.allows_discard() or not self.throttle.admits(reported_bytes)
+        if is_skipped:
+            self._counters.skipped_report_bytes += reported_bytes
         else:
             found = locate_runs(runs, self._link.memory.table).ranges
             yield from self._discarder.discard(self._link.memory, found)
-        self._observers.tell(PagesReported(reported_bytes, is_kept))
+        self._observers.tell(PagesReported(reported_bytes, is_skipped))
         if self._observers.want_details:
             self._observers.tell_detail(ChainDone(QueueRole.REPORTING, runs.total_pages))

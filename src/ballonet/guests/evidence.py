@@ -84,7 +84,7 @@ def observe_must_tell_host(machine: BalloonedGuest) -> Finding:
 def observe_stats_vq(machine: BalloonedGuest) -> Finding:
     """The guest sends its statistics when asked, and they are true."""
     begun = time.monotonic()
-    reading = machine.device.read_stats(_WAIT_S)
+    reading = machine.device.stats.read(_WAIT_S)
     took_ms = (time.monotonic() - begun) * 1000
     total, said = machine.guest.meminfo()["MemTotal"], reading.sample.value("memtot")
     count = len(reading.sample.values) + len(reading.sample.unknown)

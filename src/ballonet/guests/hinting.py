@@ -115,5 +115,5 @@ def _free_again(device: DeviceControl, before: int | None) -> int | None:
 
 def _free_bytes(device: DeviceControl) -> int | None:
     with suppress(GuestError):
-        return device.read_stats(_STATS_S).sample.values.get("memfree")
+        return device.stats.read(_STATS_S).sample.values.get("memfree")
     return None

@@ -117,7 +117,7 @@ class Clients:
         try:
             _write(writer, session.greeting())
             while data := await reader.read(_READ_BYTES):
-                await _obey(session, data, writer, account)
+                await _execute(session, data, writer, account)
         except OSError:
             pass  # the client is gone
         except Exception:  # a bug of ours must not reach other clients, nor the device
@@ -140,7 +140,7 @@ class Clients:
             self._changed()
 
 
-async def _obey(
+async def _execute(
     session: ServerSession, data: bytes, writer: asyncio.StreamWriter, account: Account
 ) -> None:
     """Answer what is complete now, at the pace the client can afford."""

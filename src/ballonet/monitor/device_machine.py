@@ -86,7 +86,7 @@ class DeviceMachine:
 
     async def set_poll_interval(self, seconds: int) -> None:
         """Ask for statistics so often."""
-        await _done(self._control.set_poll_interval(seconds))
+        await _done(self._control.stats.set_poll_interval(seconds))
 
     async def stop(self) -> None:
         """Let time stand still."""
@@ -100,7 +100,7 @@ class DeviceMachine:
             await _done(self._control.unpause())
             self._post("RESUME", dict)
 
-    async def drain(self) -> None:
+    async def expedite(self) -> None:
         """Drop what was put off."""
         await _done(self._control.expedite())
 

@@ -43,9 +43,9 @@ class DeviceWatch:
             case RingBroken(queue, reason):
                 name = "x-ballonet-device-broken"
                 self._post(name, lambda: {"queue": queue, "reason": reason})
-            case PagesReported(size, is_kept):
+            case PagesReported(size, is_skipped):
                 name = "x-ballonet-reporting"
-                self._post(name, lambda: {"reported": size, "kept": is_kept})
+                self._post(name, lambda: {"reported": size, "kept": is_skipped})
 
     def look(self) -> Sequence[Event]:
         """A request that has been stuck for a while, once."""

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from ballonet.qmp import hmp
 from ballonet.qmp.errors import CommandError, NoBalloonError
-from ballonet.qmp.machine import Machine
+from ballonet.qmp.machine import MonitoredMachine
 from ballonet.qmp.qom import (
     get_property,
     list_properties,
@@ -82,7 +82,7 @@ def _check_type(parameter: Parameter, value: object) -> None:
         raise CommandError(f"Invalid parameter type for '{parameter.name}', expected: string")
 
 
-def _balloon(machine: Machine, arguments: Arguments) -> object:
+def _balloon(machine: MonitoredMachine, arguments: Arguments) -> object:
     if machine.ram_bytes is None:
         raise NoBalloonError
     value = _integer(arguments, "value")
@@ -91,13 +91,13 @@ def _balloon(machine: Machine, arguments: Arguments) -> object:
     return _empty(machine.set_logical_bytes(value))
 
 
-def _query_balloon(machine: Machine, _: Arguments) -> object:
+def _query_balloon(machine: MonitoredMachine, _: Arguments) -> object:
     if machine.ram_bytes is None:
         raise NoBalloonError
     return {"actual": machine.logical_bytes}
 
 
-def _query_status(machine: Machine, _: Arguments) -> object:
+def _query_status(machine: MonitoredMachine, _: Arguments) -> object:
     status = {
         "status": "running" if machine.running else "paused",
         "running": machine.running,
@@ -105,63 +105,63 @@ def _query_status(machine: Machine, _: Arguments) -> object:
     return status | ({"singlestep": False} if machine.version.has_singlestep else {})
 
 
-def _query_name(machine: Machine, _: Arguments) -> object:
+def _query_name(machine: MonitoredMachine, _: Arguments) -> object:
     return {} if machine.name is None else {"name": machine.name}
 
 
-def _query_memory_size(machine: Machine, _: Arguments) -> object:
+def _query_memory_size(machine: MonitoredMachine, _: Arguments) -> object:
     if machine.ram_bytes is None:
         raise NoBalloonError
     return {"base-memory": machine.ram_bytes, "plugged-memory": 0}
 
 
-def _list_device_properties(_: Machine, arguments: Arguments) -> object:
+def _list_device_properties(_: MonitoredMachine, arguments: Arguments) -> object:
     return list_type_properties(_text(arguments, "typename"))
 
 
-def _stop(machine: Machine, _: Arguments) -> object:
+def _stop(machine: MonitoredMachine, _: Arguments) -> object:
     return _empty(machine.stop())
 
 
-def _cont(machine: Machine, _: Arguments) -> object:
+def _cont(machine: MonitoredMachine, _: Arguments) -> object:
     return _empty(machine.cont())
 
 
-def _quit(machine: Machine, _: Arguments) -> object:
+def _quit(machine: MonitoredMachine, _: Arguments) -> object:
     machine.quit()
     return {}
 
 
-def _drain(machine: Machine, _: Arguments) -> object:
-    return _empty(machine.drain())
+def _expedite(machine: MonitoredMachine, _: Arguments) -> object:
+    return _empty(machine.expedite())
 
 
-def _qom_list(machine: Machine, arguments: Arguments) -> object:
+def _qom_list(machine: MonitoredMachine, arguments: Arguments) -> object:
     return list_properties(machine, _text(arguments, "path"))
 
 
-def _qom_get(machine: Machine, arguments: Arguments) -> object:
+def _qom_get(machine: MonitoredMachine, arguments: Arguments) -> object:
     return get_property(machine, _text(arguments, "path"), _text(arguments, "property"))
 
 
-def _qom_set(machine: Machine, arguments: Arguments) -> object:
+def _qom_set(machine: MonitoredMachine, arguments: Arguments) -> object:
     path, name = _text(arguments, "path"), _text(arguments, "property")
     return _empty(set_property(machine, path, name, arguments["value"]))
 
 
-def _human(machine: Machine, arguments: Arguments) -> object:
+def _human(machine: MonitoredMachine, arguments: Arguments) -> object:
     return hmp.run_line(machine, _text(arguments, "command-line"))
 
 
-def _query_commands(_: Machine, __: Arguments) -> object:
+def _query_commands(_: MonitoredMachine, __: Arguments) -> object:
     return [{"name": name} for name in (*COMMANDS, "qmp_capabilities")]
 
 
-def _query_events(_: Machine, __: Arguments) -> object:
+def _query_events(_: MonitoredMachine, __: Arguments) -> object:
     return [{"name": name} for name in EVENTS]
 
 
-def _query_schema(machine: Machine, _: Arguments) -> object:
+def _query_schema(machine: MonitoredMachine, _: Arguments) -> object:
     from ballonet.qmp.schema import schema  # noqa: PLC0415 - it is made from this table
 
     return schema(machine.version)
@@ -208,6 +208,6 @@ COMMANDS: Final[Mapping[str, Command]] = {
         (Parameter("command-line", "str"), Parameter("cpu-index", "int", required=False)),
         "str",
     ),
-    "x-ballonet-drain": Command(_drain),
+    "x-ballonet-expedite": Command(_expedite),
     "x-ballonet-info": Command(lambda machine, _: machine.info(), returns="any"),
 }

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 from ballonet.qmp.errors import CommandError, NoBalloonError, WrongLineError
 from ballonet.qmp.expression import SPACE, evaluate, wrap
-from ballonet.qmp.machine import Machine
+from ballonet.qmp.machine import MonitoredMachine
 from ballonet.units import format_bytes
 from ballonet.virtio.stats import STATS, StatUnit
 
@@ -32,7 +32,7 @@ Printed = str | Awaitable[str]
 class HmpCommand(NamedTuple):
     """One row: what it does with the rest of the line, and its line of help."""
 
-    run: Callable[[Machine, bytes], Printed]
+    run: Callable[[MonitoredMachine, bytes], Printed]
     arguments: str
     help: str
     alias: str = ""
@@ -42,13 +42,13 @@ class HmpCommand(NamedTuple):
         return f"{name}|{self.alias}" if self.alias else name
 
 
-def run_line(machine: Machine, line: str) -> Printed:
+def run_line(machine: MonitoredMachine, line: str) -> Printed:
     """Execute one line; what is printed, errors too."""
     printed = _execute(machine, line.encode().replace(b"\0", _NUL))
     return printed.replace("\n", "\r\n") if isinstance(printed, str) else printed
 
 
-def _execute(machine: Machine, line: bytes) -> Printed:
+def _execute(machine: MonitoredMachine, line: bytes) -> Printed:
     at = _after_space(line, 0)
     if at == len(line):
         return ""
@@ -70,7 +70,9 @@ def _execute(machine: Machine, line: bytes) -> Printed:
         return f"Error: {error.desc}\n"
 
 
-def _run(machine: Machine, table: Mapping[str, HmpCommand], name: str, rest: bytes) -> Printed:
+def _run(
+    machine: MonitoredMachine, table: Mapping[str, HmpCommand], name: str, rest: bytes
+) -> Printed:
     row = table[name]
     if rest and not row.arguments:
         raise _too_much(row.title(name))
@@ -103,7 +105,7 @@ def _shown(raw: bytes) -> str:
     return raw.replace(_NUL, b"\0").decode(errors="replace")
 
 
-def _balloon(machine: Machine, rest: bytes) -> Printed:
+def _balloon(machine: MonitoredMachine, rest: bytes) -> Printed:
     mib, more = evaluate(rest)
     if mib < 0:
         raise WrongLineError("enter a positive value")
@@ -117,11 +119,11 @@ def _balloon(machine: Machine, rest: bytes) -> Printed:
     return _nothing(machine.set_logical_bytes(size))
 
 
-def _info(_: Machine, __: bytes) -> str:
+def _info(_: MonitoredMachine, __: bytes) -> str:
     return _help_on("info ", INFO_COMMANDS)
 
 
-def _help(_: Machine, rest: bytes) -> str:
+def _help(_: MonitoredMachine, rest: bytes) -> str:
     words = _words(rest)
     if words is None:
         return ""
@@ -183,11 +185,11 @@ def _quoted(rest: bytes, at: int) -> tuple[bytes | None, int]:
     return (bytes(word) if at < len(rest) else None), at + 1
 
 
-def _stop(machine: Machine, _: bytes) -> Printed:
+def _stop(machine: MonitoredMachine, _: bytes) -> Printed:
     return _nothing(machine.stop())
 
 
-def _cont(machine: Machine, _: bytes) -> Printed:
+def _cont(machine: MonitoredMachine, _: bytes) -> Printed:
     return _nothing(machine.cont())
 
 
@@ -197,26 +199,26 @@ async def _nothing(done: Awaitable[None]) -> str:
     return ""
 
 
-def _quit(machine: Machine, _: bytes) -> str:
+def _quit(machine: MonitoredMachine, _: bytes) -> str:
     machine.quit()
     return ""
 
 
-def _info_balloon(machine: Machine, _: bytes) -> str:
+def _info_balloon(machine: MonitoredMachine, _: bytes) -> str:
     if machine.ram_bytes is None:
         raise NoBalloonError
     return f"balloon: actual={machine.logical_bytes // _MIB}\n"
 
 
-def _info_status(machine: Machine, _: bytes) -> str:
+def _info_status(machine: MonitoredMachine, _: bytes) -> str:
     return f"VM status: {'running' if machine.running else 'paused'}\n"
 
 
-def _info_version(machine: Machine, _: bytes) -> str:
+def _info_version(machine: MonitoredMachine, _: bytes) -> str:
     return f"{machine.version.text}ballonet\n"
 
 
-def _info_stats(machine: Machine, _: bytes) -> str:
+def _info_stats(machine: MonitoredMachine, _: bytes) -> str:
     values = machine.stats
     lines = []
     for row in STATS:

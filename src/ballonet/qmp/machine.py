@@ -12,10 +12,10 @@ from typing import Protocol
 
 from ballonet.qmp.version import QemuVersion
 
-__all__ = ["Machine"]
+__all__ = ["MonitoredMachine"]
 
 
-class Machine(Protocol):
+class MonitoredMachine(Protocol):
     """The machine behind a monitor."""
 
     balloon_id: str  #: the last part of its path in the object tree
@@ -68,7 +68,7 @@ class Machine(Protocol):
         """Let it go on."""
         ...
 
-    def drain(self) -> Awaitable[None]:
+    def expedite(self) -> Awaitable[None]:
         """Let the host have at once what is in the balloon and waits for a quiet moment."""
         ...
 

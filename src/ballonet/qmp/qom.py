@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final, NamedTuple
 
 from ballonet.qmp.errors import CommandError, DeviceNotFoundError
-from ballonet.qmp.machine import Machine
+from ballonet.qmp.machine import MonitoredMachine
 from ballonet.virtio.features import FEATURES
 from ballonet.virtio.stats import STATS, UNSET
 
@@ -32,16 +32,16 @@ class _Property(NamedTuple):
     """One property of the balloon."""
 
     type: str
-    read: Callable[[Machine], object]
-    write: Callable[[Machine, object], Awaitable[None]] | None = None
+    read: Callable[[MonitoredMachine], object]
+    write: Callable[[MonitoredMachine, object], Awaitable[None]] | None = None
 
 
-def balloon_paths(machine: Machine) -> tuple[str, str]:
+def balloon_paths(machine: MonitoredMachine) -> tuple[str, str]:
     """Both paths of the balloon."""
     return f"/machine/peripheral/{machine.balloon_id}", "/machine/peripheral-anon/device[0]"
 
 
-def list_properties(machine: Machine, path: str) -> list[dict[str, object]]:
+def list_properties(machine: MonitoredMachine, path: str) -> list[dict[str, object]]:
     """What `qom-list` shows. Raises: CommandError."""
     normal = _resolve(machine, path)
     if normal in balloon_paths(machine):
@@ -62,12 +62,12 @@ def list_type_properties(typename: str) -> list[dict[str, object]]:
     return rows + [{"name": name, "type": "bool", "description": "on/off"} for name in _SWITCHES]
 
 
-def get_property(machine: Machine, path: str, name: str) -> object:
+def get_property(machine: MonitoredMachine, path: str, name: str) -> object:
     """What `qom-get` shows. Raises: CommandError."""
     return _find(machine, path, name).read(machine)
 
 
-def set_property(machine: Machine, path: str, name: str, value: object) -> Awaitable[None]:
+def set_property(machine: MonitoredMachine, path: str, name: str, value: object) -> Awaitable[None]:
     """What `qom-set` does. Raises: CommandError."""
     prop = _find(machine, path, name)
     if prop.write is None:
@@ -76,7 +76,7 @@ def set_property(machine: Machine, path: str, name: str, value: object) -> Await
     return prop.write(machine, value)
 
 
-def _find(machine: Machine, path: str, name: str) -> _Property:
+def _find(machine: MonitoredMachine, path: str, name: str) -> _Property:
     is_balloon = _resolve(machine, path) in balloon_paths(machine)
     owner, known = (TYPE_NAME, _PROPERTIES) if is_balloon else ("container", _OF_CONTAINERS)
     if name not in known:
@@ -84,7 +84,7 @@ def _find(machine: Machine, path: str, name: str) -> _Property:
     return known[name]
 
 
-def _tree(machine: Machine) -> dict[str, list[dict[str, object]]]:
+def _tree(machine: MonitoredMachine) -> dict[str, list[dict[str, object]]]:
     """Children of every object above the balloon."""
     return {
         "/": [{"name": "machine", "type": "child<machine>"}],
@@ -97,7 +97,7 @@ def _tree(machine: Machine) -> dict[str, list[dict[str, object]]]:
     }
 
 
-def _resolve(machine: Machine, path: str) -> str:
+def _resolve(machine: MonitoredMachine, path: str) -> str:
     """The whole path of an object, of which the last part may be enough. Raises: CommandError."""
     known = {*balloon_paths(machine), *_tree(machine)}
     normal = path.rstrip("/") or "/"
@@ -109,13 +109,13 @@ def _resolve(machine: Machine, path: str) -> str:
     return found[0]
 
 
-def _guest_stats(machine: Machine) -> dict[str, object]:
+def _guest_stats(machine: MonitoredMachine) -> dict[str, object]:
     values = machine.stats
     stats = {row.qemu_key: values.get(row.name, UNSET) for row in STATS}
     return {"stats": stats, "last-update": machine.stats_last_update_s}
 
 
-def _set_interval(machine: Machine, value: object) -> Awaitable[None]:
+def _set_interval(machine: MonitoredMachine, value: object) -> Awaitable[None]:
     if isinstance(value, bool) or not isinstance(value, int) or abs(value) >= 1 << 63:
         raise CommandError(f"Invalid parameter type for '{_INTERVAL}', expected: integer")
     if value < 0:

@@ -79,8 +79,8 @@ class Recorder:
                 put(Track.HINT, f"round {state.lower()}", cmd_id=cmd_id)
             case PagesHinted(_, runs):
                 put(Track.HINT, "hint", pages=runs.total_pages)
-            case PagesReported(size, is_kept):
-                put(Track.REPORTING, "report", bytes=size, kept=is_kept)
+            case PagesReported(size, is_skipped):
+                put(Track.REPORTING, "report", bytes=size, kept=is_skipped)
             case StatsReceived():
                 put(Track.DEVICE, "statistics received")
             case ChainRefused():

@@ -75,7 +75,7 @@ class Connection:
         balloon.observers.add(self._observe)
         loop.register(self._socket.fileno(), self._readable)
 
-    def obey(self, command: Callable[[], None]) -> None:
+    def execute(self, command: Callable[[], None]) -> None:
         """Do what the host asks of the device, even if this connection turns out to be cut.
 
         Raises: what the command raises.
@@ -87,7 +87,7 @@ class Connection:
 
     def tick(self) -> None:
         """Let the device serve its timers."""
-        self._guarded(lambda: self.obey(self._balloon.tick))
+        self._guarded(lambda: self.execute(self._balloon.tick))
 
     def work(self) -> bool:
         """Advance every running ring for one turn; True if there is more to do."""
@@ -96,7 +96,7 @@ class Connection:
         balloon, to_serve = self._balloon, self._vrings.to_serve
         if to_serve and not balloon.ledger.is_full:
             self._guarded(self._serve)
-        if balloon.wants_discard(busy=bool(to_serve) and not balloon.ledger.is_full):
+        if balloon.inflation.wants_discard(busy=bool(to_serve) and not balloon.ledger.is_full):
             self._guarded(self._discard)
         return bool(to_serve)
 

@@ -64,7 +64,9 @@ def _lacks_config(session: Session) -> str | None:
     gives_pages = session.balloon.counters.inflate_messages > session.inflate_messages_before
     if not gives_pages or not 0 < session.config_end < ACTUAL.stop:
         return None
-    if session.balloon.stage is not Stage.STALLED:  # it may be about to write
+    balloon = session.balloon
+    stage = balloon.request.stage(balloon.actual_pages, running=not balloon.queues.are_stopped)
+    if stage is not Stage.STALLED:  # it may be about to write
         return None
     return (
         f"the guest gives pages but never says how many: the front-end's configuration space has "

@@ -100,10 +100,10 @@ class DeviceServer:
         """What has to be mended at the front-end, in one line; None: nothing that is known."""
         return None if self._connection is None else self._connection.find_problem()
 
-    def obey(self, command: Callable[[], None]) -> None:
+    def execute(self, command: Callable[[], None]) -> None:
         """Let the device do what the host asks for; its memory is looked after before."""
         if self._connection is not None:
-            self._connection.obey(command)
+            self._connection.execute(command)
         else:
             command()
 

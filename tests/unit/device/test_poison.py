@@ -6,14 +6,15 @@ POISON = 0xAAAAAAAA
 
 
 def allows(poison: PagePoison) -> bool:
-    return poison.allows_discard(negotiated=True)
+    poison.negotiated = True
+    return poison.allows_discard()
 
 
 def test_a_driver_that_did_not_accept_poison_expects_nothing_of_free_pages() -> None:
     poison = PagePoison()
-    assert poison.allows_discard(negotiated=False)
+    assert poison.allows_discard()
     poison.write(POISON, alone=True)
-    assert poison.allows_discard(negotiated=False)
+    assert poison.allows_discard()
 
 
 def test_a_value_that_was_never_written_forbids_it() -> None:

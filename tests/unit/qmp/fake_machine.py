@@ -42,7 +42,7 @@ class FakeMachine:
     async def cont(self) -> None:
         self.running = True
 
-    async def drain(self) -> None:
+    async def expedite(self) -> None:
         self.told.append("drain")
 
     def quit(self) -> None:

@@ -1,7 +1,7 @@
 """Packed ring, device side.
 
     descriptor ring, 16 bytes each    le64 addr, le32 len, le16 id, le16 flags
-    driver event, device event        le16 offset (15 bits) and wrap counter, le16 wish
+    driver event, device event        le16 offset (15 bits) and wrap counter, le16 event flags
 
 Theory of operation.  There is one ring, which the driver fills with available descriptors and the
 device overwrites with used ones.  Each side walks round it and turns a wrap counter at the end of
@@ -167,12 +167,12 @@ class PackedRing:
             self._fence()  # everything else before the flags that show it
             self._desc16[_WORDS * slot + _FLAGS] = flags
             self._unseen = None
-        self._fence()  # the flags before the driver's wish is read
+        self._fence()  # the flags before the driver's event flags are read
         called, self._called = self._called, self._next_used
         event = self._driver_event[0]
-        wish = event >> 16 & 3
-        if wish != _AT_POSITION or not self._event_idx:
-            return wish != _NEVER
+        event_flags = event >> 16 & 3
+        if event_flags != _AT_POSITION or not self._event_idx:
+            return event_flags != _NEVER
         passed = _position(event & 0xFFFF, self.size)
         return called is None or wants_event(passed, self._next_used, called)
 
@@ -187,7 +187,7 @@ class PackedRing:
             self._device_event[0] = _AT_POSITION << 16 | place
         else:
             self._device_event[0] = _ALWAYS << 16
-        self._fence()  # the wish before the last look, or a kick may be lost
+        self._fence()  # the event flags before the last look, or a kick may be lost
         return self._is_available(self._desc16[_WORDS * (self._next_avail % self.size) + _FLAGS])
 
     def release(self) -> None:

@@ -101,12 +101,12 @@ class PackedDriverRing:
             self._fence()  # everything else before the flags of the first
             self._words[_WORDS * slot + _FLAGS] = flags
             self._unseen = None
-        self._fence()  # the flags before the device's wish
+        self._fence()  # the flags before the device's event flags
         added, self._added = self._added, 0
         event = self._device_event[0]
-        wish = event >> 16 & 3
-        if wish != _AT_POSITION:
-            return wish != _NEVER
+        event_flags = event >> 16 & 3
+        if event_flags != _AT_POSITION:
+            return event_flags != _NEVER
         offset, wrap = event & ~_WRAP & 0xFFFF, bool(event & _WRAP)
         now = self._next % self.size
         if wrap != (self._next < self.size):
@@ -126,7 +126,7 @@ class PackedDriverRing:
             self._seen = (self._seen + slots) % (2 * self.size)
             if self._event_idx and self._calls:
                 self._driver_event[0] = _AT_POSITION << 16 | self._place(self._seen)
-                self._fence()  # the wish before the last look
+                self._fence()  # the event flags before the last look
             found.append(Used(buffer_id, length))
         return found
 
