@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ballonet.device.balloon import Balloon, BalloonSettings
+from ballonet.memory.discard import MemoryKind
 from ballonet.memory.fence import full_fence
 from ballonet.memory.mapping import HUGE_BLOCK_BYTES, GuestMemory, MappedRegion
 from ballonet.memory.regions import Region
@@ -43,7 +44,10 @@ _MESSAGE_AT: Final = 1 << 20
 _MESSAGE_PAGES: Final = 256
 _FOR_EVER_NS: Final = 1 << 62
 _HUGE_MEMFD: Final = "memfd of transparent huge pages"
-_KINDS: Final = ("memfd", _HUGE_MEMFD, "shared anonymous", "private anonymous")
+_ANONYMOUS: Final = {
+    kind.value.name: kind for kind in MemoryKind if kind is not MemoryKind.SHARED_FILE
+}
+_KINDS: Final = ("memfd", _HUGE_MEMFD, *_ANONYMOUS)
 _SHMEM_ENABLED: Final = Path("/sys/kernel/mm/transparent_hugepage/shmem_enabled")
 
 
@@ -138,7 +142,7 @@ def _mapped(kind: str) -> Iterator[MappedRegion]:
         mapped = MappedRegion.from_fd(region, fd)
         os.close(fd)
     else:
-        mapped = MappedRegion.anonymous(region, shared=kind == "shared anonymous")
+        mapped = MappedRegion.anonymous(region, _ANONYMOUS[kind])
     np.frombuffer(mapped.view, np.uint8)[::BALLOON_PAGE_BYTES] = 1
     try:
         yield mapped

@@ -154,6 +154,7 @@ FREED: Final = {
     "hugetlb memfd": Kind(hugetlb_memfd, HUGE_BYTES),
     "hugetlbfs file": Kind(hugetlbfs_file, HUGE_BYTES),
 }
+ANONYMOUS: Final = [kind for kind in MemoryKind if kind is not MemoryKind.SHARED_FILE]
 KEPT: Final = {
     "read-only descriptor": (read_only, "descriptor is read-only"),
     "sealed against writing": (sealed_write, "sealed against writing"),
@@ -263,11 +264,11 @@ def test_a_file_is_freed_for_everyone_and_only_where_pages_were_given(
     assert theirs[:] == expected.tobytes()
 
 
-@pytest.mark.parametrize("shared", [True, False], ids=["shared anonymous", "private anonymous"])
+@pytest.mark.parametrize("kind", ANONYMOUS, ids=[kind.value.name for kind in ANONYMOUS])
 def test_anonymous_memory_is_freed_only_where_pages_were_given(
-    request: pytest.FixtureRequest, *, shared: bool, stack: ExitStack, say: Say
+    request: pytest.FixtureRequest, kind: MemoryKind, stack: ExitStack, say: Say
 ) -> None:
-    region = MappedRegion.anonymous(Region(GPA, SIZE, UVA, 0), shared=shared)
+    region = MappedRegion.anonymous(Region(GPA, SIZE, UVA, 0), kind)
     memory = GuestMemory([region])
     stack.callback(memory.close)
     expected = pattern()[:SIZE]

@@ -1,10 +1,8 @@
 """Dropping host memory behind a range, by kind of memory.
 
-    shared file, memfd, hugetlb   punch a hole in the file: frees the page for every mapping of it
-    shared anonymous              MADV_REMOVE on our mapping: there is no file to punch
-    private anonymous             MADV_DONTNEED on our mapping
-
-MADV_DONTNEED on a shared mapping only forgets our own page tables: it frees nothing.
+A file, memfd or hugetlb gets a hole, which frees the page for every mapping of it; other memory is
+freed by advice on our mapping.  MADV_DONTNEED on a shared mapping only forgets our own page
+tables: it frees nothing.
 
 Many ranges go in one process_madvise where the kernel takes it for its own caller's memory (Linux
 6.14), at half the time of a call for each: `discards_in_one_call` tries it out, once.
@@ -19,9 +17,9 @@ import ctypes
 import errno
 import mmap
 import os
-from enum import Enum, auto
+from enum import Enum
 from functools import cache
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +35,7 @@ __all__ = [
 ]
 
 _KEEP_SIZE, _PUNCH_HOLE = 1, 2
+_NORESERVE: Final = 0x4000  # MAP_NORESERVE of x86 and Arm; Python 3.11 has no name for it
 
 #: Ranges of one call (UIO_MAXIOV).
 VECTOR_MAX: Final = 1024
@@ -58,12 +57,26 @@ _syscall.argtypes = (
 _syscall.restype = ctypes.c_long
 
 
-class MemoryKind(Enum):
-    """What stands behind a region, as far as freeing it is concerned."""
+class KindRow(NamedTuple):
+    """One kind of memory."""
 
-    SHARED_FILE = auto()
-    SHARED_ANONYMOUS = auto()
-    PRIVATE_ANONYMOUS = auto()
+    name: str
+    flags: int  #: of mmap(2)
+    advice: int  #: of madvise(2), that frees it where no hole can be punched
+
+
+class MemoryKind(Enum):
+    """What stands behind a region; a row each."""
+
+    # Without MAP_NORESERVE the kernel would set huge pages aside again for every hole in the file,
+    # each time it is mapped: they would be free for nobody.  Other memory is not affected.
+    SHARED_FILE = KindRow("file", mmap.MAP_SHARED | _NORESERVE, mmap.MADV_REMOVE)
+    SHARED_ANONYMOUS = KindRow(
+        "shared anonymous", mmap.MAP_SHARED | mmap.MAP_ANONYMOUS, mmap.MADV_REMOVE
+    )
+    PRIVATE_ANONYMOUS = KindRow(
+        "private anonymous", mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, mmap.MADV_DONTNEED
+    )
 
 
 def punch_hole(fd: int, offset: int, length: int) -> None:
@@ -82,7 +95,7 @@ def madvise_range(mapping: mmap.mmap, kind: MemoryKind, offset: int, length: int
 
     Raises: OSError.
     """
-    mapping.madvise(_advice(kind), offset, length)
+    mapping.madvise(kind.value.advice, offset, length)
 
 
 def madvise_ranges(
@@ -96,7 +109,7 @@ def madvise_ranges(
     vector = np.empty((addresses.size, 2), np.uint64)
     vector[:, 0], vector[:, 1] = addresses, lengths
     done = _syscall(
-        _PROCESS_MADVISE, _PIDFD_SELF, vector.ctypes.data, len(vector), _advice(kind), 0
+        _PROCESS_MADVISE, _PIDFD_SELF, vector.ctypes.data, len(vector), kind.value.advice, 0
     )
     return max(0, int(done))
 
@@ -120,7 +133,3 @@ def discards_in_one_call() -> bool:
 def address_of(mapping: mmap.mmap) -> int:
     """Where a mapping begins in this process."""
     return int(np.frombuffer(mapping, np.uint8).ctypes.data)
-
-
-def _advice(kind: MemoryKind) -> int:
-    return mmap.MADV_DONTNEED if kind is MemoryKind.PRIVATE_ANONYMOUS else mmap.MADV_REMOVE

@@ -50,11 +50,6 @@ HUGE_BLOCK_BYTES: Final = 2 << 20
 MAPPED_BYTES_MAX: Final = 1 << 32 + 12
 _POPULATE_WRITE: Final = 23  # MADV_POPULATE_WRITE; has no name in Python
 
-_NORESERVE: Final = 0x4000  # MAP_NORESERVE of x86 and Arm; Python 3.11 has no name for it
-# Without it the kernel would set huge pages aside again for every hole in the file, each time it
-# is mapped: they would be free for nobody.  Other memory is not affected.
-_SHARED: Final = mmap.MAP_SHARED | _NORESERVE
-
 
 class MappedRegion:
     """One region, mapped into this process; owns a duplicate of its descriptor.
@@ -94,22 +89,21 @@ class MappedRegion:
             lead = region.file_offset % max(page_bytes, mmap.ALLOCATIONGRANULARITY)
             length = _mapped_bytes(lead + region.size, page_bytes)
             prot = mmap.PROT_READ | (mmap.PROT_WRITE if obstacle is None else 0)
-            mapping = mmap.mmap(fd, length, _SHARED, prot, offset=region.file_offset - lead)
+            kind = MemoryKind.SHARED_FILE
+            start = region.file_offset - lead
+            mapping = mmap.mmap(fd, length, kind.value.flags, prot, offset=start)
             own_fd = os.dup(fd)
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or str(error)
             raise MapError("mapping", f"guest memory {region.gpa:#x}", reason) from error
         sized = replace(region, page_bytes=max(page_bytes, region.page_bytes))
-        kind = MemoryKind.SHARED_FILE
         return cls(sized, mapping, kind, fd=own_fd, lead=lead, write_obstacle=obstacle)
 
     @classmethod
-    def anonymous(cls, region: Region, *, shared: bool) -> Self:
+    def anonymous(cls, region: Region, kind: MemoryKind) -> Self:
         """Fresh memory of this process alone, for devices that live in it."""
-        flags = mmap.MAP_ANONYMOUS | (mmap.MAP_SHARED if shared else mmap.MAP_PRIVATE)
-        kind = MemoryKind.SHARED_ANONYMOUS if shared else MemoryKind.PRIVATE_ANONYMOUS
         sized = replace(region, page_bytes=max(mmap.PAGESIZE, region.page_bytes))
-        return cls(sized, mmap.mmap(-1, region.size, flags), kind)
+        return cls(sized, mmap.mmap(-1, region.size, kind.value.flags), kind)
 
     @property
     def is_covered(self) -> bool:
