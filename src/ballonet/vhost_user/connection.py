@@ -7,6 +7,7 @@ Not here: what a message does (requests), what a chain asks for (device).
 from __future__ import annotations
 
 import logging
+import math
 import socket
 import time
 from collections.abc import Callable
@@ -24,7 +25,7 @@ from ballonet.vhost_user.front_end_links import FrontEndLinks
 from ballonet.vhost_user.message_socket import MessageSocket
 from ballonet.vhost_user.messages import Message, Request
 from ballonet.vhost_user.problems import find_problem
-from ballonet.vhost_user.requests.dispatch import dispatch, refusal
+from ballonet.vhost_user.requests.dispatch import ACCESSES, dispatch, refusal
 from ballonet.vhost_user.session import Session
 from ballonet.virtio.queues import QueueRole
 
@@ -34,6 +35,9 @@ __all__ = ["Connection"]
 WORK_PER_TURN_NS: Final = 250_000
 #: Time that what waits may take to be dropped when the device ends.
 FLUSH_NS_MAX: Final = 1_000_000_000
+
+#: How soon a problem is looked for again, if nothing but accesses to the configuration come.
+_LOOK_AGAIN_S: Final = 1.0
 
 #: Requests between which the picture of a queue is not whole.
 _DESCRIPTIONS: Final = frozenset(
@@ -71,6 +75,7 @@ class Connection:
         self._vrings = self._session.vrings
         self._open = True
         self._problem: str | None = None  # the last one logged
+        self._looked_s = -math.inf  # when it was looked for
         balloon.connect(self.memory, self._links)
         balloon.observers.add(self._observe)
         loop.register(self._socket.fileno(), self._readable)
@@ -109,7 +114,7 @@ class Connection:
         """Notice now that the front-end has left; what it had sent before is still obeyed."""
         if self._socket.has_hung_up:
             while self._open:  # nothing more can come, so its end of file does
-                self._read_some()
+                self._readable()
 
     def find_problem(self) -> str | None:
         """What has to be mended at the front-end; logged when it is new."""
@@ -177,32 +182,24 @@ class Connection:
         self.close()
 
     def _readable(self) -> None:
-        """Read on until a message is whole, or nothing more is there now."""
-        while self._open and self._read_some():
-            pass
-
-    def _read_some(self) -> bool:
-        """Read a piece of a message; True if the rest of it may be there too."""
+        """Read once, and execute what is whole then; of anything more the loop tells again."""
         try:
-            message = self._socket.receive()
+            self._socket.read()
         except BlockingIOError:
-            return False
+            return
         except EOFError:
             if self._socket.inside_message:
                 self._quiet.warn("lost", "front-end disconnected in the middle of a message")
             self.close()
-            return False
         except OSError as error:
             self._quiet.warn("lost", f"front-end lost: {error.strerror}")
             self.close()
-            return False
-        except WireError as error:
-            self._refuse(error)
-            return False
-        if message is None:
-            return True
-        self._guarded(lambda: self._take(message))
-        return False
+        else:
+            self._guarded(self._take_messages)
+
+    def _take_messages(self) -> None:
+        while self._open and (message := self._socket.take()) is not None:
+            self._take(message)
 
     def _take(self, message: Message) -> None:
         if _log.isEnabledFor(logging.DEBUG):
@@ -213,8 +210,16 @@ class Connection:
             self._socket.close_unclaimed(message)
         if answer is not None:
             self._socket.send(answer)
-        if message.code not in _DESCRIPTIONS:
+        if message.code not in _DESCRIPTIONS and self._may_have_problem(message):
             self.find_problem()
+
+    def _may_have_problem(self, message: Message) -> bool:
+        """Accesses come with every message of the balloon: a second is soon enough after those."""
+        now_s = time.monotonic()
+        if message.code in ACCESSES and now_s < self._looked_s + _LOOK_AGAIN_S:
+            return False
+        self._looked_s = now_s
+        return True
 
     def _handle(self, message: Message) -> bytes | None:
         """Obey one message; a refusal is told if the front-end asked, else ends the session."""

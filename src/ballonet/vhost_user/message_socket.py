@@ -6,6 +6,7 @@ import array
 import os
 import select
 import socket
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from ballonet.errors import SystemCallError
@@ -46,20 +47,21 @@ class MessageSocket:
         poll.register(self._sock, _HUNG_UP)
         return bool(poll.poll(0))
 
-    def receive(self) -> Message | None:
-        """Read a piece of a message; returns the message if that was the rest of it.
+    def read(self) -> None:
+        """Read what is there, or a part of it; then there may be messages to `take`.
 
-        Raises: BlockingIOError, if nothing is there now; EOFError at the end; OSError; WireError.
+        Raises: BlockingIOError, if nothing is there now; EOFError at the end; OSError.
         """
         data, ancillary, _, _ = self._sock.recvmsg(self._framer.wanted, _FDS_SPACE, _RECEIVE)
-        fds = array.array("i")
-        for level, kind, content in ancillary:
-            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-                fds.frombytes(content[: len(content) - len(content) % fds.itemsize])
+        fds = _descriptors(ancillary) if ancillary else ()
         self._unclaimed.update(fds)
         if not data:
             raise EOFError
-        return self._framer.feed(data, fds)
+        self._framer.feed(data, fds)
+
+    def take(self) -> Message | None:
+        """The next message that was read in full. Raises: WireError."""
+        return self._framer.take()
 
     def claim(self, fd: int) -> None:
         """Somebody owns this descriptor from now on."""
@@ -67,6 +69,8 @@ class MessageSocket:
 
     def close_unclaimed(self, message: Message) -> None:
         """Close the descriptors of a message that nobody wanted."""
+        if not message.fds:
+            return
         for fd in self._unclaimed.intersection(message.fds):
             os.close(fd)
             self._unclaimed.discard(fd)
@@ -86,3 +90,12 @@ class MessageSocket:
             os.close(fd)
         self._unclaimed.clear()
         self._sock.close()
+
+
+def _descriptors(ancillary: Iterable[tuple[int, int, bytes]]) -> Sequence[int]:
+    """Those that came with a read; they are ours now."""
+    fds = array.array("i")
+    for level, kind, content in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            fds.frombytes(content[: len(content) - len(content) % fds.itemsize])
+    return fds

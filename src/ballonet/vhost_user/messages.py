@@ -285,9 +285,9 @@ class LogArea(NamedTuple):
         return cls._make(_LOG_AREA.unpack(payload))
 
 
-def parse_header(raw: bytes) -> tuple[int, int, int]:
-    """Request, flags and payload size. Raises: WireError."""
-    request, flags, size = HEADER.unpack(raw)
+def parse_header(raw: bytes | bytearray) -> tuple[int, int, int]:
+    """Request, flags and payload size, of a message's first bytes. Raises: WireError."""
+    request, flags, size = HEADER.unpack_from(raw)
     if flags & 3 != _VERSION or flags & ~(3 | _NEED_REPLY):
         raise WireError("flags", hex(flags), "must be version 1 and no reply", _SOURCE)
     if size > PAYLOAD_MAX:

@@ -23,7 +23,7 @@ from ballonet.vhost_user.messages import (
 from ballonet.vhost_user.requests import configuration, guest_memory, negotiation, vrings
 from ballonet.vhost_user.session import Session
 
-__all__ = ["dispatch", "refusal"]
+__all__ = ["ACCESSES", "dispatch", "refusal"]
 
 #: What a request is answered with; None: nothing but an acknowledgement, if that is asked for.
 Handler = Callable[[Session, Message], bytes | None]
@@ -34,7 +34,7 @@ _HANDLERS: Final[Mapping[Request, Handler]] = {
     **configuration.HANDLERS,
 }
 #: Told of as what the driver reads and writes, unless they make no sense.
-_ACCESSES: Final = frozenset({Request.GET_CONFIG, Request.SET_CONFIG})
+ACCESSES: Final = frozenset({Request.GET_CONFIG, Request.SET_CONFIG})
 #: Messages that begin with a queue and a number.
 _WITH_QUEUE: Final = frozenset(
     {
@@ -54,12 +54,12 @@ def dispatch(session: Session, message: Message) -> bytes | None:
     set stays set if only a ring cannot run with it.
     """
     want_details = session.balloon.observers.want_details
-    if want_details and message.code not in _ACCESSES:
+    if want_details and message.code not in ACCESSES:
         _tell(session, message)
     try:
         return _answer(session, message)
     except WireError:
-        if want_details and message.code in _ACCESSES:
+        if want_details and message.code in ACCESSES:
             _tell(session, message)
         raise
 
@@ -91,7 +91,7 @@ def _tell(session: Session, message: Message) -> None:
     """Say what came, whole or not: its content has not been checked yet."""
     size = len(message.payload)
     arguments: dict[str, object] = {"fds": len(message.fds)} if message.fds else {}
-    if message.code in _ACCESSES:
+    if message.code in ACCESSES:
         arguments["bytes"] = size
     if message.code in _WITH_QUEUE and size == _STATE_BYTES:
         queue, number = VringState.parse(message.payload)
