@@ -60,6 +60,7 @@ def main(order: str) -> None:
         with listening_socket(path) as sock:
             settings = BalloonSettings()
             control = DeviceControl(make_server(settings, sock, listening=True))
+            control.keep_latest()
             server = control.server
             run = _run_guest if order == "guest" else _run_driver
 

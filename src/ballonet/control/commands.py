@@ -1,7 +1,7 @@
 """Commands of the host, obeyed on the device's thread, one after the other, and told to observers.
 
-A status of the moment is kept for those who must not wait: it is made anew after each command and,
-at most so often, after news of the guest.  An idle device makes none.
+A status of the moment is kept for those who must not wait, if there are any: it is made anew after
+each command and, at most so often, after news of the guest.  An idle device makes none.
 """
 
 from __future__ import annotations
@@ -27,15 +27,21 @@ class KeptStatus:
 
     def __init__(self, server: DeviceServer) -> None:
         self._server, self._balloon = server, server.balloon
-        self._has_news = False
-        self.status = self._look()  #: of a moment ago
+        self._is_wanted = self._has_news = False
+        self.status = self._look()  #: of a moment ago, since `begin`
         server.balloon.observers.add(self._observe)
         server.add_timed(self)
 
     @property
     def deadline_ns(self) -> int | None:
         """When the status that is kept is too old."""
-        return self.status.now_ns + _KEEP_NS if self._has_news else None
+        if not self._has_news or not self._is_wanted:
+            return None
+        return self.status.now_ns + _KEEP_NS
+
+    def begin(self) -> None:
+        """Somebody wants it from now on."""
+        self._is_wanted = True
 
     def expired(self) -> None:
         """Keep a status of now."""

@@ -48,6 +48,10 @@ class Control(Protocol):
         """What its guest tells about its memory."""
         ...
 
+    def keep_latest(self) -> None:
+        """Have `latest` kept from now on. Raises: TimeoutError, if the device does not answer."""
+        ...
+
     @property
     def latest(self) -> Status:
         """A status of a moment ago, without waiting: no command that is done is missing from it."""

@@ -34,6 +34,14 @@ class DeviceControl:
         self.stats: Final = DeviceStats(server, self._commands)
         self.hints: Final = HintRounds(server.balloon, self._commands)
 
+    def keep_latest(self) -> None:
+        """Have `latest` kept from now on. Raises: TimeoutError, if the device does not answer."""
+        self._kept.begin()
+        if self.server.loop.runs_elsewhere:
+            self.status()
+        else:
+            self._kept.look()
+
     @property
     def latest(self) -> Status:
         """A status of a moment ago, without waiting: no command that is done is missing from it."""

@@ -45,6 +45,7 @@ def monitoring(
     )
     watch = DeviceWatch(control, outbox.post, machine.without_balloon)
     monitors = MonitorServer()
+    control.keep_latest()
     control.subscribe(watch.observe)
     monitors.start()
     monitors.add(Monitor(machine, sockets, outbox, watch.look, version=version))

@@ -17,7 +17,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from threading import RLock
+from threading import RLock, get_ident
 from typing import Any, Final, Protocol, TypeVar
 
 from ballonet.balloon.clock import NS_PER_S
@@ -83,6 +83,7 @@ class EventLoop:
         self._has_more = False
         self._timer_ns: int | None = None
         self.turns = 0  #: how often it looked at the descriptors
+        self._thread: int | None = None  # on which it runs
         self.register(self._wake_fd, self._run_posted)
 
     def register(self, fd: int, callback: Callable[[], None], *, edge: bool = False) -> None:
@@ -132,6 +133,11 @@ class EventLoop:
         return answer
 
     @property
+    def runs_elsewhere(self) -> bool:
+        """Another thread runs it: whatever is not for any thread must be asked for."""
+        return self._thread not in (None, get_ident())
+
+    @property
     def has_questions(self) -> bool:
         """Somebody waits for an answer."""
         return bool(self._questions)
@@ -143,6 +149,7 @@ class EventLoop:
 
     def run(self) -> None:
         """Serve until stopped."""
+        self._thread = get_ident()
         self._has_more, self._timer_ns = self._work(), self._deadline_ns()
         while not self._stopping:
             self.step()
@@ -172,6 +179,7 @@ class EventLoop:
 
     def close(self) -> None:
         """Give up the loop's own descriptors."""
+        self._thread = None
         with self._waking:
             wake_fd, self._wake_fd = self._wake_fd, -1
             os.close(wake_fd)

@@ -117,11 +117,15 @@ class DeviceServer:
         self._state_file.begin(state_of(self.balloon))
 
     def _deadline_ns(self) -> int | None:
-        timers_ns = [part.deadline_ns for part in self._timed]
+        timer_ns = self.balloon.timer_ns
+        if self._accept_at_ns is not None:
+            timer_ns = earliest(timer_ns, self._accept_at_ns)
+        for part in self._timed:
+            timer_ns = earliest(timer_ns, part.deadline_ns)
         if self._state_file is not None:
-            timers_ns.append(self._state_file.deadline_ns)
-        self._timer_ns = earliest(self.balloon.timer_ns, self._accept_at_ns, *timers_ns)
-        return earliest(self._timer_ns, self.balloon.ledger.deadline_ns)
+            timer_ns = earliest(timer_ns, self._state_file.deadline_ns)
+        self._timer_ns = timer_ns
+        return earliest(timer_ns, self.balloon.ledger.deadline_ns)
 
     def _work(self) -> bool:
         now_ns = self._clock.now_ns()
