@@ -12,8 +12,9 @@ entry = st.tuples(st.integers(0, 2**16 - 1), st.integers(0, 2**64 - 1))
 
 
 def test_the_table_is_indexed_by_tag_and_names_nothing_twice() -> None:
-    assert [row.tag for row in STATS] == list(range(16))
-    assert len({row.name for row in STATS}) == len({row.qemu_key for row in STATS}) == 16
+    count = len(STATS)
+    assert [row.tag for row in STATS] == list(range(count))
+    assert len({row.name for row in STATS}) == len({row.qemu_key for row in STATS}) == count >= 16
 
 
 def test_linux_6_1_entries_are_read_and_what_was_not_sent_is_unset() -> None:
