@@ -29,7 +29,8 @@ class HeldParts:
     def __init__(self, host_pages: int, parts_per_page: int) -> None:
         self._parts_per_page = parts_per_page
         self._bits: NDArray[np.uint8] = np.zeros(-(-host_pages * parts_per_page // 8), np.uint8)
-        self._counts: NDArray[np.int32] = np.zeros(host_pages, np.int32)
+        kind = np.min_scalar_type(parts_per_page)  # a guest of 1 TiB has 16 million pages of 64 KiB
+        self._counts: NDArray[np.unsignedinteger] = np.zeros(host_pages, kind)
 
     def add(self, parts: Int64s) -> Int64s:
         """Take in ascending parts; returns the host pages among theirs that are whole now."""
