@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final, Self
 
 from tests.support.guest_memory import FILE_NAME as GUEST_FILE
+from tests.support.programs import is_listening
 from tests.support.wait import PATIENCE_S, wait_until
 
 from ballonet.balloon.facts import Fact
@@ -80,12 +81,6 @@ def soft_file_limit(limit: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def listens(path: Path) -> bool:
-    """Somebody listens at a socket; its path is there a moment earlier."""
-    lines = Path("/proc/net/unix").read_text(encoding="utf-8").splitlines()
-    return any(line.endswith(f" {path}") and line.split()[3] == "00010000" for line in lines)
-
-
 class DeviceProcess:
     """A back-end as users start it, for front-ends that may kill it; a context manager."""
 
@@ -98,7 +93,7 @@ class DeviceProcess:
                 [program, "device", "--no-defer-discards", "--socket-path", path, *options],
                 stderr=stderr,
             )
-        wait_until(lambda: listens(path), SECONDS, f"nobody listens at {path}: {self.log()}")
+        wait_until(lambda: is_listening(path), SECONDS, f"nobody listens at {path}: {self.log()}")
 
     def __enter__(self) -> Self:
         return self

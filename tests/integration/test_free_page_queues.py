@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
-from tests.integration.device_under_test import SECONDS, Device, running_device
+from tests.integration.device_under_test import SECONDS, Device
 from tests.support.driver_ring import Buffer
 from tests.support.guest_memory import PAGE_BYTES
 from tests.support.scripts import FIVE_QUEUES, PAGE_POISON, start_qemu, start_uml
@@ -24,9 +23,8 @@ EVERYTHING = BalloonSettings(RING_FEATURES | BALLOON_FEATURES)
 
 
 @pytest.fixture
-def device(tmp_path: Path) -> Iterator[Device]:
-    with running_device(tmp_path / "b.sock", EVERYTHING) as made:
-        yield made
+def settings() -> BalloonSettings:
+    return EVERYTHING
 
 
 @pytest.fixture

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
-from tests.integration.device_under_test import SECONDS, Device, running_device
+from tests.integration.device_under_test import SECONDS, Device
 from tests.support.front_end import FrontEnd, TableRegion
 from tests.support.guest_memory import MIB, GuestRam, RamRegion
 from tests.support.scripts import PROTOCOL_FEATURES, VERSION_1, Where, start_qemu, start_uml
@@ -19,12 +18,6 @@ Start = Callable[[Where], Session]
 
 UVA = 0x7F00_0000_0000
 RING = (UVA, UVA + 4096, UVA + 8192)
-
-
-@pytest.fixture
-def device(tmp_path: Path) -> Iterator[Device]:
-    with running_device(tmp_path / "balloon.sock") as running:
-        yield running
 
 
 def greet(front_end: FrontEnd, queues: int) -> None:

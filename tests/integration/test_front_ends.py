@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -57,12 +57,6 @@ ALL: dict[str, Start] = WITH_STATS | {"cloud hypervisor": start_cloud_hypervisor
 
 each_front_end = pytest.mark.parametrize("start", list(ALL.values()), ids=list(ALL))
 each_with_stats = pytest.mark.parametrize("start", list(WITH_STATS.values()), ids=list(WITH_STATS))
-
-
-@pytest.fixture
-def device(tmp_path: Path) -> Iterator[Device]:
-    with running_device(tmp_path / "balloon.sock") as running:
-        yield running
 
 
 @each_front_end

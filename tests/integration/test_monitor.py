@@ -38,12 +38,6 @@ from ballonet.vhost_user.listener import listening_socket
 
 
 @pytest.fixture
-def device(tmp_path: Path) -> Iterator[Device]:
-    with running_device(tmp_path / "b.sock") as made:
-        yield made
-
-
-@pytest.fixture
 def qmp(device: Device, tmp_path: Path) -> Iterator[Path]:
     path = tmp_path / "qmp"
     with listening_socket(path) as sock, monitoring(device.control, [sock]):

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tests.integration.device_under_test import SECONDS, Device, DeviceProcess, running_device
+from tests.integration.device_under_test import SECONDS, Device, DeviceProcess
 from tests.support.front_end import FrontEnd
 from tests.support.scripts import Where, start_qemu, start_uml
 from tests.support.session import DEFLATE, INFLATE, Session
@@ -29,12 +29,6 @@ def process(tmp_path: Path) -> Iterator[DeviceProcess]:
     with DeviceProcess(tmp_path / "device", tmp_path / "log") as device:
         yield device
         assert device.stop() == 0
-
-
-@pytest.fixture
-def device(tmp_path: Path) -> Iterator[Device]:
-    with running_device(tmp_path / "device") as running:
-        yield running
 
 
 def give_unseen(guest: Session, pages: int) -> None:

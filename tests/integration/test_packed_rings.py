@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import pytest
-from tests.integration.device_under_test import SECONDS, Device, running_device
+from tests.integration.device_under_test import SECONDS, Device
 from tests.support import scripts
 from tests.support.driver_ring import F_NEXT, Buffer
 from tests.support.guest_memory import MIB, PAGE_BYTES
@@ -60,9 +59,8 @@ _start_qemu = STARTS["qemu"]
 
 
 @pytest.fixture
-def device(tmp_path: Path) -> Iterator[Device]:
-    with running_device(tmp_path / "balloon.sock", BalloonSettings(OFFERED)) as running:
-        yield running
+def settings() -> BalloonSettings:
+    return BalloonSettings(OFFERED)
 
 
 def packed_ring(guest: Session, queue: int) -> PackedDriverRing:

@@ -64,11 +64,8 @@ NOT_HERE: Final = {
 
 
 @pytest.fixture
-def device(tmp_path: Path) -> Iterator[Device]:
-    with running_device(
-        tmp_path / "b.sock", BalloonSettings(RING_FEATURES | BALLOON_FEATURES)
-    ) as made:
-        yield made
+def settings() -> BalloonSettings:
+    return BalloonSettings(RING_FEATURES | BALLOON_FEATURES)
 
 
 @pytest.fixture

@@ -5,11 +5,9 @@ from __future__ import annotations
 import os
 import struct
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from tests.integration.device_under_test import SECONDS, Device, running_device
+from tests.integration.device_under_test import SECONDS, Device
 from tests.support.front_end import FrontEnd
 from tests.support.guest_memory import PAGE_BYTES
 from tests.support.scripts import reconnect_qemu, start_qemu
@@ -17,12 +15,6 @@ from tests.support.wait import wait_until
 from tests.support.wire import Req
 
 ROUNDS = 200
-
-
-@pytest.fixture
-def device(tmp_path: Path) -> Iterator[Device]:
-    with running_device(tmp_path / "balloon.sock") as running:
-        yield running
 
 
 def test_a_vmm_that_hangs_up_with_messages_unread_and_comes_again_is_served(

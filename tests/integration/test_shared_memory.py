@@ -15,7 +15,6 @@ import pytest
 from tests.integration.device_under_test import (
     Device,
     DeviceProcess,
-    running_device,
     soft_file_limit,
 )
 from tests.support.front_end import TableRegion
@@ -30,12 +29,6 @@ HUGE_PFNS: Final = HUGE_BYTES // PAGE_BYTES
 SLOTS: Final = 509
 USUAL_SOFT_LIMIT: Final = 1024
 ROM_GPA, ROM_UVA, ROM_BYTES = 8 << 30, 0x7E00_0000_0000, MIB
-
-
-@pytest.fixture
-def device(tmp_path: Path) -> Iterator[Device]:
-    with running_device(tmp_path / "balloon.sock") as running:
-        yield running
 
 
 @pytest.fixture
