@@ -290,6 +290,18 @@ def test_what_goes_on_is_cut_at_the_borders_of_huge_pages() -> None:
     assert ends == [0] * 8
 
 
+def test_what_has_begun_to_be_dropped_can_be_taken_back() -> None:
+    ledger = PageLedger()
+    ledger.enqueue_message(message([*range(5), *range(0x4000, 0x4008)]), TABLE, 0)
+    ledger.sort()
+    begun = ledger.step()
+    assert begun is not None
+    assert (begun.region, begun.total_bytes, ledger.waiting_bytes) == (0, 5 * PAGE, 8 * PAGE)
+    ledger.take_back(message([0x4003]), 1)
+    assert ledger.waiting_bytes == 0
+    assert ledger.step() is None
+
+
 def test_expedited_it_does_not_wait_for_a_pause_until_nothing_waits() -> None:
     ledger = PageLedger()
     ledger.expedite()

@@ -132,7 +132,7 @@ def merge_messages(messages: Sequence[NDArray[np.unsignedinteger]]) -> PageRuns:
 
 
 def _one_run_each(messages: Sequence[NDArray[np.unsignedinteger]]) -> PageRuns | None:
-    """Runs of messages of one size that are each one run, and have no page in common; else None."""
+    """Runs of messages of one size that are each one run; None of others."""
     size = messages[0].size
     if not size or any(message.size != size for message in messages):
         return None
@@ -146,8 +146,6 @@ def _one_run_each(messages: Sequence[NDArray[np.unsignedinteger]]) -> PageRuns |
         return None
     ordered = np.sort(firsts)
     gaps = ordered[1:] - ordered[:-1]
-    if (gaps < size).any():
-        return None
     breaks = np.flatnonzero(gaps > size) + 1
     starts = ordered[np.concatenate(([0], breaks))]
     ends = ordered[np.concatenate((breaks, [ordered.size])) - 1] + size
