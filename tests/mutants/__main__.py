@@ -9,6 +9,7 @@ text is not found exactly once, and tests that fail without any fault.
 from __future__ import annotations
 
 import argparse
+import ast
 import os
 import shutil
 import signal
@@ -91,9 +92,14 @@ def read_list(path: Path) -> list[Mutant]:
 def misplaced(mutant: Mutant) -> Iterator[str]:
     """What is wrong with a mutant before it is tried."""
     path = ROOT / "src" / "ballonet" / mutant.file
-    found = path.read_text(encoding="utf-8").count(mutant.old) if path.exists() else 0
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    found = text.count(mutant.old)
     if found != 1 or mutant.old == mutant.new:
         yield f"{mutant.file}: {mutant.why}: the old text is there {found} times"
+    try:
+        ast.parse(text.replace(mutant.old, mutant.new))
+    except SyntaxError as error:
+        yield f"{mutant.file}: {mutant.why}: it is not Python any more: {error}"
     for name in mutant.tests:
         if not (ROOT / "tests" / name.split("::")[0]).exists():
             yield f"{mutant.file}: {mutant.why}: there is no tests/{name}"
