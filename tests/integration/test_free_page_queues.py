@@ -279,4 +279,4 @@ def test_inhibited_discards_keep_memory_while_every_request_is_answered(
     device.control.lift(InhibitReason.PINNED).result(60)
     guest.inflate([first + 9])
     assert guest.ram.changed_pages(first, 16) == {first + 9}
-    assert device.status().counters.skipped_bytes == 9 * PAGE_BYTES
+    assert device.status().counters.skipped_inhibited_bytes == 9 * PAGE_BYTES

@@ -42,7 +42,7 @@ class Counters:
     split_blocks: int = _counter(
         "aligned 2 MiB of host memory of which one discard dropped only a part"
     )
-    skipped_bytes: int = _counter("memory not dropped because that was inhibited")
+    skipped_inhibited_bytes: int = _counter("memory not dropped because that was inhibited")
     skipped_report_bytes: int = _counter(
         "reported memory not dropped because of the guest's poison, or the limit"
     )

@@ -37,7 +37,7 @@ class Discarder:
     def discard_piece(self, memory: BalloonMemory, ranges: Ranges) -> None:
         """Drop at most PIECE_RANGES ranges now, unless that is inhibited."""
         if self._inhibition.reasons:
-            self._counters.skipped_bytes += ranges.total_bytes
+            self._counters.skipped_inhibited_bytes += ranges.total_bytes
             return
         began_ns = self._clock.now_ns()
         result = memory.discard(ranges)

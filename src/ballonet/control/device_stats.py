@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import Future
+from typing import Final
 
 from ballonet.balloon.facts import Fact, StatsReceived
 from ballonet.balloon.stats_reading import StatsDiagnosis, StatsReading
@@ -12,6 +13,8 @@ from ballonet.errors import GuestError
 from ballonet.vhost_user.server import DeviceServer
 
 __all__ = ["DeviceStats"]
+
+_ASK_TIMEOUT_S: Final = 10.0
 
 
 class DeviceStats:
@@ -50,7 +53,7 @@ class DeviceStats:
         try:
             return answer.result(timeout_s)
         except TimeoutError as error:
-            why = loop.put(lambda: self._give_up(answer)).result().value
+            why = loop.ask(lambda: self._give_up(answer), _ASK_TIMEOUT_S).value
             raise GuestError(f"no statistics within {timeout_s} s: {why}") from error
 
     def _give_up(self, answer: Future[StatsReading]) -> StatsDiagnosis:

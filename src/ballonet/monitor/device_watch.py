@@ -45,7 +45,7 @@ class DeviceWatch:
                 self._post(name, lambda: {"queue": queue, "reason": reason})
             case PagesReported(size, is_skipped):
                 name = "x-ballonet-reporting"
-                self._post(name, lambda: {"reported": size, "kept": is_skipped})
+                self._post(name, lambda: {"reported": size, "skipped": is_skipped})
 
     def look(self) -> Sequence[Event]:
         """A request that has been stuck for a while, once."""

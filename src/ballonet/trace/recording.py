@@ -80,7 +80,7 @@ class Recorder:
             case PagesHinted(_, runs):
                 put(Track.HINT, "hint", pages=runs.total_pages)
             case PagesReported(size, is_skipped):
-                put(Track.REPORTING, "report", bytes=size, kept=is_skipped)
+                put(Track.REPORTING, "report", bytes=size, skipped=is_skipped)
             case StatsReceived():
                 put(Track.DEVICE, "statistics received")
             case ChainRefused():

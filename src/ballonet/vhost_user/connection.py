@@ -76,6 +76,7 @@ class Connection:
         self._open = True
         self._problem: str | None = None  # the last one logged
         self._looked_s = -math.inf  # when it was looked for
+        self._known_config_end = 0  # then
         balloon.connect(self.memory, self._links)
         balloon.observers.add(self._observe)
         loop.register(self._socket.fileno(), self._readable)
@@ -214,11 +215,15 @@ class Connection:
             self.find_problem()
 
     def _may_have_problem(self, message: Message) -> bool:
-        """Accesses come with every message of the balloon: a second is soon enough after those."""
-        now_s = time.monotonic()
-        if message.code in ACCESSES and now_s < self._looked_s + _LOOK_AGAIN_S:
+        """Accesses come with every message of the balloon; of most a look a second is enough.
+
+        The first one that reaches further shows how far, and no message may ever follow it.
+        """
+        now_s, config_end = time.monotonic(), self._session.config_end
+        is_known = message.code in ACCESSES and config_end == self._known_config_end
+        if is_known and now_s < self._looked_s + _LOOK_AGAIN_S:
             return False
-        self._looked_s = now_s
+        self._looked_s, self._known_config_end = now_s, config_end
         return True
 
     def _handle(self, message: Message) -> bytes | None:

@@ -57,7 +57,7 @@ def test_memory_goes_unless_there_is_a_reason_to_keep_it(gate: Gate) -> None:
     gate.discarder.discard_piece(gate.memory, THREE)
     assert len(gate.memory.dropped) == 2
     counters = gate.counters
-    assert (counters.skipped_bytes, counters.discarded_bytes) == (3 * PAGE, 6 * PAGE)
+    assert (counters.skipped_inhibited_bytes, counters.discarded_bytes) == (3 * PAGE, 6 * PAGE)
     assert (counters.discard_calls, counters.split_blocks) == (2, 4)
 
 
@@ -70,7 +70,7 @@ def test_many_ranges_go_in_pieces_and_a_reason_that_arises_midway_keeps_the_rest
     assert len(list(work)) == 3
     (dropped,) = gate.memory.dropped
     assert dropped.offsets.size == PIECE_RANGES
-    assert dropped.total_bytes + gate.counters.skipped_bytes == MANY.total_bytes
+    assert dropped.total_bytes + gate.counters.skipped_inhibited_bytes == MANY.total_bytes
 
 
 def test_what_the_system_refuses_is_counted_and_told(gate: Gate) -> None:
