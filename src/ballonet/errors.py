@@ -5,10 +5,12 @@
     ├─ PeerError                 right bytes, wrong moment or content
     │  ├─ RingError              driver: index, loop, order, size
     │  ├─ GuestMemoryError       driver: outside every region          gpa, length
-    │  └─ SessionError           vhost-user front-end                  request
+    │  ├─ SessionError           vhost-user front-end                  request
+    │  └─ StreamError            the other end of a migration          record, number
     ├─ SystemCallError           the OS refused; __cause__ is the OSError    operation, target
     │  ├─ ListenError            a socket that cannot be had
     │  └─ MapError               a memory region that cannot be mapped
+    ├─ MigrationError            a migration that ended without success; the source goes on
     ├─ GuestError                a guest that did not start, answer or stop
     ├─ MonitorError              a monitor that cannot be reached, or makes no sense
     │  └─ CommandRefusedError    a command that it refuses              command, qmp_class, desc
@@ -28,11 +30,13 @@ __all__ = [
     "GuestPanicError",
     "ListenError",
     "MapError",
+    "MigrationError",
     "MonitorError",
     "PeerError",
     "RingError",
     "SessionError",
     "SettingsError",
+    "StreamError",
     "SystemCallError",
     "UsageError",
     "WireError",
@@ -75,6 +79,14 @@ class SessionError(PeerError):
         self.request, self.reason = request, reason
 
 
+class StreamError(PeerError):
+    """A stream of a migration that cannot be right: which record, the how manyth, and why."""
+
+    def __init__(self, record: str, number: int, reason: str) -> None:
+        super().__init__(f"record {number}, {record}: {reason}")
+        self.record, self.number, self.reason = record, number, reason
+
+
 class SystemCallError(BallonetError):
     """The operating system refused; the cause is the OSError."""
 
@@ -93,6 +105,10 @@ class MapError(SystemCallError):
 
 class GuestError(BallonetError):
     """A guest that did not start, did not answer, or did not do what it was told."""
+
+
+class MigrationError(BallonetError):
+    """A migration that ended without success; the source goes on, its memory whole."""
 
 
 class MonitorError(BallonetError):

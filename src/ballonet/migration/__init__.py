@@ -1,0 +1,1 @@
+"""Live migration: memory copied while its guest runs, and the guest after it."""
