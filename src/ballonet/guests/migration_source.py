@@ -1,21 +1,19 @@
-"""A machine that moves away: it obeys the engine of its migration, and outlives it.
+"""A machine whose guest moves away: it obeys the engine of its migration, and outlives it.
 
 Theory of operation.  `begin` starts the engine as a process.  The engine asks; each question is
 answered on the loop's thread, the one to stop when the guest has come to rest.  When the engine is
 gone, whatever it had begun is taken back and the guest goes on here - unless it had asked to hand
 the guest over: from then on it may run at the destination, and it must never run twice.
-Not here: what is sent, and in which order (migration).
+Not here: what is sent, and in which order (migration), how a guest stops (movable_guest.py).
 """
 
 from __future__ import annotations
 
 import json
-import os
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any, Final, Protocol
 
@@ -27,50 +25,51 @@ from ballonet.runtime.event_loop import Watcher
 __all__ = ["MigrationSource", "MovableMachine"]
 
 _LINE_MAX: Final = 1 << 20
-#: For a guest that does not come to rest: it goes on, and so do the passes.
-_REST_NS: Final = 2_000_000_000
+#: For a guest that does not come to rest: it goes on, and the migration has failed.
+_REST_S: Final = 5.0
 _ANSWER_S: Final = 10.0
 _END_S: Final = 5.0
+
+_Answer = tuple[dict[str, Any], bytes]
+_NOTHING: Final[_Answer] = ({}, b"")
 
 
 class MovableMachine(Protocol):
     """What a machine does for its migration; all of it on its loop's thread."""
 
-    @property
-    def is_frozen(self) -> bool:
-        """The guest has come to rest."""
+    def facts(self) -> dict[str, int]:
+        """Where an engine finds the guest: see `GuestFacts`."""
         ...
 
-    def freeze(self) -> None:
-        """Let the guest come to rest, soon."""
-        ...
+    def start_tracking(self) -> Iterator[None]:
+        """Have writes seen, a step at a time so that the guest can go on in between.
 
-    def thaw(self) -> None:
-        """Let it go on; also if it was not at rest yet."""
-        ...
-
-    def stop_rings(self) -> None:
-        """The device writes no more. Raises: GuestError."""
-        ...
-
-    def start_rings(self) -> None:
-        """It goes on where it stopped. Raises: GuestError."""
-        ...
-
-    def start_tracking(self) -> dict[str, Any]:
-        """Have writes seen; returns where memory and logs are. Raises: MigrationError."""
+        Raises: BallonetError.
+        """
         ...
 
     def stop_tracking(self) -> None:
         """Have them unseen again; safe to call again."""
         ...
 
-    def save_states(self) -> dict[str, bytes]:
-        """What the guest and its device are besides memory, by name. Raises: GuestError."""
+    def take_device_log(self) -> bytes:
+        """Pages the device has written since the last time: ascending, each a u64."""
         ...
 
     def throttle(self, percent: int) -> None:
         """Let the guest stand still for a part of its time."""
+        ...
+
+    def stop(self, stopped: Callable[[BallonetError | None], None], timeout_s: float) -> None:
+        """Stop guest and device; `stopped` is told when they have, or why they do not."""
+        ...
+
+    def resume(self) -> None:
+        """Let both go on, wherever they were on the way to a stop. Raises: BallonetError."""
+        ...
+
+    def save_states(self) -> dict[str, bytes]:
+        """What the guest and its device are besides memory, by name. Raises: BallonetError."""
         ...
 
 
@@ -78,9 +77,12 @@ class MigrationSource:
     """The migrations of one machine, one after the other."""
 
     def __init__(
-        self, machine: MovableMachine, watcher: Watcher, changed: Callable[[str], None]
+        self,
+        machine: MovableMachine,
+        watcher: Watcher,
+        changed: Callable[[str, dict[str, Any]], None],
     ) -> None:
-        """`changed` is told each new status, on the loop's thread."""
+        """`changed` is told, on the loop's thread, each `status`, `progress` and `pass`."""
         self.status = "none"  #: one of QEMU's MigrationStatus
         self.reason: str | None = None  #: why the last one failed
         self.progress = Progress()
@@ -88,9 +90,10 @@ class MigrationSource:
         self._machine, self._watcher, self._changed = machine, watcher, changed
         self._engine: subprocess.Popen[bytes] | None = None
         self._link: socket.socket | None = None
+        self._order: dict[str, Any] = {}
         self._received = b""
-        self._rest_by_ns: int | None = None  # the engine waits for the guest to rest
-        self._has_tracking = self._has_stopped = False
+        self._protecting: Iterator[None] | None = None
+        self._has_stopped = False
 
     @property
     def is_active(self) -> bool:
@@ -103,6 +106,8 @@ class MigrationSource:
             raise MigrationError("There's a migration process in progress")
         if self.is_handed_over:
             raise MigrationError("the guest has moved already")
+        self.close()
+        self._order = {**order, **self._machine.facts()}
         ours, theirs = socket.socketpair()
         with theirs:
             self._engine = subprocess.Popen(
@@ -114,33 +119,30 @@ class MigrationSource:
         self._link, self._received, self.reason = ours, b"", None
         self.progress = Progress()
         self._watcher.register(ours.fileno(), self._readable)
-        self._say(encode_line({"answer": dict(order)}))
         self._set_status("setup")
 
     def wish(self, what: str) -> None:
-        """Tell the engine to `cancel`, or to go over to `postcopy`."""
+        """Tell the engine to `cancel`."""
         if self._link is not None:
-            if what == "cancel":
-                self._set_status("cancelling")
+            self._set_status("cancelling")
             self._say(encode_line({"wish": what}))
 
-    def tick(self) -> None:
-        """Answer the engine when the guest has come to rest, or does not."""
-        if self._rest_by_ns is None:
-            return
-        if self._machine.is_frozen:
-            self._rest_by_ns = None
-            self._answer(self._stop_rings)
-        elif time.monotonic_ns() > self._rest_by_ns:
-            self._rest_by_ns = None
-            self._machine.thaw()
-            self._has_stopped = False
-            self._say(encode_line({"error": "the guest does not come to rest; try again"}))
+    def work(self) -> bool:
+        """A step of what takes longer; True if there is more to do."""
+        if self._protecting is not None:
+            try:
+                next(self._protecting)
+            except StopIteration:
+                self._protecting = None
+                self._say(encode_line({"answer": {}}))
+            except BallonetError as error:
+                self._protecting = None
+                self._say(encode_line({"error": str(error)}))
+        return self._protecting is not None
 
     def close(self) -> None:
         """End the engine; safe to call again."""
-        if self._link is not None:
-            self._hang_up()
+        self._hang_up()
         if self._engine is not None:
             try:
                 self._engine.wait(_END_S)
@@ -169,39 +171,53 @@ class MigrationSource:
             return
         match message["ask"]:
             case "start_tracking":
-                self._has_tracking = True
-                self._answer(lambda: (self._machine.start_tracking() | {"pid": os.getpid()}, b""))
-            case "stop_tracking":
-                self._answer(self._stop_tracking)
-            case "throttle":
-                percent = int(message["percent"])
-                self._answer(lambda: (self._machine.throttle(percent), b"") and ({}, b""))
+                self._protecting = self._machine.start_tracking()
             case "stop_guest":
                 self._has_stopped = True
-                self._rest_by_ns = time.monotonic_ns() + _REST_NS
-                self._machine.freeze()
-                self.tick()
+                self._machine.stop(self._stopped, _REST_S)
+            case name:
+                self._answer(lambda: self._do(name, message))
+
+    def _do(self, name: str, message: dict[str, Any]) -> _Answer:
+        """What is done at once. Raises: BallonetError."""
+        match name:
+            case "order":
+                return self._order, b""
+            case "device_log":
+                return {}, self._machine.take_device_log()
+            case "stop_tracking":
+                self._machine.stop_tracking()
+            case "throttle":
+                self._machine.throttle(int(message["percent"]))
             case "resume_guest":
-                self._answer(self._resume)
+                self._resume()
             case "state":
-                self._answer(self._save_states)
+                return self._save_states()
             case "hand_over":
                 self.is_handed_over = True
-                self._answer(lambda: ({}, b""))
+        return _NOTHING
 
     def _hear(self, message: dict[str, Any]) -> None:
-        match message["tell"]:
+        match message.pop("tell"):
             case "progress":
                 self.progress = Progress(**message["progress"])
                 if self.status == "setup":
                     self._set_status("active")
+                self._changed("progress", {})
             case "pass":
-                self._changed("pass")
+                self._changed("pass", message)
             case "status":
-                self.reason = message.get("reason")
+                self.reason = message["reason"]
                 self._set_status(message["status"])
 
-    def _answer(self, action: Callable[[], tuple[dict[str, Any], bytes]]) -> None:
+    def _stopped(self, error: BallonetError | None) -> None:
+        if error is None:
+            self._say(encode_line({"answer": {}}))
+        else:
+            self._has_stopped = False
+            self._say(encode_line({"error": str(error)}))
+
+    def _answer(self, action: Callable[[], _Answer]) -> None:
         try:
             answer, raw = action()
         except BallonetError as error:
@@ -214,42 +230,32 @@ class MigrationSource:
             with suppress(OSError):  # that it is gone is read, and answered there
                 self._link.sendall(line)
 
-    def _stop_rings(self) -> tuple[dict[str, Any], bytes]:
-        self._machine.stop_rings()
-        return {}, b""
-
-    def _stop_tracking(self) -> tuple[dict[str, Any], bytes]:
-        self._has_tracking = False
-        self._machine.stop_tracking()
-        return {}, b""
-
-    def _save_states(self) -> tuple[dict[str, Any], bytes]:
+    def _save_states(self) -> _Answer:
         states = self._machine.save_states()
-        return {"sizes": {name: len(raw) for name, raw in states.items()}}, b"".join(
-            states.values()
-        )
+        sizes = {name: len(raw) for name, raw in states.items()}
+        return {"sizes": sizes}, b"".join(states.values())
 
-    def _resume(self) -> tuple[dict[str, Any], bytes]:
-        """Let the guest go on here, wherever it was on its way to rest."""
+    def _resume(self) -> None:
+        """Let the guest go on here. Raises: BallonetError."""
         if self.is_handed_over:
             raise GuestError("the guest may run at the destination")
-        self._rest_by_ns = None
         if self._has_stopped:
             self._has_stopped = False
-            self._machine.start_rings()
-            self._machine.thaw()
-        return {}, b""
+            self._machine.resume()
 
     def _engine_is_gone(self) -> None:
         """Take back what it had begun."""
         self._hang_up()
+        self._protecting = None
+        self._machine.stop_tracking()
         if self.is_handed_over:
+            if self.status != "completed":
+                self.reason = "the engine was lost after the guest was handed over: see there"
+                self._set_status("failed")
             return
-        with suppress(GuestError):  # a device that is away is waited for by the guest
-            self._resume()
         self._machine.throttle(0)
-        if self._has_tracking:
-            self._stop_tracking()
+        with suppress(BallonetError):  # a device that is away is waited for by the guest
+            self._resume()
         if self.status in ("setup", "active", "cancelling"):
             self.reason = self.reason or "the engine of the migration is gone"
             self._set_status("cancelled" if self.status == "cancelling" else "failed")
@@ -263,4 +269,4 @@ class MigrationSource:
     def _set_status(self, status: str) -> None:
         if status != self.status:
             self.status = status
-            self._changed(status)
+            self._changed("status", {"status": status})

@@ -44,6 +44,10 @@ class EngineLink:
         self._received = bytearray()
         self._wishes: deque[str] = deque()
 
+    def fileno(self) -> int:
+        """To wait for."""
+        return self._sock.fileno()
+
     def ask(self, name: str, **arguments: object) -> tuple[dict[str, Any], bytes]:
         """Ask the machine for something; returns its answer, and the bytes that came with it.
 

@@ -1,0 +1,142 @@
+"""The process that carries a migration out: `python -m ballonet.migration.engine FD`.
+
+FD is the link to the guest's machine.  If it dies, the machine takes back what it had begun; if the
+machine dies, it ends.  So neither can hurt the other, and nobody the guest but itself.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from ballonet.errors import BallonetError, MigrationError
+from ballonet.migration.device_hints import DeviceHints
+from ballonet.migration.hint_filter import HintFilter
+from ballonet.migration.link import EngineLink
+from ballonet.migration.moving_guest import GuestFacts, MovingGuest
+from ballonet.migration.passes import PassDone, Passes
+from ballonet.migration.progress import Progress, progress_of
+from ballonet.migration.rendezvous import connect
+from ballonet.migration.settings import MigrationSettings, OnTimeout
+from ballonet.runtime.system_clock import SystemClock
+
+__all__ = ["main"]
+
+_NS_PER_MS: Final = 1_000_000
+
+
+class _Engine:
+    """One migration."""
+
+    def __init__(self, link: EngineLink, order: dict[str, Any]) -> None:
+        self._link, self._order = link, order
+        self._settings = _settings_of(order)
+        self._begun_ns = time.monotonic_ns()
+        self._hints: DeviceHints | None = None
+        self._passes: Passes
+        self._guest: MovingGuest
+
+    def run(self) -> None:
+        """Raises: BallonetError; the guest goes on at the source then."""
+        settings = self._settings
+        with ExitStack() as stack:
+            channel = stack.enter_context(connect(self._order["uri"]))
+            facts = GuestFacts.from_fields(self._order)
+            guest = stack.enter_context(MovingGuest(self._link, channel, facts, self._tell))
+            hints = self._make_hints(stack)
+            self._guest = guest
+            self._passes = Passes(
+                guest,
+                np.ones(guest.pages, np.bool_),
+                settings,
+                SystemClock(),
+                hints=hints,
+                observe=self._passed,
+            )
+            guest.begin(has_checksums=settings.checksums, may_postcopy=settings.postcopy)
+            self._passes.run()
+            self._tell(is_done=True)
+
+    def _make_hints(self, stack: ExitStack) -> HintFilter | None:
+        path = self._order.get("hints")
+        if not self._settings.uses_hints or path is None:
+            return None
+        self._hints = DeviceHints(Path(path))
+        stack.callback(self._hints.close)
+        return HintFilter(self._hints, sees_writes=True)
+
+    def _passed(self, done: PassDone) -> None:
+        self._link.tell(
+            "pass",
+            number=done.number,
+            had_pages=done.had_pages,
+            hinted_pages=done.hinted_pages,
+            dirty_pages=done.dirty_pages,
+            sent_bytes=done.sent_bytes,
+            ns=done.ns,
+        )
+        self._tell()
+
+    def _tell(self, *, is_done: bool = False) -> None:
+        self._link.tell("progress", progress=self._progress(is_done=is_done).as_fields())
+
+    def _progress(self, *, is_done: bool) -> Progress:
+        guest, now_ns = self._guest, time.monotonic_ns()
+        progress = progress_of(self._passes, guest.pages, self._begun_ns, now_ns)
+        totals = guest.sender.totals
+        progress.sent_pages, progress.hole_pages = totals.pages, totals.hole_pages
+        progress.has_hints = self._hints is not None and self._hints.trouble is None
+        if is_done and guest.stopped_ns is not None:
+            progress.downtime_ms = (now_ns - guest.stopped_ns) // _NS_PER_MS
+        return progress
+
+
+def _settings_of(order: dict[str, Any]) -> MigrationSettings:
+    """From QEMU's parameters and capabilities, and ours beside them."""
+    parameters, capabilities = order["parameters"], order["capabilities"]
+    timeout_ms, bandwidth = parameters["x-ballonet-timeout"], parameters["max-bandwidth"]
+    return MigrationSettings(
+        downtime_ns=parameters["downtime-limit"] * _NS_PER_MS,
+        bandwidth_bytes_per_s=bandwidth or None,
+        timeout_ns=timeout_ms * _NS_PER_MS if timeout_ms else None,
+        on_timeout=OnTimeout.FORCE if parameters["x-ballonet-force"] else OnTimeout.CANCEL,
+        uses_hints=capabilities["x-ballonet-hints"] and not capabilities["postcopy-ram"],
+        head_start_ns=parameters["x-ballonet-head-start"] * _NS_PER_MS,
+        throttles=capabilities["auto-converge"],
+        checksums=capabilities["x-ballonet-checksums"],
+        postcopy=capabilities["postcopy-ram"],
+    )
+
+
+def main(fd: int) -> int:
+    """Carry out what the machine at the other end of the link orders; returns the exit code."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the machine's: it ends, and so do we
+    with socket.socket(fileno=fd) as sock:
+        link = EngineLink(sock)
+        order, _ = link.ask("order")
+        try:
+            _Engine(link, order).run()
+        except BallonetError as error:
+            status = "cancelled" if str(error) == "cancelled" else "failed"
+            return _end(link, status, str(error))
+        return _end(link, "completed", None)
+
+
+def _end(link: EngineLink, status: str, reason: str | None) -> int:
+    try:
+        link.tell("status", status=status, reason=reason)
+    except MigrationError:
+        return os.EX_IOERR
+    return os.EX_OK if reason is None else os.EX_SOFTWARE
+
+
+if __name__ == "__main__":
+    sys.exit(main(int(sys.argv[1])))

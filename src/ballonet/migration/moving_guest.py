@@ -1,0 +1,216 @@
+"""The guest that an engine moves: its memory by its file, its process by the link.
+
+A `Source` of the passes.  What it does not know itself it asks the guest's machine, which stops and
+resumes it; what it sends goes through one stream.
+Units: balloon pages, bytes, nanoseconds.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any, Final, Self
+
+import numpy as np
+
+from ballonet.errors import MigrationError
+from ballonet.memory.regions import Region
+from ballonet.memory.runs import PageRuns, merge_pfns
+from ballonet.migration.channels import Channel
+from ballonet.migration.framing import RecordReader
+from ballonet.migration.holes import find_holes
+from ballonet.migration.link import EngineLink
+from ballonet.migration.memory_file import MemoryFile
+from ballonet.migration.passes import Pages
+from ballonet.migration.receiver import receive_record
+from ballonet.migration.records import BACKWARD, Failed, GuestRegion, Loaded, Ready, StateName
+from ballonet.migration.sender import StreamSender
+from ballonet.migration.tracking import WriteTracker
+from ballonet.units import BALLOON_PAGE_SHIFT
+
+__all__ = ["GuestFacts", "MovingGuest"]
+
+_TELL_NS: Final = 100_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class GuestFacts:
+    """Where an engine finds the guest."""
+
+    pid: int
+    address: int  #: of its memory, in that process
+    size: int  #: bytes
+    memory_fd: int  #: there
+
+    @classmethod
+    def from_fields(cls, fields: dict[str, Any]) -> GuestFacts:
+        """As its machine says it."""
+        return cls(*(int(fields[name]) for name in cls.__dataclass_fields__))
+
+
+class MovingGuest:
+    """One guest and the stream to its destination; a context manager."""
+
+    def __init__(
+        self, link: EngineLink, channel: Channel, facts: GuestFacts, tell: Callable[[], None]
+    ) -> None:
+        """`tell` is called now and then, to say how far it has come."""
+        self._link, self._channel, self._facts, self._tell = link, channel, facts, tell
+        self._stack = ExitStack()
+        region = GuestRegion(0, facts.size, 1 << BALLOON_PAGE_SHIFT)
+        self._fd = os.open(f"/proc/{facts.pid}/fd/{facts.memory_fd}", os.O_RDONLY | os.O_CLOEXEC)
+        self._stack.callback(os.close, self._fd)
+        memory = MemoryFile([(Region(0, facts.size, 0, 0), self._fd)])
+        self.sender: Final = StreamSender(channel, (region,), memory.read, self._sent)
+        self._answers = RecordReader(BACKWARD)
+        self._tracker = WriteTracker(facts.pid, facts.address, facts.size)
+        self._holes: Pages | None = None  # while the first pass lasts
+        self._sent_bytes = 0
+        self._told_ns = 0
+        self._throttle_percent = 0
+        self.stopped_ns: int | None = None  #: when the guest was stopped
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._tracker.close()
+        self._stack.close()
+
+    @property
+    def pages(self) -> int:
+        """Of its memory."""
+        return self._facts.size >> BALLOON_PAGE_SHIFT
+
+    def begin(self, *, has_checksums: bool, may_postcopy: bool) -> None:
+        """Say what comes; returns when the destination wants it. Raises: MigrationError."""
+        self.sender.begin(has_checksums=has_checksums, may_postcopy=may_postcopy)
+        self._wait_for(Ready)
+
+    def start_tracking(self) -> None:
+        """See every write from now on, the device's too."""
+        self._link.ask("start_tracking")
+        self._tracker.start()
+        self._holes = self._find_holes()
+        self.sender.begin_pass()
+
+    def stop_tracking(self) -> None:
+        """Let them write unseen again."""
+        self._tracker.close()
+        self._link.ask("stop_tracking")
+
+    def read_guest_log(self) -> PageRuns:
+        """What the guest has written since the last call."""
+        self._holes = None
+        self.sender.begin_pass()
+        return self._tracker.take()
+
+    def read_device_log(self) -> PageRuns:
+        """What its device has written."""
+        _, raw = self._link.ask("device_log")
+        return merge_pfns(np.frombuffer(raw, "<u8"))
+
+    def send(self, runs: PageRuns) -> int:
+        """Send pages as they are now; returns the bytes that needs."""
+        before = self._sent_bytes
+        if self._holes is None:
+            self.sender.send_pages(runs)
+        else:
+            self._send_present(runs, self._holes)
+        self._look()
+        return self._sent_bytes - before
+
+    def pause(self, ns: int) -> None:
+        """Send nothing for so long."""
+        end_ns = time.monotonic_ns() + ns
+        while (left_ns := end_ns - time.monotonic_ns()) > 0:
+            self._look()
+            select.select([self._link], [], [], min(left_ns, _TELL_NS) / 1e9)
+
+    def throttle(self, percent: int) -> None:
+        """Let the guest stand still for a part of its time."""
+        if percent != self._throttle_percent:
+            self._throttle_percent = percent
+            self._link.ask("throttle", percent=percent)
+
+    def stop_guest(self) -> None:
+        """Stop the guest and its device."""
+        self.stopped_ns = time.monotonic_ns()
+        self._link.ask("stop_guest")
+
+    def resume_guest(self) -> None:
+        """Let them go on here."""
+        self._link.ask("resume_guest")
+
+    def send_holes(self) -> None:
+        """Tell which pages are not there: memory that was dropped changes without being written."""
+        self.sender.send_holes(find_holes(self._fd, self._facts.size))
+
+    def send_state(self) -> None:
+        """Send the states of kernel, driver and device."""
+        answer, raw = self._link.ask("state")
+        at = 0
+        for name, size in answer["sizes"].items():
+            self.sender.send_state(StateName[str(name).upper()], raw[at : at + size])
+            at += size
+
+    def commit(self) -> None:
+        """Let the guest go on at the destination.
+
+        Up to `hand_over` the guest is ours, whatever happens; after it the destination's, and it
+        must never run here by itself: whether the last word has arrived cannot be known.
+        """
+        self.sender.end()
+        if self._channel.is_two_way:
+            self._wait_for(Loaded)
+        self._look()
+        self._link.ask("hand_over")
+        self.sender.go()
+
+    def _send_present(self, runs: PageRuns, holes: Pages) -> None:
+        """Send what is there; what is a hole, or was one when tracking began, is said to be one."""
+        pfns = np.concatenate(
+            [
+                np.arange(first, first + pages)
+                for first, pages in zip(*map(np.ndarray.tolist, runs), strict=True)
+            ]
+        ).astype(np.uint64)
+        is_hole = holes[pfns]
+        if is_hole.any():
+            self.sender.send_holes(merge_pfns(pfns[is_hole]))
+            pfns = pfns[~is_hole]
+        if pfns.size:
+            self.sender.send_pages(merge_pfns(pfns))
+
+    def _find_holes(self) -> Pages:
+        holes = np.zeros(self.pages, np.bool_)
+        runs = find_holes(self._fd, self._facts.size)
+        for first, pages in zip(runs.first_pfns.tolist(), runs.pages.tolist(), strict=True):
+            holes[first : first + pages] = True
+        return holes
+
+    def _wait_for(self, kind: type[Ready | Loaded]) -> None:
+        """Raises: MigrationError, with what the destination says."""
+        if not self._channel.is_two_way:
+            return
+        record = receive_record(self._channel, self._answers)
+        if isinstance(record, Failed):
+            raise MigrationError(f"the destination refuses: {record.reason}")
+        if not isinstance(record, kind):
+            raise MigrationError(f"the destination answers {record.TYPE.name}")
+
+    def _sent(self, size: int) -> None:
+        self._sent_bytes += size
+
+    def _look(self) -> None:
+        """Say how far it is, and hear whether it is to go on. Raises: MigrationError."""
+        if self._link.wish() == "cancel":
+            raise MigrationError("cancelled")
+        now_ns = time.monotonic_ns()
+        if now_ns - self._told_ns >= _TELL_NS:
+            self._told_ns = now_ns
+            self._tell()
