@@ -23,7 +23,7 @@ from ballonet.errors import MigrationError, SystemCallError
 from ballonet.memory.runs import PageRuns, merge_pfns
 from ballonet.migration import missing as module_under_test
 from ballonet.migration.missing import MissingMemory, drop_stale_pages
-from ballonet.migration.postcopy import MissingPages, Run, ServedPages
+from ballonet.migration.postcopy import MissingPages, ServedPages
 
 PAGES: Final = 2048
 CHUNK: Final = 64
@@ -48,7 +48,7 @@ class Move:
             os.pwrite(guest.fd, b"stale", pfn * PAGE)
         drop_stale_pages(guest.fd, merge_pfns(np.flatnonzero(self.missing).astype(np.uint32)))
         self.served = ServedPages(self.missing, urgent)
-        self.asked: deque[Run] = deque()
+        self.asked: deque[int] = deque()
         self.is_broken = False
         self.address = int(guest.ask("miss"))
         self.fd = guest.receive_fd()
@@ -59,33 +59,32 @@ class Move:
         memory.start()
         return memory
 
-    def ask(self, run: Run) -> None:
+    def ask(self, pfn: int) -> None:
         if self.is_broken:
             raise ConnectionError("the channel is broken")
-        self.asked.append(run)
+        self.asked.append(pfn)
 
-    def content(self, run: Run) -> memoryview:
-        part = self.source[run.first_pfn : run.first_pfn + run.pages]
-        return memoryview(part.tobytes())
+    def deliver(self, runs: PageRuns) -> None:
+        self.memory.write(runs, memoryview(self.source[pfns_of(runs)].tobytes()))
 
-    def deliver(self, run: Run) -> None:
-        self.memory.place(run.first_pfn, self.content(run))
+    def deliver_page(self, pfn: int) -> None:
+        self.deliver(PageRuns(np.array([pfn]), np.array([1])))
 
-    def next_run(self) -> Run | None:
+    def next_runs(self) -> PageRuns | None:
         while self.asked:
             self.served.want(self.asked.popleft())
         return self.served.take(int(self.random.integers(1, CHUNK)))
 
     def serve(self) -> None:
         """Send all there is, out of order and some of it twice."""
-        waiting: list[Run] = []
-        while (run := self.next_run()) or waiting:
-            waiting += [run] if run else []
-            if not run or self.random.random() < 0.7:
-                self.random.shuffle(waiting)
-                self.deliver(Run(*waiting[-1]))
+        waiting: list[PageRuns] = []
+        while (runs := self.next_runs()) or waiting:
+            waiting += [runs] if runs else []
+            if not runs or self.random.random() < 0.7:
+                index = int(self.random.integers(len(waiting)))
+                self.deliver(waiting[index])
                 if self.random.random() < 0.8:
-                    waiting.pop()
+                    waiting.pop(index)
 
     def recover(self) -> None:
         """A new channel."""
@@ -96,6 +95,12 @@ class Move:
     def close(self) -> None:
         self.memory.close()
         os.close(self.fd)
+
+
+def pfns_of(runs: PageRuns) -> NDArray[np.int64]:
+    """Each page of some runs."""
+    pairs = zip(runs.first_pfns.tolist(), runs.pages.tolist(), strict=True)
+    return np.concatenate([np.arange(first, first + pages) for first, pages in pairs])
 
 
 @pytest.fixture
@@ -133,9 +138,11 @@ def test_what_the_guest_waits_for_is_asked_for_once_and_comes(move: Move) -> Non
     pfn = int(np.flatnonzero(move.missing)[100])
     move.guest.tell("read", np.array([pfn]))
     wait_until(lambda: move.asked, PATIENCE_S, "nothing is asked for")
-    assert move.next_run() == Run(pfn, 1)
+    runs = move.next_runs()
+    assert runs is not None
+    assert pfns_of(runs).tolist() == [pfn]
     assert not move.guest.has_answered
-    move.deliver(Run(pfn, 1))
+    move.deliver_page(pfn)
     assert wrong_pages(move.guest.answer(), move.source[[pfn]]) == []
     assert not move.asked
 
@@ -144,7 +151,7 @@ def test_a_write_to_a_missing_page_keeps_the_rest_of_it(move: Move) -> None:
     pfn = int(np.flatnonzero(move.missing)[7])
     move.guest.tell("write", np.array([pfn]), 5)
     wait_until(lambda: move.asked, PATIENCE_S, "nothing is asked for")
-    move.deliver(Run(pfn, 1))
+    move.deliver_page(pfn)
     move.guest.answer()
     move.source[pfn, 5] = 5
     move.serve()
@@ -157,7 +164,7 @@ def test_what_arrives_again_does_not_undo_what_the_guest_has_written(move: Move)
     move.guest.ask("write", pfns, 5)
     before = move.guest.contents().copy()
     for pfn in pfns.tolist():
-        move.deliver(Run(pfn, 1))
+        move.deliver_page(pfn)
     assert wrong_pages(move.guest.contents(), before) == []
 
 
@@ -168,7 +175,7 @@ def test_a_page_that_turns_out_to_be_a_hole_reads_as_zeros_and_stays_one_where_n
     move.guest.tell("read", np.array([waited]))
     wait_until(lambda: move.asked, PATIENCE_S, "nothing is asked for")
     held = os.fstat(move.guest.fd).st_blocks
-    move.memory.place_holes(Run(waited, other - waited + 1))
+    move.memory.make_holes(PageRuns(np.array([waited, other]), np.array([1, 1])))
     assert not move.guest.answer().any()
     assert os.fstat(move.guest.fd).st_blocks == held + PAGE // 512
     assert not move.guest.ask("read", np.array([other])).any()
@@ -176,9 +183,9 @@ def test_a_page_that_turns_out_to_be_a_hole_reads_as_zeros_and_stays_one_where_n
 
 def test_a_broken_channel_costs_no_page_and_the_guest_waits(move: Move) -> None:
     order = move.random.permutation(PAGES)
-    lost = [run for _ in range(10) if (run := move.next_run())]
-    for run in lost[::2]:
-        move.deliver(run)
+    lost = [runs for _ in range(10) if (runs := move.next_runs())]
+    for runs in lost[::2]:
+        move.deliver(runs)
     move.is_broken = True
     move.guest.tell("read", order)
     assert holds(lambda: not move.guest.has_answered, 0.2)
@@ -197,7 +204,7 @@ def test_a_guest_whose_pages_nobody_fetches_any_more_waits_instead_of_reading_ze
     move.memory.close()
     assert holds(lambda: not move.guest.has_answered, 0.2)
     move.memory = move.receiver(MissingPages(move.missing))
-    move.deliver(Run(pfn, 1))
+    move.deliver_page(pfn)
     assert wrong_pages(move.guest.answer(), move.source[[pfn]]) == []
 
 
@@ -215,16 +222,16 @@ def test_the_trap_another_mapping_finds_zeros_and_a_write_there_is_noticed(move:
     with mmap.mmap(move.guest.fd, move.guest.size) as devices:
         assert devices[pfn * PAGE : (pfn + 1) * PAGE] == bytes(PAGE)
     with pytest.raises(MigrationError, match="written before its contents had arrived"):
-        move.deliver(Run(pfn, 1))
+        move.deliver_page(pfn)
 
 
 def test_once_what_is_urgent_is_there_another_mapping_finds_it_right(guest: MemoryProcess) -> None:
     urgent = PageRuns(np.array([7, 1000]), np.array([300, 500]))
     move = Move(guest, urgent=urgent)
     while move.memory.urgent_pages:
-        run = move.next_run()
-        assert run is not None
-        move.deliver(run)
+        runs = move.next_runs()
+        assert runs is not None
+        move.deliver(runs)
     assert move.memory.left_pages > 0
     rings = np.r_[7:307, 1000:1500]
     assert wrong_pages(guest.contents()[rings], move.source[rings]) == []
@@ -268,7 +275,7 @@ def test_what_cannot_be_taken_out_is_noticed(monkeypatch: pytest.MonkeyPatch, fi
 def test_a_guest_that_has_ended_is_told(move: Move) -> None:
     move.guest.kill()
     with pytest.raises(SystemCallError, match="No such process"):
-        move.deliver(Run(int(np.flatnonzero(move.missing)[0]), 1))
+        move.deliver_page(int(np.flatnonzero(move.missing)[0]))
 
 
 def test_huge_pages_are_refused() -> None:

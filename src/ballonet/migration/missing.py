@@ -13,14 +13,14 @@ Source: Linux Documentation/admin-guide/mm/userfaultfd.rst.  Units: bytes, ballo
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from threading import Lock, Thread
 from typing import Final
 
 import numpy as np
 
-from ballonet.errors import BallonetError, MigrationError, SystemCallError
+from ballonet.errors import BallonetError, MigrationError, SystemCallError, UsageError
 from ballonet.memory.backing import file_page_bytes
 from ballonet.memory.discard import punch_hole
 from ballonet.memory.runs import PageRuns
@@ -42,7 +42,7 @@ def drop_stale_pages(fd: int, missing: PageRuns) -> None:
         size = os.fstat(fd).st_size
         if file_page_bytes(fd) != BALLOON_PAGE_BYTES:
             raise MigrationError("post-copy needs guest memory in pages of 4 KiB")
-        for first, pages in zip(missing.first_pfns.tolist(), missing.pages.tolist(), strict=True):
+        for first, pages in _each(missing):
             punch_hole(fd, pages_to_bytes(first), pages_to_bytes(pages))
     except OSError as error:
         reason = error.strerror or str(error)
@@ -83,15 +83,18 @@ class GuestSideMissing:
 
 
 class MissingMemory:
-    """Serves the guest's faults, on a thread of its own, and puts in place what arrives."""
+    """Serves the guest's faults, on a thread of its own, and puts in place what arrives.
+
+    Takes pages as the memory of any destination does, by `write` and `make_holes`.
+    """
 
     def __init__(
-        self, userfault_fd: int, address: int, pages: MissingPages, ask: Callable[[Run], None]
+        self, userfault_fd: int, address: int, pages: MissingPages, ask: Callable[[int], None]
     ) -> None:
         """Take over the descriptor of `GuestSideMissing`, whose memory begins at `address` there.
 
-        `ask` is called on the thread; if it raises, because the channel is broken, the page counts
-        as asked for, and `ask_again` is to be called when there is another channel.
+        `ask` is called with a pfn, on the thread; if it raises, because the channel is broken, the
+        page counts as asked for, and `ask_again` is to be called when there is another channel.
         """
         self._userfault = Userfault(userfault_fd)
         self._address, self._pages, self._ask = address, pages, ask
@@ -116,29 +119,34 @@ class MissingMemory:
         with self._lock:
             return self._pages.urgent_pages
 
-    def place(self, first_pfn: int, content: memoryview) -> None:
-        """Whole pages have arrived; those that were there already are left as they are.
+    def write(self, runs: PageRuns, data: memoryview) -> None:
+        """Pages have arrived, one run after the other; those that are there are left as they are.
 
         Raises: GuestMemoryError; SystemCallError, if the guest is gone; MigrationError, if somebody
         wrote to a page before it was there, whose contents are lost.
         """
+        if len(data) != pages_to_bytes(runs.total_pages):
+            raise UsageError(f"{len(data)} bytes for {runs.total_pages} pages")
         with self._lock:
             self._check()
-            run = Run(first_pfn, len(content) >> BALLOON_PAGE_SHIFT)
-            for first, pages in self._pages.arrived(run):
-                start = pages_to_bytes(first - first_pfn)
-                self._copy(first, content[start : start + pages_to_bytes(pages)])
+            start = 0
+            for run in _each(runs):
+                for part in self._pages.arrived(run):
+                    at = start + pages_to_bytes(part.first_pfn - run.first_pfn)
+                    self._copy(part.first_pfn, data[at : at + pages_to_bytes(part.pages)])
+                start += pages_to_bytes(run.pages)
 
-    def place_holes(self, run: Run) -> None:
+    def make_holes(self, runs: PageRuns) -> None:
         """Pages turned out to be holes at the source, and stay holes unless somebody waits.
 
         Raises: GuestMemoryError; SystemCallError, if the guest is gone.
         """
         with self._lock:
             self._check()
-            for first, pages in self._pages.are_holes(run):
-                for pfn in range(first, first + pages):
-                    self._zero(pfn)
+            for run in _each(runs):
+                for first, pages in self._pages.are_holes(run):
+                    for pfn in range(first, first + pages):
+                        self._zero(pfn)
 
     def received(self) -> PageRuns:
         """What has arrived, for the source to go on after a channel broke."""
@@ -149,8 +157,9 @@ class MissingMemory:
         """Ask for everything that the guest waits for, over a new channel."""
         with self._lock:
             asked = self._pages.asked()
-        for run in map(Run, asked.first_pfns.tolist(), asked.pages.tolist()):
-            self._ask(run)
+        for first, pages in _each(asked):
+            for pfn in range(first, first + pages):
+                self._ask(pfn)
 
     def finish(self) -> None:
         """Everything is there: the guest's memory is like any other from now on.
@@ -182,7 +191,7 @@ class MissingMemory:
                 for address in self._userfault.read_faults():
                     self._serve((address - self._address) >> BALLOON_PAGE_SHIFT)
         except BallonetError as error:
-            self._failure = error  # whoever places the next page is told
+            self._failure = error  # told with the next pages that arrive
 
     def _serve(self, pfn: int) -> None:
         with self._lock:
@@ -191,7 +200,7 @@ class MissingMemory:
                 self._zero(pfn)
         if answer is FaultAnswer.ASK:
             with suppress(BallonetError, OSError):
-                self._ask(Run(pfn, 1))
+                self._ask(pfn)
 
     def _copy(self, pfn: int, content: memoryview) -> None:
         try:
@@ -217,3 +226,7 @@ class MissingMemory:
     def _check(self) -> None:
         if self._failure is not None:
             raise self._failure
+
+
+def _each(runs: PageRuns) -> Iterator[Run]:
+    return map(Run, runs.first_pfns.tolist(), runs.pages.tolist())

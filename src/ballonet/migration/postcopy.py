@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections import deque
 from enum import Enum, auto
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,10 @@ from ballonet.units import pages_to_bytes
 __all__ = ["FaultAnswer", "MissingPages", "Run", "ServedPages"]
 
 Pages = NDArray[np.bool_]
+Int64s = NDArray[np.int64]
+
+#: How far to look for scattered pages, in multiples of how many are sent at once.
+_LOOK_AHEAD: Final = 16
 
 
 class Run(NamedTuple):
@@ -118,33 +122,32 @@ class ServedPages:
         self._position = 0
         self._have_to_send(self._missing)
 
-    def want(self, run: Run) -> None:
-        """The destination waits for pages; those that were sent are on their way.
+    def want(self, pfn: int) -> None:
+        """The destination waits for a page; one that was sent is on its way.
 
-        Raises: GuestMemoryError, if they are not the guest's.
+        Raises: GuestMemoryError, if it is not the guest's.
         """
-        _check(run, self._left.size)
-        part = slice(run.first_pfn, run.first_pfn + run.pages)
-        fresh = np.flatnonzero(self._left[part] & ~self._is_wanted[part]) + run.first_pfn
-        self._is_wanted[fresh] = True
-        self._wanted.extend(fresh.tolist())
+        _check(Run(pfn, 1), self._left.size)
+        if self._left[pfn] and not self._is_wanted[pfn]:
+            self._is_wanted[pfn] = True
+            self._wanted.append(pfn)
 
-    def take(self, pages_max: int) -> Run | None:
+    def take(self, pages_max: int) -> PageRuns | None:
         """What to send next, at most so many pages; None: all has been sent.
 
-        What is wanted goes page by page, so that nobody waits for its neighbours; those come next,
+        What is wanted goes by itself, so that nobody waits for its neighbours; those come next,
         because a guest mostly goes on where it is.
         """
         if pages_max < 1:
             raise UsageError(f"{pages_max} pages cannot be sent")
         if self.urgent_pages:
-            return self._send(self._next_run(self._urgent, pages_max))
+            return self._send(self._next_pages(self._urgent, pages_max))
         while self._wanted:
             pfn = self._wanted.popleft()
             if self._left[pfn]:
-                return self._send(Run(pfn, 1))
+                return self._send(np.array([pfn]))
         if self.left_pages:
-            return self._send(self._next_run(self._left, pages_max))
+            return self._send(self._next_pages(self._left, pages_max))
         return None
 
     def resume(self, received: PageRuns) -> None:
@@ -165,24 +168,24 @@ class ServedPages:
         self.left_pages = int(np.count_nonzero(self._left))  #: still to be sent
         self.urgent_pages = int(np.count_nonzero(self._urgent))  #: of them, before all others
 
-    def _next_run(self, pages: Pages, pages_max: int) -> Run:
+    def _next_pages(self, pages: Pages, pages_max: int) -> Int64s:
         """The next of a set that is not empty, going on where the last were sent."""
         start = self._position
         found = pages[start:]
-        offset = int(found.argmax()) if found.size else 0
-        if not found.size or not found[offset]:
+        if not found.any():
             start, found = 0, pages
-            offset = int(found.argmax())
-        part = found[offset : offset + pages_max]
-        return Run(start + offset, part.size if part.all() else int(part.argmin()))
+        first = int(found.argmax())
+        # Only a piece is looked at: memory is large, and this is asked for each megabyte of it.
+        piece = found[first : first + _LOOK_AHEAD * pages_max]
+        return np.flatnonzero(piece)[:pages_max].astype(np.int64) + (start + first)
 
-    def _send(self, run: Run) -> Run:
-        self._position = run.first_pfn + run.pages
-        part = slice(run.first_pfn, self._position)
-        self.left_pages -= run.pages
-        self.urgent_pages -= int(np.count_nonzero(self._urgent[part]))
-        self._left[part] = self._urgent[part] = False
-        return run
+    def _send(self, pfns: Int64s) -> PageRuns:
+        self._position = int(pfns[-1]) + 1
+        self.left_pages -= pfns.size
+        self.urgent_pages -= int(np.count_nonzero(self._urgent[pfns]))
+        self._left[pfns] = self._urgent[pfns] = False
+        breaks = np.flatnonzero(np.diff(pfns, prepend=-2) != 1)
+        return PageRuns(pfns[breaks], np.diff(breaks, append=pfns.size))
 
 
 def _check(run: Run, all_pages: int) -> None:

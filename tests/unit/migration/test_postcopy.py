@@ -33,10 +33,15 @@ def listed(found: PageRuns) -> list[tuple[int, int]]:
     return list(zip(found.first_pfns.tolist(), found.pages.tolist(), strict=True))
 
 
-def all_of(served: ServedPages, pages_max: int = ALL) -> list[Run]:
+def take(served: ServedPages, pages_max: int = ALL) -> list[tuple[int, int]]:
+    sent = served.take(pages_max)
+    return [] if sent is None else listed(sent)
+
+
+def all_of(served: ServedPages, pages_max: int = ALL) -> list[list[tuple[int, int]]]:
     sent = []
-    while run := served.take(pages_max):
-        sent.append(run)
+    while runs := take(served, pages_max):
+        sent.append(runs)
     return sent
 
 
@@ -90,7 +95,7 @@ def test_after_a_broken_channel_each_end_knows_what_to_say() -> None:
 @pytest.mark.parametrize("run", [Run(-1, 2), Run(ALL - 1, 2), Run(ALL, 1), Run(3, -1)])
 def test_pages_that_are_not_the_guests_are_refused(run: Run) -> None:
     missing, served = MissingPages(pages(3)), ServedPages(pages(3))
-    for call in (missing.arrived, missing.are_holes, served.want):
+    for call in (missing.arrived, missing.are_holes):
         with pytest.raises(GuestMemoryError):
             call(run)
     strange = runs((run.first_pfn, run.pages))
@@ -98,54 +103,63 @@ def test_pages_that_are_not_the_guests_are_refused(run: Run) -> None:
         served.resume(strange)
     with pytest.raises(GuestMemoryError):
         ServedPages(pages(3), strange)
+    for pfn in (-1, ALL):
+        with pytest.raises(GuestMemoryError):
+            served.want(pfn)
     assert (missing.left_pages, served.left_pages) == (1, 1)
 
 
-def test_everything_is_sent_in_runs_of_the_size_asked_for() -> None:
+def test_everything_is_sent_once_in_as_many_pages_at_a_time_as_asked_for() -> None:
     served = ServedPages(pages(1, 2, 3, 4, 5, 9))
-    assert all_of(served, 3) == [Run(1, 3), Run(4, 2), Run(9, 1)]
+    assert all_of(served, 3) == [[(1, 3)], [(4, 2), (9, 1)]]
     assert served.left_pages == 0
+
+
+def test_pages_that_lie_far_apart_are_all_found() -> None:
+    served = ServedPages(pages(1, 40, 60))
+    assert all_of(served, 2) == [[(1, 1)], [(40, 1), (60, 1)]]
 
 
 def test_what_is_wanted_comes_first_and_then_what_follows_it() -> None:
     served = ServedPages(pages(*range(40)))
-    assert served.take(4) == Run(0, 4)
-    served.want(Run(30, 1))
-    served.want(Run(30, 1))
-    assert [served.take(4) for _ in range(3)] == [Run(30, 1), Run(31, 4), Run(35, 4)]
-    assert all_of(served) == [Run(39, 1), Run(4, 26)]
+    assert take(served, 4) == [(0, 4)]
+    served.want(30)
+    served.want(30)
+    assert [take(served, 4) for _ in range(3)] == [[(30, 1)], [(31, 4)], [(35, 4)]]
+    assert all_of(served) == [[(39, 1)], [(4, 26)]]
 
 
 def test_what_was_sent_is_not_sent_again_because_it_is_wanted() -> None:
     served = ServedPages(pages(3))
-    assert all_of(served) == [Run(3, 1)]
-    served.want(Run(3, 1))
+    assert all_of(served) == [[(3, 1)]]
+    served.want(3)
     assert served.take(1) is None
 
 
 def test_what_is_urgent_comes_before_what_is_wanted() -> None:
     served = ServedPages(pages(1, 2, 3, 20, 21), runs((19, 2), (2, 1)))
-    served.want(Run(1, 1))
+    served.want(1)
     assert (served.urgent_pages, served.left_pages) == (2, 5)
-    assert all_of(served) == [Run(2, 1), Run(20, 1), Run(1, 1), Run(3, 1), Run(21, 1)]
+    assert take(served) == [(2, 1), (20, 1)]
+    assert (served.urgent_pages, served.left_pages) == (0, 3)
+    assert all_of(served) == [[(1, 1)], [(3, 1), (21, 1)]]
 
 
 def test_a_new_channel_gets_what_was_on_its_way_and_nothing_that_arrived() -> None:
     served = ServedPages(pages(1, 2, 3, 8, 9), runs((8, 1)))
-    assert [served.take(2) for _ in range(2)] == [Run(8, 1), Run(9, 1)]
-    assert served.take(2) == Run(1, 2)
+    assert [take(served, 2) for _ in range(3)] == [[(8, 1)], [(9, 1)], [(1, 2)]]
     served.resume(runs((1, 1)))
     assert (served.urgent_pages, served.left_pages) == (1, 4)
-    assert sorted(all_of(served)) == [Run(2, 2), Run(8, 1), Run(9, 1)]
+    assert all_of(served) == [[(8, 1)], [(9, 1)], [(2, 2)]]
 
 
 def test_what_is_wanted_again_over_a_new_channel_comes_first_again() -> None:
     served = ServedPages(pages(1, 2, 30))
-    served.want(Run(30, 1))
-    assert served.take(1) == Run(30, 1)
+    served.want(30)
+    assert take(served) == [(30, 1)]
     served.resume(runs())
-    served.want(Run(30, 1))
-    assert served.take(1) == Run(30, 1)
+    served.want(30)
+    assert take(served) == [(30, 1)]
 
 
 def test_who_claims_to_have_what_was_never_sent_is_refused() -> None:
@@ -153,7 +167,7 @@ def test_who_claims_to_have_what_was_never_sent_is_refused() -> None:
     served.take(1)
     with pytest.raises(PeerError, match="never sent"):
         served.resume(runs((1, 2)))
-    assert all_of(served) == [Run(2, 1)]
+    assert all_of(served) == [[(2, 1)]]
 
 
 def test_nothing_cannot_be_sent_at_a_time() -> None:
@@ -170,27 +184,29 @@ class Channel:
 
     def __init__(self, announced: Pages) -> None:
         self.missing, self.served = MissingPages(announced), ServedPages(announced)
-        self.on_the_way: list[Run] = []
+        self.on_the_way: list[list[Run]] = []
         self.placed: list[int] = []
 
     def send(self, pages_max: int) -> None:
-        run = self.served.take(pages_max)
-        self.on_the_way += [run] if run else []
+        sent = take(self.served, pages_max)
+        self.on_the_way += [[Run(*run) for run in sent]] if sent else []
 
     def fault(self, pfn: int) -> None:
         if self.missing.fault(pfn) is FaultAnswer.ASK:
-            self.served.want(Run(pfn, 1))
+            self.served.want(pfn)
 
-    def place(self, run: Run) -> None:
-        for first, count in self.missing.arrived(run):
-            self.placed.extend(range(first, first + count))
+    def place(self, sent: list[Run]) -> None:
+        for run in sent:
+            for first, count in self.missing.arrived(run):
+                self.placed.extend(range(first, first + count))
 
     def lose(self) -> None:
         """All that is on its way, and begin anew."""
         self.on_the_way.clear()
         self.served.resume(self.missing.received())
         for first, count in listed(self.missing.asked()):
-            self.served.want(Run(first, count))
+            for pfn in range(first, first + count):
+                self.served.want(pfn)
 
 
 @given(data=st.data(), announced=sets, steps=steps)
@@ -210,8 +226,11 @@ def test_every_page_is_placed_once_whatever_is_lost_doubled_or_late(
             case _ if way:
                 index = data.draw(st.integers(0, len(way) - 1))
                 channel.place(way[index] if step == "twice" else way.pop(index))
-    for run in (*way, *all_of(channel.served)):
-        channel.place(run)
+    for sent in list(way):
+        channel.place(sent)
+    while channel.served.left_pages:
+        channel.send(ALL)
+        channel.place(way[-1])
     assert sorted(channel.placed) == np.flatnonzero(announced).tolist()
     assert (channel.missing.left_pages, channel.served.left_pages) == (0, 0)
     assert listed(channel.missing.asked()) == []
