@@ -1,0 +1,291 @@
+"""A guest that goes on before its memory is there reads and writes as if it were.
+
+Units: pages of 4 KiB.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections import deque
+from collections.abc import Iterator
+from typing import Final
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from tests.integration.memory_process import PAGE, WORDS, MemoryProcess
+from tests.support.host_memory import HUGE_BYTES, UnavailableError, huge_pages
+from tests.support.wait import PATIENCE_S, holds, wait_until
+from tests.support.wire import is_readable
+
+from ballonet.errors import MigrationError, SystemCallError
+from ballonet.memory.runs import PageRuns, merge_pfns
+from ballonet.migration import missing as module_under_test
+from ballonet.migration.missing import MissingMemory, drop_stale_pages
+from ballonet.migration.postcopy import MissingPages, ServedPages
+
+PAGES: Final = 2048
+CHUNK: Final = 64
+Pages = NDArray[np.bool_]
+Contents = NDArray[np.uint64]
+
+
+class Move:
+    """A guest at its destination, its memory at the source, a channel that may break."""
+
+    def __init__(self, guest: MemoryProcess, seed: int = 1, urgent: PageRuns | None = None) -> None:
+        self.guest = guest
+        self.random = np.random.default_rng(seed)
+        #: A third is missing, a third has arrived, and a third are holes.
+        kinds = self.random.integers(0, 3, guest.pages)
+        self.missing: Pages = kinds == 0
+        self.source: Contents = self.random.integers(1, 1 << 62, (guest.pages, WORDS), np.uint64)
+        self.source[kinds == 2] = 0
+        for pfn in np.flatnonzero(kinds == 1).tolist():
+            os.pwrite(guest.fd, self.source[pfn].tobytes(), pfn * PAGE)
+        for pfn in np.flatnonzero(self.missing)[::2].tolist():  # came once, and changed since
+            os.pwrite(guest.fd, b"stale", pfn * PAGE)
+        drop_stale_pages(guest.fd, merge_pfns(np.flatnonzero(self.missing).astype(np.uint32)))
+        self.served = ServedPages(self.missing, urgent)
+        self.asked: deque[int] = deque()
+        self.is_broken = False
+        self.address = int(guest.ask("miss"))
+        self.fd = guest.receive_fd()
+        self.memory = self.receiver(MissingPages(self.missing, urgent))
+
+    def receiver(self, pages: MissingPages) -> MissingMemory:
+        memory = MissingMemory(os.dup(self.fd), self.address, pages, self.ask)
+        memory.start()
+        return memory
+
+    def ask(self, pfn: int) -> None:
+        if self.is_broken:
+            raise ConnectionError("the channel is broken")
+        self.asked.append(pfn)
+
+    def deliver(self, runs: PageRuns) -> None:
+        self.memory.write(runs, memoryview(self.source[pfns_of(runs)].tobytes()))
+
+    def deliver_page(self, pfn: int) -> None:
+        self.deliver(PageRuns(np.array([pfn]), np.array([1])))
+
+    def next_runs(self) -> PageRuns | None:
+        while self.asked:
+            self.served.want(self.asked.popleft())
+        return self.served.take(int(self.random.integers(1, CHUNK)))
+
+    def serve(self) -> None:
+        """Send all there is, out of order and some of it twice."""
+        waiting: list[PageRuns] = []
+        while (runs := self.next_runs()) or waiting:
+            waiting += [runs] if runs else []
+            if not runs or self.random.random() < 0.7:
+                index = int(self.random.integers(len(waiting)))
+                self.deliver(waiting[index])
+                if self.random.random() < 0.8:
+                    waiting.pop(index)
+
+    def recover(self) -> None:
+        """A new channel."""
+        self.is_broken = False
+        self.served.resume(self.memory.received())
+        self.memory.ask_again()
+
+    def close(self) -> None:
+        self.memory.close()
+        os.close(self.fd)
+
+
+def pfns_of(runs: PageRuns) -> NDArray[np.int64]:
+    """Each page of some runs."""
+    pairs = zip(runs.first_pfns.tolist(), runs.pages.tolist(), strict=True)
+    return np.concatenate([np.arange(first, first + pages) for first, pages in pairs])
+
+
+@pytest.fixture
+def guest() -> Iterator[MemoryProcess]:
+    with MemoryProcess(PAGES) as process:
+        yield process
+
+
+@pytest.fixture
+def move(guest: MemoryProcess) -> Iterator[Move]:
+    move = Move(guest)
+    yield move
+    move.close()
+
+
+def wrong_pages(found: Contents, expected: Contents) -> list[int]:
+    return np.flatnonzero((found != expected).any(axis=1)).tolist()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_guest_that_reads_all_its_memory_at_once_finds_every_page_right(
+    guest: MemoryProcess, seed: int
+) -> None:
+    move = Move(guest, seed)
+    order = move.random.permutation(PAGES)
+    guest.tell("read", order)
+    move.serve()
+    assert wrong_pages(guest.answer(), move.source[order]) == []
+    move.memory.finish()
+    assert wrong_pages(guest.contents(), move.source) == []
+    move.close()
+
+
+def test_what_the_guest_waits_for_is_asked_for_once_and_comes(move: Move) -> None:
+    pfn = int(np.flatnonzero(move.missing)[100])
+    move.guest.tell("read", np.array([pfn]))
+    wait_until(lambda: move.asked, PATIENCE_S, "nothing is asked for")
+    runs = move.next_runs()
+    assert runs is not None
+    assert pfns_of(runs).tolist() == [pfn]
+    assert not move.guest.has_answered
+    move.deliver_page(pfn)
+    assert wrong_pages(move.guest.answer(), move.source[[pfn]]) == []
+    assert not move.asked
+
+
+def test_a_write_to_a_missing_page_keeps_the_rest_of_it(move: Move) -> None:
+    pfn = int(np.flatnonzero(move.missing)[7])
+    move.guest.tell("write", np.array([pfn]), 5)
+    wait_until(lambda: move.asked, PATIENCE_S, "nothing is asked for")
+    move.deliver_page(pfn)
+    move.guest.answer()
+    move.source[pfn, 5] = 5
+    move.serve()
+    assert wrong_pages(move.guest.contents(), move.source) == []
+
+
+def test_what_arrives_again_does_not_undo_what_the_guest_has_written(move: Move) -> None:
+    move.serve()
+    pfns = np.flatnonzero(move.missing)
+    move.guest.ask("write", pfns, 5)
+    before = move.guest.contents().copy()
+    for pfn in pfns.tolist():
+        move.deliver_page(pfn)
+    assert wrong_pages(move.guest.contents(), before) == []
+
+
+def test_a_page_that_turns_out_to_be_a_hole_reads_as_zeros_and_stays_one_where_nobody_looks(
+    move: Move,
+) -> None:
+    waited, other = np.flatnonzero(move.missing)[[3, 4]].tolist()
+    move.guest.tell("read", np.array([waited]))
+    wait_until(lambda: move.asked, PATIENCE_S, "nothing is asked for")
+    held = os.fstat(move.guest.fd).st_blocks
+    move.memory.make_holes(PageRuns(np.array([waited, other]), np.array([1, 1])))
+    assert not move.guest.answer().any()
+    assert os.fstat(move.guest.fd).st_blocks == held + PAGE // 512
+    assert not move.guest.ask("read", np.array([other])).any()
+
+
+def test_a_broken_channel_costs_no_page_and_the_guest_waits(move: Move) -> None:
+    order = move.random.permutation(PAGES)
+    lost = [runs for _ in range(10) if (runs := move.next_runs())]
+    for runs in lost[::2]:
+        move.deliver(runs)
+    move.is_broken = True
+    move.guest.tell("read", order)
+    assert holds(lambda: not move.guest.has_answered, 0.2)
+    move.recover()
+    move.serve()
+    assert wrong_pages(move.guest.answer(), move.source[order]) == []
+    move.memory.finish()
+
+
+def test_a_guest_whose_pages_nobody_fetches_any_more_waits_instead_of_reading_zeros(
+    move: Move,
+) -> None:
+    pfn = int(np.flatnonzero(move.missing)[9])
+    move.guest.tell("read", np.array([pfn]))
+    wait_until(lambda: move.asked, PATIENCE_S, "nothing is asked for")
+    move.memory.close()
+    assert holds(lambda: not move.guest.has_answered, 0.2)
+    move.memory = move.receiver(MissingPages(move.missing))
+    move.deliver_page(pfn)
+    assert wrong_pages(move.guest.answer(), move.source[[pfn]]) == []
+
+
+def test_all_must_be_there_before_the_end(move: Move) -> None:
+    with pytest.raises(MigrationError, match="pages have not arrived"):
+        move.memory.finish()
+    move.serve()
+    move.memory.finish()
+    assert "um" not in move.guest.mapping()["VmFlags"].split()
+    assert wrong_pages(move.guest.ask("read", np.arange(PAGES)), move.source) == []
+
+
+def test_the_trap_another_mapping_finds_zeros_and_a_write_there_is_noticed(move: Move) -> None:
+    pfn = int(np.flatnonzero(move.missing)[9])
+    with mmap.mmap(move.guest.fd, move.guest.size) as devices:
+        assert devices[pfn * PAGE : (pfn + 1) * PAGE] == bytes(PAGE)
+    with pytest.raises(MigrationError, match="written before its contents had arrived"):
+        move.deliver_page(pfn)
+
+
+def test_once_what_is_urgent_is_there_another_mapping_finds_it_right(guest: MemoryProcess) -> None:
+    urgent = PageRuns(np.array([7, 1000]), np.array([300, 500]))
+    move = Move(guest, urgent=urgent)
+    while move.memory.urgent_pages:
+        runs = move.next_runs()
+        assert runs is not None
+        move.deliver(runs)
+    assert move.memory.left_pages > 0
+    rings = np.r_[7:307, 1000:1500]
+    assert wrong_pages(guest.contents()[rings], move.source[rings]) == []
+    move.close()
+
+
+def test_a_hole_that_somebody_else_fills_while_the_guest_waits_at_it_keeps_that(
+    move: Move,
+) -> None:
+    hole = int(np.flatnonzero(~move.source.any(axis=1))[9])
+    move.memory.close()
+    move.guest.tell("read", np.array([hole]))
+    wait_until(lambda: is_readable(move.fd, 0), PATIENCE_S, "the guest does not wait")
+    os.pwrite(move.guest.fd, b"device's", hole * PAGE)
+    move.memory = move.receiver(MissingPages(move.missing))
+    assert move.guest.answer()[0, 0] == int.from_bytes(b"device's", "little")
+
+
+def test_parts_of_a_transparent_huge_page_are_taken_out(thp_file: int) -> None:
+    with MemoryProcess(16 * HUGE_BYTES // PAGE, thp_file) as huge:
+        pfns = np.arange(huge.pages)
+        huge.ask("write", pfns, 1)
+        assert huge.mapping()["ShmemPmdMapped"] != "0 kB"
+        drop_stale_pages(huge.fd, merge_pfns(pfns[3::7].astype(np.uint32)))
+        assert np.flatnonzero(~huge.contents().any(axis=1)).tolist() == pfns[3::7].tolist()
+
+
+@pytest.mark.parametrize("first", [4, 5])
+def test_what_cannot_be_taken_out_is_noticed(monkeypatch: pytest.MonkeyPatch, first: int) -> None:
+    monkeypatch.setattr(module_under_test, "punch_hole", lambda *_: None)
+    fd = os.memfd_create("kept")
+    try:
+        os.ftruncate(fd, 16 * PAGE)
+        os.pwrite(fd, b"x", 5 * PAGE)
+        with pytest.raises(MigrationError, match="cannot be taken out"):
+            drop_stale_pages(fd, PageRuns(np.array([1, first]), np.array([1, 6 - first])))
+    finally:
+        os.close(fd)
+
+
+def test_a_guest_that_has_ended_is_told(move: Move) -> None:
+    move.guest.kill()
+    with pytest.raises(SystemCallError, match="No such process"):
+        move.deliver_page(int(np.flatnonzero(move.missing)[0]))
+
+
+def test_huge_pages_are_refused() -> None:
+    with_huge = PageRuns(np.array([0]), np.array([1]))
+    try:
+        with huge_pages(1):
+            fd = os.memfd_create("huge", os.MFD_HUGETLB)
+            os.ftruncate(fd, HUGE_BYTES)
+            with pytest.raises(MigrationError, match="pages of 4 KiB"):
+                drop_stale_pages(fd, with_huge)
+            os.close(fd)
+    except UnavailableError as error:
+        pytest.skip(str(error))
