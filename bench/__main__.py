@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from bench import back, cpu, free_pages, host, inflate, kinds, monitor, pace, stats, tracking
+from bench import back, cpu, free_pages, host, inflate, kinds, monitor, pace, snapshot, stats
 from bench.report import Figure, Ratio, machine, write_json
 
 RESULTS = Path("build/bench.json")
@@ -22,6 +23,7 @@ MEASURES: Final[Mapping[str, Callable[[], Iterator[Ratio | Figure]]]] = {
     "host": host.measure,
     "monitor": monitor.measure,
     "tracking": tracking.measure,
+    "snapshot": snapshot.measure,
 }
 
 

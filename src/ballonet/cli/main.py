@@ -32,9 +32,11 @@ VERBS: Final = {
     "guest": "Start a guest by hand.",
     "hints": "Ask a guest for free page hints, as a migration would.",
     "host": "Serve balloon devices to many VMMs, each from a process of its own.",
+    "image": "Check memory snapshots, or compare them with a guest.",
     "info": "Show a guest's balloon, ours or QEMU's.",
     "monitor": "Type a monitor's commands.",
     "set": "Set how much memory a guest keeps.",
+    "snapshot": "Write the memory of a running Linux guest to a file.",
     "stats": "Show a guest's memory statistics.",
     "trace": "Print a recorded conversation of guest and device.",
 }
