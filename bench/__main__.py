@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
-from bench import back, cpu, free_pages, host, inflate, kinds, monitor, pace, stats
+from bench import back, cpu, free_pages, host, inflate, kinds, monitor, pace, qemu_migration, stats
 from bench.report import Figure, Ratio, machine, write_json
 
 RESULTS = Path("build/bench.json")
@@ -21,6 +21,7 @@ MEASURES: Final[Mapping[str, Callable[[], Iterator[Ratio | Figure]]]] = {
     "stats": stats.measure,
     "host": host.measure,
     "monitor": monitor.measure,
+    "qemu-migration": qemu_migration.measure,
 }
 
 
