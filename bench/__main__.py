@@ -9,6 +9,7 @@ from typing import Final
 
 from bench import back, cpu, free_pages, host, inflate, kinds, monitor, pace, stats, tracking
 from bench import back, cpu, free_pages, host, inflate, kinds, monitor, pace, snapshot, stats
+from bench import back, cpu, free_pages, host, inflate, kinds, monitor, pace, qemu_migration, stats
 from bench.report import Figure, Ratio, machine, write_json
 
 RESULTS = Path("build/bench.json")
@@ -24,6 +25,7 @@ MEASURES: Final[Mapping[str, Callable[[], Iterator[Ratio | Figure]]]] = {
     "monitor": monitor.measure,
     "tracking": tracking.measure,
     "snapshot": snapshot.measure,
+    "qemu-migration": qemu_migration.measure,
 }
 
 

@@ -23,7 +23,7 @@ from ballonet.host.guest_list import MEMORY_BYTES_MAX, MEMORY_BYTES_MIN, check_n
 from ballonet.host.host import Host
 from ballonet.qmp.version import VERSIONS
 from ballonet.units import format_bytes
-from ballonet.vms.qmp_machine import connected
+from ballonet.vms.qmp_monitor import connected
 
 __all__ = ["host"]
 

@@ -28,12 +28,14 @@ VERBS: Final = {
     "conform": "Check a device or a driver against the specification.",
     "demo": "A real Linux kernel gives memory back, and takes it again.",
     "device": "Serve a balloon device to a VMM over vhost-user.",
+    "dirty-rate": "Measure how much memory a guest writes.",
     "features": "Observe every feature of the balloon on a real kernel.",
     "guest": "Start a guest by hand.",
     "hints": "Ask a guest for free page hints, as a migration would.",
     "host": "Serve balloon devices to many VMMs, each from a process of its own.",
     "image": "Check memory snapshots, or compare them with a guest.",
     "info": "Show a guest's balloon, ours or QEMU's.",
+    "migrate": "Move a running VM, ours or QEMU's.",
     "monitor": "Type a monitor's commands.",
     "set": "Set how much memory a guest keeps.",
     "snapshot": "Write the memory of a running Linux guest to a file.",
@@ -66,7 +68,8 @@ class _LazyVerbs(click.Group):
     def get_command(self, _: click.Context, name: str) -> click.Command | None:
         if name not in VERBS:
             return None
-        command: click.Command = getattr(import_module(f"ballonet.cli.{name}"), name)
+        module = name.replace("-", "_")
+        command: click.Command = getattr(import_module(f"ballonet.cli.{module}"), module)
         return command
 
     def format_commands(self, _: click.Context, formatter: click.HelpFormatter) -> None:

@@ -14,7 +14,7 @@ import click
 
 from ballonet.cli.monitor_client import SOCKET_ARGUMENT, run
 from ballonet.errors import CommandRefusedError, GuestError, MonitorError
-from ballonet.vms.qmp_machine import QmpMachine, connected
+from ballonet.vms.qmp_monitor import QmpMonitor, connected
 
 __all__ = ["monitor"]
 
@@ -36,12 +36,12 @@ def monitor(socket_path: Path) -> None:
 
 
 async def _converse(path: Path) -> None:
-    async with connected(path) as vm:
+    async with connected(path) as qmp:
         if sys.stdin.isatty():
-            await _with_terminal(vm)
+            await _with_terminal(qmp)
         else:
             async for line in _lines(sys.stdin.fileno()):
-                await _execute(vm, line.strip())
+                await _execute(qmp, line.strip())
 
 
 async def _lines(fd: int) -> AsyncIterator[str]:
@@ -68,7 +68,7 @@ async def _read(fd: int) -> bytes:
     return os.read(fd, _READ_BYTES)
 
 
-async def _with_terminal(vm: QmpMachine) -> None:
+async def _with_terminal(qmp: QmpMonitor) -> None:
     try:
         from prompt_toolkit import PromptSession  # noqa: PLC0415 - only with a terminal
         from prompt_toolkit.completion import WordCompleter  # noqa: PLC0415
@@ -78,7 +78,7 @@ async def _with_terminal(vm: QmpMachine) -> None:
             "a prompt needs more than is installed: pip install prompt-toolkit, or pipe commands in"
         ) from error
 
-    words = await _words(vm)
+    words = await _words(qmp)
     session: PromptSession[str] = PromptSession(
         history=FileHistory(str(_HISTORY)), completer=WordCompleter(words, sentence=True)
     )
@@ -89,33 +89,33 @@ async def _with_terminal(vm: QmpMachine) -> None:
             continue
         except EOFError:
             return
-        await _execute(vm, line.strip())
+        await _execute(qmp, line.strip())
 
 
-async def _words(vm: QmpMachine) -> list[str]:
+async def _words(qmp: QmpMonitor) -> list[str]:
     """What can be completed: every command this monitor knows."""
     names = []
-    for line in (await vm.human("help")).splitlines():
+    for line in (await qmp.human("help")).splitlines():
         names += line.split(" ", 1)[0].split("|")
-    for line in (await vm.human("info help")).splitlines():
+    for line in (await qmp.human("info help")).splitlines():
         names.append(" ".join(line.split()[:2]))
     return sorted(filter(None, names))
 
 
-async def _execute(vm: QmpMachine, line: str) -> None:
+async def _execute(qmp: QmpMonitor, line: str) -> None:
     """Do what a line says. Raises: MonitorError, if the monitor is gone."""
     if not line:
         return
     if line.startswith("{"):
-        click.echo(json.dumps(await _qmp(vm, line), indent=2))
+        click.echo(json.dumps(await _qmp(qmp, line), indent=2))
         return
     try:
-        click.echo(await vm.human(line), nl=False)
+        click.echo(await qmp.human(line), nl=False)
     except CommandRefusedError as error:
         click.echo(error.desc)
 
 
-async def _qmp(vm: QmpMachine, line: str) -> object:
+async def _qmp(qmp: QmpMonitor, line: str) -> object:
     try:
         command = json.loads(line)
         name, arguments = command["execute"], command.get("arguments", {})
@@ -124,7 +124,7 @@ async def _qmp(vm: QmpMachine, line: str) -> object:
     if not isinstance(name, str) or not isinstance(arguments, dict):
         return {"error": "this is not a QMP command: execute and arguments of the wrong type"}
     try:
-        reply: object = await vm.execute_typed(name, arguments)
+        reply: object = await qmp.execute_typed(name, arguments)
     except CommandRefusedError as error:
         return {"error": {"class": error.qmp_class, "desc": error.desc}}
     return reply

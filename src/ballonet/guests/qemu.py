@@ -6,6 +6,7 @@ For comparing with other people's device and monitor; our own device has nothing
 from __future__ import annotations
 
 import shutil
+import socket
 import stat
 import subprocess
 import time
@@ -20,7 +21,7 @@ from ballonet.guests.initramfs import Entry, pack_cpio
 from ballonet.guests.kernel_package import find_kernel_package
 from ballonet.guests.processes import QEMU_MARK, PrivateDirectory
 
-__all__ = ["QemuGuest", "QemuKernel", "find_qemu_kernel"]
+__all__ = ["HINTING", "QemuGuest", "QemuKernel", "find_qemu_kernel", "used_and_freed"]
 
 #: In the order they depend on each other.
 _MODULES: Final = (
@@ -38,6 +39,7 @@ _INIT: Final = f"""#!/bin/busybox sh
 for module in {" ".join(_MODULES)}; do
     /bin/busybox insmod /$module.ko
 done
+@FIRST@
 echo {_READY} $(/bin/busybox uname -r)
 while :; do
     /bin/busybox sleep 1000
@@ -69,13 +71,42 @@ def find_qemu_kernel() -> QemuKernel:
     raise GuestError(f"no kernel for QEMU is there; {_INSTALL}")
 
 
+#: A balloon whose guest names its free pages when it is migrated.
+HINTING: Final = ("free-page-hint=on", "iothread=iothread0")
+
+
+def used_and_freed(size_bytes: int) -> str:
+    """What a guest is to do `first` so that much of its free memory is not zeros."""
+    return f"""/bin/busybox mkdir /used
+/bin/busybox mount -t tmpfs -o size=100% tmpfs /used
+until [ $(/bin/busybox du -s /used | /bin/busybox cut -f1) -ge {size_bytes >> 10} ]; do
+    file=$((file + 1))
+    for part in 1 2 3 4 5 6 7 8; do
+        /bin/busybox cat /bin/busybox >> /used/$file
+    done
+done
+/bin/busybox umount /used"""
+
+
 class QemuGuest:
     """One QEMU, from `start` to `stop`; a context manager that does both."""
 
     balloon_path: Final = "/machine/peripheral/balloon0"
 
-    def __init__(self, memory_bytes: int, *balloon_options: str) -> None:
+    def __init__(
+        self,
+        memory_bytes: int,
+        *balloon_options: str,
+        first: str = "",
+        incoming: Path | None = None,
+        arguments: tuple[str, ...] = (),
+    ) -> None:
+        """`first` is done in the guest before it is ready, in its shell.
+
+        With `incoming`, a socket, nothing boots: it waits there for a guest that is migrated.
+        """
         self.memory_bytes = memory_bytes
+        self._first, self._incoming, self._arguments = first, incoming, arguments
         self._options = ",".join(("virtio-balloon-pci", "id=balloon0", *balloon_options))
         self._directory: PrivateDirectory | None = None
         self._process: subprocess.Popen[bytes] | None = None
@@ -100,11 +131,11 @@ class QemuGuest:
         return self._directory.path / "qmp"
 
     def start(self) -> None:
-        """Boot; returns when the balloon's driver is there. Raises: GuestError."""
+        """Boot; returns when the balloon's driver is there, or the socket. Raises: GuestError."""
         kernel, busybox = find_qemu_kernel(), find_kernel_package().busybox
         self._directory = PrivateDirectory("ballonet-qemu-", mark=QEMU_MARK)
         try:
-            files = _guest_files(busybox, kernel.modules)
+            files = _guest_files(busybox, kernel.modules, self._first)
             (self._directory.path / "initramfs").write_bytes(pack_cpio(files))
             self._launch(kernel.image, self._directory.path)
             self._wait_until_ready()
@@ -131,6 +162,7 @@ class QemuGuest:
         return ""
 
     def _launch(self, image: Path, directory: Path) -> None:
+        incoming = () if self._incoming is None else ("-incoming", f"unix:{self._incoming}")
         with (directory / "errors").open("wb") as errors:
             self._process = subprocess.Popen(
                 [
@@ -139,8 +171,11 @@ class QemuGuest:
                     *("-m", f"{self.memory_bytes >> 20}", "-nodefaults", "-no-user-config"),
                     *("-display", "none", "-serial", f"file:{directory / 'console'}"),
                     *("-kernel", image, "-initrd", directory / "initramfs"),
-                    *("-append", "console=ttyS0 quiet panic=-1", "-device", self._options),
+                    *("-append", "console=ttyS0 quiet panic=-1"),
+                    *("-object", "iothread,id=iothread0", "-device", self._options),
                     *("-qmp", f"unix:{directory / 'qmp'},server=on,wait=off"),
+                    *incoming,
+                    *self._arguments,
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -149,7 +184,7 @@ class QemuGuest:
 
     def _wait_until_ready(self) -> None:
         end_s = time.monotonic() + _BOOT_S
-        while _READY not in self.console():
+        while not self._is_ready():
             if self._process is None or self._process.poll() is not None:
                 errors = (self.qmp_path.parent / "errors").read_text(errors="replace")
                 raise GuestError(f"QEMU ended: {errors.strip()}")
@@ -157,13 +192,23 @@ class QemuGuest:
                 raise GuestError(f"QEMU's guest does not boot:\n{self.console()[-1000:]}")
             time.sleep(_POLL_S)
 
+    def _is_ready(self) -> bool:
+        if self._incoming is None:
+            return _READY in self.console()
+        # It greets from its main loop, which comes after everything that listens.
+        with suppress(OSError), socket.socket(socket.AF_UNIX) as monitor:
+            monitor.settimeout(_BOOT_S)
+            monitor.connect(str(self.qmp_path))
+            return bool(monitor.recv(1))
+        return False
 
-def _guest_files(busybox: bytes, modules: tuple[Path, ...]) -> list[Entry]:
+
+def _guest_files(busybox: bytes, modules: tuple[Path, ...], first: str) -> list[Entry]:
     program = stat.S_IFREG | 0o755
     return [
         *(Entry(name, stat.S_IFDIR | 0o755) for name in ("bin", "dev")),
         Entry("dev/console", stat.S_IFCHR | 0o600, device=(5, 1)),
         Entry("bin/busybox", program, busybox),
-        Entry("init", program, _INIT.encode()),
+        Entry("init", program, _INIT.replace("@FIRST@", first).encode()),
         *(Entry(module.name, stat.S_IFREG | 0o644, module.read_bytes()) for module in modules),
     ]

@@ -8,12 +8,62 @@ Units: bytes left to the guest (logical size), seconds.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
 
 from ballonet.vms.device_info import DeviceInfo
 from ballonet.vms.guest_stats import GuestStats
+from ballonet.vms.migration_progress import MigrationLook
 
-__all__ = ["Machine"]
+__all__ = ["Machine", "MachineMigration"]
+
+
+class MachineMigration(Protocol):
+    """Moving a machine.  Every method raises MonitorError, as those of `Machine` do."""
+
+    async def capabilities(self) -> Mapping[str, bool]:
+        """What can be switched on and off, under QEMU's names; what is missing is not known."""
+        ...
+
+    async def set_capabilities(self, states: Mapping[str, bool]) -> None:
+        """Switch some."""
+        ...
+
+    async def parameters(self) -> Mapping[str, int]:
+        """What can be changed, under QEMU's names."""
+        ...
+
+    async def set_parameters(self, values: Mapping[str, int]) -> None:
+        """Change some."""
+        ...
+
+    async def begin(self, uri: str) -> None:
+        """Begin; that it has begun does not mean that the destination is there."""
+        ...
+
+    async def begin_postcopy(self) -> None:
+        """Have the guest go on at the destination now; there is no way back."""
+        ...
+
+    async def cancel(self) -> None:
+        """End it, if it has not ended; it takes a moment."""
+        ...
+
+    async def look(self) -> MigrationLook:
+        """Where it stands."""
+        ...
+
+    async def wait(self, timeout_s: float) -> None:
+        """Until the machine tells that something has happened, or time is over."""
+        ...
+
+    async def begin_dirty_rate(self, seconds: int) -> None:
+        """Measure for so long how much the guest writes. Raises: GuestError, if it cannot."""
+        ...
+
+    async def dirty_bytes_per_s(self) -> int | None:
+        """What was measured; None: it is not done."""
+        ...
 
 
 class Machine(Protocol):
@@ -21,6 +71,11 @@ class Machine(Protocol):
 
     #: Resets so far: what was known of the guest before one is of another kernel.
     resets: int
+
+    @property
+    def migration(self) -> MachineMigration:
+        """Its way to another place."""
+        ...
 
     @property
     def is_ours(self) -> bool:
@@ -49,6 +104,10 @@ class Machine(Protocol):
 
     async def deflates_on_oom(self) -> bool:
         """The guest's kernel may take memory out of the balloon, and counts it as its own."""
+        ...
+
+    async def hints_free_pages(self) -> bool:
+        """The device offers free page hints, which a migration leaves out. Raises: GuestError."""
         ...
 
     async def guest_stats(self) -> GuestStats:

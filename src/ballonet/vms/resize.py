@@ -22,7 +22,7 @@ from ballonet.vms.guest_stats import GuestStats
 from ballonet.vms.machine import Machine
 from ballonet.vms.polling import Polling, polling
 
-__all__ = ["Outcome", "Resize"]
+__all__ = ["Outcome", "Resize", "find_floor"]
 
 #: A guest answers for its statistics within 0.04 s, or 3 s on a very busy machine.
 _STATS_S: Final = 5.0
@@ -48,6 +48,23 @@ class Outcome:
     taken_back_to_bytes: int | None = None
 
 
+async def find_floor(
+    vm: Machine, guest: Polling, ram_bytes: int, start_bytes: int, *, paused: bool
+) -> Floor:
+    """By fresh statistics, if the guest sends any; `start_bytes` is its size of a moment ago.
+
+    Raises: MonitorError.
+    """
+    sample = None
+    if not paused:
+        # A balloon that nobody can ask, such as hv-balloon, or one that refuses.
+        with suppress(GuestError, CommandRefusedError):
+            await guest.ask()
+            sample = await guest.next(_STATS_S)
+    logical_bytes = max(start_bytes, await vm.logical_bytes())
+    return floor_of(ram_bytes, logical_bytes, None if sample is None else sample.available_bytes)
+
+
 class Resize:
     """One request for one machine; `run` it once."""
 
@@ -71,7 +88,9 @@ class Resize:
         async with polling(vm) as guest:
             outcome = replace(outcome, paused=await vm.is_paused())
             if self._wanted_bytes < self._start_bytes:
-                self._floor = await self._find_floor(guest, paused=outcome.paused)
+                self._floor = await find_floor(
+                    vm, guest, self._ram_bytes, self._start_bytes, paused=outcome.paused
+                )
                 outcome = replace(outcome, floor=self._floor)
                 if self._wanted_bytes < self._floor.floor_bytes and not force:
                     return replace(outcome, refused=True, why=str(self._floor))
@@ -85,19 +104,6 @@ class Resize:
         if info is not None and info.ram_bytes is None:
             raise GuestError(info.problem or "no VMM is connected to the device yet")
         return await self._vm.logical_bytes()
-
-    async def _find_floor(self, guest: Polling, *, paused: bool) -> Floor:
-        """By fresh statistics, if the guest sends any."""
-        sample = None
-        if not paused:
-            # A balloon that nobody can ask, such as hv-balloon, or one that refuses.
-            with suppress(GuestError, CommandRefusedError):
-                await guest.ask()
-                sample = await guest.next(_STATS_S)
-        logical_bytes = max(self._start_bytes, await self._vm.logical_bytes())
-        return floor_of(
-            self._ram_bytes, logical_bytes, None if sample is None else sample.available_bytes
-        )
 
     async def _follow(self, guest: Polling, outcome: Outcome, deadline_s: float) -> Outcome:
         begun_s = time.monotonic()
