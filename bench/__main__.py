@@ -7,9 +7,21 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
-from bench import back, cpu, free_pages, host, inflate, kinds, monitor, pace, stats, tracking
-from bench import back, cpu, free_pages, host, inflate, kinds, monitor, pace, snapshot, stats
-from bench import back, cpu, free_pages, host, inflate, kinds, monitor, pace, qemu_migration, stats
+from bench import (
+    back,
+    cpu,
+    free_pages,
+    host,
+    inflate,
+    kinds,
+    monitor,
+    pace,
+    qemu_migration,
+    snapshot,
+    spin,
+    stats,
+    tracking,
+)
 from bench.report import Figure, Ratio, machine, write_json
 
 RESULTS = Path("build/bench.json")
@@ -18,6 +30,7 @@ MEASURES: Final[Mapping[str, Callable[[], Iterator[Ratio | Figure]]]] = {
     "back": back.measure,
     "cpu": cpu.measure,
     "pace": pace.measure,
+    "spin": spin.measure,
     "kinds": kinds.measure,
     "free-pages": free_pages.measure,
     "stats": stats.measure,

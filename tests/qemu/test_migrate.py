@@ -146,7 +146,10 @@ def test_ctrl_c_leaves_the_guest_running_here_and_says_so(hinting: Journey) -> N
         _, said = process.communicate(timeout=PATIENCE_S)
     there.stop()
     assert process.returncode == 130
-    assert said.splitlines() == ["cancelled; the VM goes on at the source", ""]  # the ^C of a terminal
+    assert said.splitlines() == [
+        "cancelled; the VM goes on at the source",
+        "",
+    ]  # the ^C of a terminal
     assert settings(hinting.watch) == before
     assert is_running(hinting.watch)
     assert lives(hinting.here)
