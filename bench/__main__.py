@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
-from bench import back, cpu, free_pages, host, inflate, kinds, monitor, pace, stats
+from bench import back, cpu, free_pages, host, inflate, kinds, monitor, pace, spin, stats
 from bench.report import Figure, Ratio, machine, write_json
 
 RESULTS = Path("build/bench.json")
@@ -16,6 +16,7 @@ MEASURES: Final[Mapping[str, Callable[[], Iterator[Ratio | Figure]]]] = {
     "back": back.measure,
     "cpu": cpu.measure,
     "pace": pace.measure,
+    "spin": spin.measure,
     "kinds": kinds.measure,
     "free-pages": free_pages.measure,
     "stats": stats.measure,
