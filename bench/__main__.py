@@ -22,6 +22,7 @@ from bench import (
     stats,
     tracking,
 )
+from bench import back, cpu, free_pages, host, inflate, kinds, monitor, pace, spin, stats
 from bench.report import Figure, Ratio, machine, write_json
 
 RESULTS = Path("build/bench.json")

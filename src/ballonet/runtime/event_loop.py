@@ -160,9 +160,8 @@ class EventLoop:
         has_work = self._has_more or (timer_ns is not None and timer_ns <= now_ns)
         looks_on = has_work or self._spin.looks_on(now_ns)
         was_ready = self.turn(0 if looks_on else _wait_s(timer_ns, now_ns))
-        if was_ready:
-            self._spin.caught()
         if was_ready or has_work:
+            self._spin.worked()
             self._has_more = self._work()
             self._timer_ns = self._deadline_ns()
         return was_ready
