@@ -22,7 +22,6 @@ from bench import (
     stats,
     tracking,
 )
-from bench import back, cpu, free_pages, host, inflate, kinds, monitor, pace, spin, stats
 from bench.report import Figure, Ratio, machine, write_json
 
 RESULTS = Path("build/bench.json")

@@ -2,8 +2,9 @@
 
     WAITING ─BEGIN─▶ BEGUN ─PASS─▶ PASSES ─STATE─▶ STATES ─END─▶ COMPLETE
                         PASS, PAGES, HOLES ↺         ↺ STATE
+    COMPLETE ─GO─▶ HANDED_OVER
     STATES ─POSTCOPY─▶ MISSING ─the last POSTCOPY─▶ POSTCOPY ─END─▶ COMPLETE
-                          ↺ POSTCOPY                   ↺ PAGES, HOLES
+                          ↺ POSTCOPY                   ↺ GO, PAGES, HOLES
     POSTCOPY ─a new channel─▶ RESUMED ─BEGIN─▶ POSTCOPY
 
 Theory of operation.  A record is taken whole or refused, and after a refusal nothing is taken any
@@ -30,6 +31,7 @@ from ballonet.migration.records import (
     STATE_PART_BYTES,
     Begin,
     End,
+    Go,
     GuestRegion,
     Holes,
     Pages,
@@ -66,6 +68,7 @@ class Phase(Enum):
     POSTCOPY = "in post-copy"
     RESUMED = "before BEGIN of the new channel"
     COMPLETE = "after END"
+    HANDED_OVER = "after GO"
     REFUSED = "after something was refused"
 
 
@@ -79,6 +82,7 @@ TRANSITIONS: Final[Mapping[RecordType, Mapping[Phase, Phase]]] = {
     _T.HOLES: {_P.PASSES: _P.PASSES, _P.POSTCOPY: _P.POSTCOPY},
     _T.STATE: {_P.PASSES: _P.STATES, _P.STATES: _P.STATES},
     _T.POSTCOPY: dict.fromkeys((_P.PASSES, _P.STATES, _P.MISSING), _P.MISSING),
+    _T.GO: {_P.COMPLETE: _P.HANDED_OVER, _P.POSTCOPY: _P.POSTCOPY},
     _T.END: dict.fromkeys((_P.PASSES, _P.STATES, _P.POSTCOPY), _P.COMPLETE),
 }
 
@@ -112,12 +116,15 @@ class Incoming:
     @property
     def is_complete(self) -> bool:
         """Everything has arrived, and was checked."""
-        return self.phase is Phase.COMPLETE
+        return self.phase in (Phase.COMPLETE, Phase.HANDED_OVER)
 
     @property
     def may_run(self) -> bool:
-        """The guest may run: everything has arrived, or the rest comes when it is asked for."""
-        return self.phase in (Phase.POSTCOPY, Phase.RESUMED, Phase.COMPLETE)
+        """The guest could run: everything has arrived, or the rest comes when it is asked for.
+
+        Whether it may says the source, with GO.
+        """
+        return self.is_complete or self.phase in (Phase.POSTCOPY, Phase.RESUMED)
 
     @property
     def states(self) -> Mapping[StateName, bytearray]:
@@ -175,6 +182,8 @@ class Incoming:
                 after = Phase.POSTCOPY if record.is_last else after
             case End():
                 self._end(record)
+            case Go():
+                pass
             case _:
                 self._refuse(record, "it goes the other way")
         self._records += 1

@@ -23,6 +23,7 @@ from ballonet.migration.records import (
     Begin,
     End,
     Failed,
+    Go,
     GuestRegion,
     Holes,
     Loaded,
@@ -77,6 +78,7 @@ LIMITS: Final[Mapping[RecordType, Limit]] = {
     RecordType.STATE: Limit(_STATE.size, _STATE.size, STATE_PART_BYTES),
     RecordType.POSTCOPY: _limit(_TOTALS.size + _BOOL.size, RUNS_MAX, _RUN),
     RecordType.END: Limit(_TOTALS.size, _TOTALS.size),
+    RecordType.GO: Limit(0, 0),
     RecordType.READY: Limit(0, 0),
     RecordType.LOADED: Limit(0, 0),
     RecordType.WANTED: Limit(_NUMBER.size, _NUMBER.size),
@@ -103,6 +105,8 @@ def pack_table(record: Record) -> bytes:
             return head + _pack_runs(record.runs)
         case End():
             return _TOTALS.pack(*record.totals)
+        case Go():
+            return b""
         case _:
             return _pack_backward(record)
 
@@ -206,6 +210,7 @@ _PARSERS: Final[Mapping[RecordType, _Parser]] = {
     RecordType.STATE: _parse_state,
     RecordType.POSTCOPY: _parse_postcopy,
     RecordType.END: _parse_end,
+    RecordType.GO: lambda _table, _data: Go(),
     RecordType.READY: lambda _table, _data: Ready(),
     RecordType.LOADED: lambda _table, _data: Loaded(),
     RecordType.WANTED: _parse_wanted,

@@ -13,9 +13,10 @@ brackets what follows it as data:
      5 STATE      name u32, part u32, parts u32 (at most 1 MiB of that state)
      6 POSTCOPY   totals, is_last u32, then runs the destination lacks and has to ask for
      7 END        totals
+     8 GO         the source has given the guest up: it is the destination's
     destination to source
     16 READY      BEGIN was accepted
-    17 LOADED     everything was checked and loaded, the guest is about to run
+    17 LOADED     everything was checked and loaded, the guest can run once GO comes
     18 WANTED     pfn u64: the guest waits for this page
     19 RECEIVED   is_last u32, then runs that have arrived, for a new start of a broken channel
     20 FAILED     one line of UTF-8: why the destination has given up
@@ -47,6 +48,7 @@ __all__ = [
     "Begin",
     "End",
     "Failed",
+    "Go",
     "GuestRegion",
     "Holes",
     "Loaded",
@@ -82,6 +84,7 @@ class RecordType(IntEnum):
     STATE = 5
     POSTCOPY = 6
     END = 7
+    GO = 8
     READY = 16
     LOADED = 17
     WANTED = 18
@@ -178,6 +181,13 @@ class End:
 
 
 @dataclass(frozen=True, slots=True)
+class Go:
+    """The guest is the destination's: it never runs at the source again by itself."""
+
+    TYPE: ClassVar = RecordType.GO
+
+
+@dataclass(frozen=True, slots=True)
 class Ready:
     """The destination has accepted BEGIN."""
 
@@ -186,7 +196,7 @@ class Ready:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """The destination has everything, and is about to let the guest run."""
+    """The destination has everything, and can let the guest run."""
 
     TYPE: ClassVar = RecordType.LOADED
 
@@ -224,6 +234,7 @@ Record: TypeAlias = (
     | State
     | Postcopy
     | End
+    | Go
     | Ready
     | Loaded
     | Wanted

@@ -24,6 +24,7 @@ from ballonet.migration.records import (
     STATE_PART_BYTES,
     Begin,
     End,
+    Go,
     GuestRegion,
     Holes,
     Pages,
@@ -121,6 +122,10 @@ class StreamSender:
         """Say that this was all, and what it was."""
         self._send(End(self.totals))
         self._channel.finish()
+
+    def go(self) -> None:
+        """Give the guest up: it is the destination's."""
+        self._send(Go())
 
     def _send_some(self, pfns: NDArray[np.uint64], is_sent: NDArray[np.bool_]) -> None:
         """Send some of the pages in the buffer, from where they lie."""

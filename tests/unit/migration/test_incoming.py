@@ -25,6 +25,7 @@ from ballonet.migration.records import (
     FORWARD,
     Begin,
     End,
+    Go,
     GuestRegion,
     Holes,
     Loaded,
@@ -75,6 +76,8 @@ def test_a_whole_migration_is_complete_only_after_its_end() -> None:
     assert incoming.is_complete
     assert contents(incoming) == SMALL_RESULT
     assert {name: bytes(data) for name, data in incoming.states.items()} == MAP_STATES
+    incoming.feed(Go())
+    assert incoming.phase is Phase.HANDED_OVER
 
 
 def test_a_hole_takes_away_what_an_earlier_pass_has_brought() -> None:
@@ -92,6 +95,7 @@ SAMPLES: dict[RecordType, Record] = {
     RecordType.STATE: state(StateName.KERNEL, b"k"),
     RecordType.POSTCOPY: Postcopy(Totals(0, 0, 0), is_last=False, runs=make_runs()),
     RecordType.END: End(Totals(0, 0, 0)),
+    RecordType.GO: Go(),
 }
 
 
@@ -110,6 +114,8 @@ def allowed(kind: RecordType, phase: Phase) -> bool:
             return phase in (Phase.PASSES, Phase.STATES, Phase.MISSING)
         case "END":
             return phase in (Phase.PASSES, Phase.STATES, Phase.POSTCOPY)
+        case "GO":
+            return phase in (Phase.COMPLETE, Phase.POSTCOPY)
     raise AssertionError(kind)
 
 
