@@ -18,6 +18,7 @@ from ballonet.driver.settings import DriverSettings
 from ballonet.kernel.kernel import Kernel, KernelSettings
 from ballonet.kernel.physical import MemoryPiece, PhysicalMemory
 from ballonet.kernel.tasks import Job, Scheduler
+from ballonet.kernel.workloads import Programs
 from ballonet.memory.regions import Region, RegionTable
 from ballonet.memory.runs import DiscardResult, Ranges
 from ballonet.virtio.features import Feature
@@ -108,12 +109,15 @@ class Pair:
         driver: DriverSettings = DriverSettings(),  # noqa: B008 - immutable
         kernel: KernelSettings = KernelSettings(),  # noqa: B008 - immutable
         page_bytes: int = 4096,
+        *,
+        boots: bool = True,
     ) -> None:
         self.memory = memoryview(mmap.mmap(-1, memory_bytes))
         self.clock = FakeClock()
         self.scheduler = Scheduler(self.clock.now_ns())
         physical = PhysicalMemory([MemoryPiece(0, self.memory)], page_bytes)
-        self.kernel = Kernel(physical, self.scheduler, kernel)
+        self.kernel = Kernel(physical, self.scheduler, kernel, boots=boots)
+        self.programs = Programs(self.kernel)
         self.device = Balloon(balloon, self.clock)
         self.device_memory = DeviceMemory(self.memory, balloon.host_page_bytes)
         self.events: list[Fact] = []
