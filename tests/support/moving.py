@@ -65,8 +65,6 @@ def move(pair: Pair) -> Pair:
     there.scheduler.freeze()
     assert saved(there) == (kernel, driver)
     there.scheduler.thaw()
-    there.transport.reconnect()
-    there.driver.reconnected()
-    for queue in there.driver.queues.values():
-        there.driver.called(queue.number)
+    there.driver.accept_again()
+    there.driver.go_on()
     return there

@@ -81,7 +81,7 @@ class PairTransport:
 
     def driver_ok(self) -> None:
         for queue, ring in self._rings.items():
-            self._pair.attach(queue, ring, base=None)
+            self._pair.attach(queue, ring, base=ring.base)
 
     def reconnect(self) -> None:
         """As a front-end that lost its back-end: every ring goes on where it was used last."""
@@ -133,7 +133,7 @@ class Pair:
         self.device.observers.add(self.events.append)
         self.device.connect(self.device_memory, self)
 
-    def attach(self, queue: int, ring: DriverRing, base: int | None) -> None:
+    def attach(self, queue: int, ring: DriverRing, base: int) -> None:
         self.device.attach(queue, self._device_ring(ring, base))
         self.kicked.add(queue)
 
@@ -219,18 +219,17 @@ class Pair:
     def set_target(self, pages: int) -> None:
         self.device.set_target(pages)
 
-    def _device_ring(self, ring: DriverRing, base: int | None) -> DeviceRing:
+    def _device_ring(self, ring: DriverRing, base: int) -> DeviceRing:
         event_idx = bool(self.driver.negotiated & Feature.EVENT_IDX)
         view, place = self.device_memory.view, ring.place
         if self.driver.negotiated & Feature.RING_PACKED:
             sizes = packed_area_bytes(ring.size)
             packed = PackedAreas(*(view(at, n) for at, n in zip(place, sizes, strict=True)))
-            start = 1 << 31 | 1 << 15 if base is None else base
             return PackedRing(
                 packed,
                 self.device_memory,
                 no_fence,
-                base=start,
+                base=base,
                 event_idx=event_idx,
                 indirect=False,
             )
@@ -240,7 +239,7 @@ class Pair:
             split,
             self.device_memory,
             no_fence,
-            base=base or 0,
+            base=base,
             event_idx=event_idx,
             indirect=False,
         )

@@ -112,6 +112,21 @@ class BalloonDriver:
             self._transport.set_queue(queue.number, queue.ring)
         self._start_workers(buffers_gpa, is_new=False)
 
+    def accept_again(self) -> None:
+        """Settle with the device on the features that are in use. Raises: GuestError."""
+        missing = self.negotiated & ~Feature(self._transport.offered() & int(self.negotiated))
+        if missing or not all(map(self._transport.queue_size, self._numbers)):
+            raise GuestError(f"the device lacks features {int(missing):#x} or queues of this guest")
+        self._transport.accept(self.negotiated)
+
+    def go_on(self) -> None:
+        """Let the device begin with rings that are in use. Raises: GuestError."""
+        self._transport.driver_ok()
+        self.reconnected()
+        for queue in self.queues.values():
+            self._transport.kick(queue.number)
+            queue.called.set()
+
     @property
     def memory(self) -> list[tuple[int, int]]:
         """Address and bytes of the buffers, and then of each ring in the order of its number."""

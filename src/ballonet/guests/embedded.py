@@ -2,7 +2,7 @@
 
 It can go on elsewhere.  Here: `freeze`, then, when the device has stopped, `save_state`; `thaw` if
 nothing came of it.  There: a machine made with `waits_for_state` touches neither memory nor device
-until `restore_state`, by when its memory must have been filled.
+until its memory was filled; then `restore_state`, and `go_on`.
 Not here: the process (embedded_process.py), what the guest can be asked (embedded_requests.py).
 Units: bytes.
 """
@@ -15,12 +15,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Final, NamedTuple, Self
+from typing import Final, Self
 
 from ballonet.driver import state as driver_state
 from ballonet.driver.balloon_driver import BalloonDriver
 from ballonet.driver.settings import DriverSettings
-from ballonet.errors import GuestError, MigrationError, SettingsError, UsageError
+from ballonet.errors import GuestError, SettingsError, UsageError
 from ballonet.guests.embedded_requests import AskedGuest, RequestSocket
 from ballonet.kernel import state as kernel_state
 from ballonet.kernel.kernel import Kernel, KernelSettings
@@ -55,13 +55,6 @@ class EmbeddedGuestSettings:
     driver: DriverSettings = field(default_factory=DriverSettings)
 
 
-class _Freeze(NamedTuple):
-    """A freeze that has not come to its end."""
-
-    ended: Callable[[MigrationError | None], None]
-    give_up_ns: int  #: by the host's clock
-
-
 class EmbeddedMachine:
     """Memory, kernel, driver and the way to the device; a context manager.
 
@@ -79,7 +72,7 @@ class EmbeddedMachine:
         self.loop: Final = EventLoop(self._work, self._deadline_ns)
         self.memory: Final = SharedFile("ballonet-guest", settings.memory_bytes)
         pieces = [MemoryPiece(0, self.memory.view)]
-        self.scheduler: Final = Scheduler(self._now_ns())
+        self.scheduler: Final = Scheduler()
         self.kernel: Final = Kernel(
             PhysicalMemory(pieces, settings.page_bytes),
             self.scheduler,
@@ -99,7 +92,6 @@ class EmbeddedMachine:
         self.driver: Final = BalloonDriver(self.kernel, self.front_end, full_fence, settings.driver)
         self._requests: RequestSocket | None = None
         self._reconnect_ns = 0
-        self._freeze: _Freeze | None = None
 
     def __enter__(self) -> Self:
         if self.waits_for_state:
@@ -153,22 +145,25 @@ class EmbeddedMachine:
         self.memory.close()
         self.loop.close()
 
-    def freeze(self, ended: Callable[[MigrationError | None], None], timeout_s: float) -> None:
-        """Bring every task to rest; what was begun is brought to its end, nothing new is begun.
+    def freeze(self) -> None:
+        """Let every task come to rest; what was begun comes to its end, nothing new is begun.
 
-        The device is still needed for that.  `ended` is called with None once all rest, and then
-        nothing goes on until `thaw`; with an error if they do not in time, and all go on.
-        Raises: UsageError, if there is a freeze already.
+        The device is still needed for that, and the loop must run.  `is_frozen` says when all rest;
+        then nothing goes on until `thaw`, and the guest's clock stands still.
         """
-        if self._freeze is not None or self.scheduler.is_frozen or self.waits_for_state:
-            raise UsageError("the guest is frozen already, or has not begun")
-        self._freeze = _Freeze(ended, time.monotonic_ns() + int(timeout_s * 1e9))
         self.scheduler.freeze()
 
+    @property
+    def is_frozen(self) -> bool:
+        """Every task rests."""
+        return self.scheduler.is_frozen
+
     def thaw(self) -> None:
-        """Let everything go on, after a freeze or in one."""
-        self._freeze = None
+        """Let all go on, at rest or on their way to it; the device must be running again."""
+        stood_still = self.scheduler.is_frozen
         self.scheduler.thaw()
+        if stood_still:
+            self._set_clock()
 
     def save_state(self) -> dict[str, bytes]:
         """What a machine with a copy of this memory needs to go on; the device must have stopped.
@@ -181,11 +176,11 @@ class EmbeddedMachine:
         }
 
     def restore_state(self, state: Mapping[str, bytes]) -> None:
-        """Go on where another machine stopped, with the device of this one.
+        """Become the guest that another machine stopped, all of whose memory is here by now.
 
-        The guest's clock goes on where it stopped, too.
-        Raises: SettingsError, StreamError, if the state is not for this machine or cannot be right;
-        GuestError, if there is no such device.  The machine can only be closed then.
+        The device is not asked for anything yet.  The guest's clock goes on where it stopped, too.
+        Raises: SettingsError, StreamError, if the state is not for this machine or cannot be right,
+        and the machine can only be closed then.
         """
         if not self.waits_for_state:
             raise UsageError("the guest has begun")
@@ -193,8 +188,18 @@ class EmbeddedMachine:
             raise SettingsError("parts of the state", ", ".join(sorted(state))[:80], "both parts")
         kernel_state.restore_state(self.kernel, self.programs, state[_KERNEL])
         driver_state.restore_state(self.driver, state[_DRIVER])
-        self._begun_ns = time.monotonic_ns() - int(self.scheduler.now_ns / self.settings.speed)
-        self.front_end.take_over(int(self.driver.negotiated))
+
+    def go_on(self) -> None:
+        """Take the device into use for the guest that was restored, and let it run.
+
+        Raises: GuestError, if there is no such device; the machine can only be closed then.
+        """
+        if not self.waits_for_state or not self.driver.queues:
+            raise UsageError("no state was restored, or the guest has begun")
+        self.front_end.connect()
+        self.driver.accept_again()
+        self.driver.go_on()
+        self._set_clock()
         self.waits_for_state = False
 
     def _called(self, queue: int) -> None:
@@ -208,7 +213,13 @@ class EmbeddedMachine:
 
     def _now_ns(self) -> int:
         """The guest's clock."""
+        if self.scheduler.is_frozen:
+            return self.scheduler.now_ns
         return int((time.monotonic_ns() - self._begun_ns) * self.settings.speed)
+
+    def _set_clock(self) -> None:
+        """Let the guest's clock go on where it stands."""
+        self._begun_ns = time.monotonic_ns() - int(self.scheduler.now_ns / self.settings.speed)
 
     def _work(self) -> bool:
         if self.waits_for_state:
@@ -219,29 +230,15 @@ class EmbeddedMachine:
                 self._reconnect_ns = now_ns + _RECONNECT_NS
                 self.front_end.reconnect()
         self.scheduler.run(self._now_ns(), _STEPS_PER_TURN)
-        self._look_at_freeze()
         return self.scheduler.can_go_on
-
-    def _look_at_freeze(self) -> None:
-        """Whether a freeze has come to its end, in one way or the other."""
-        freeze = self._freeze
-        if freeze is None:
-            return
-        if self.scheduler.is_frozen:
-            self._freeze = None
-            freeze.ended(None)
-        elif time.monotonic_ns() >= freeze.give_up_ns:
-            names = ", ".join(self.scheduler.restless)
-            self.thaw()
-            freeze.ended(MigrationError(f"the guest does not come to rest: {names}"))
 
     def _deadline_ns(self) -> int | None:
         """By the host's clock."""
+        if self.scheduler.is_frozen or self.waits_for_state:
+            return None
         times = []
-        if self._freeze is not None:
-            times.append(self._freeze.give_up_ns)
-        if self.scheduler.deadline_ns is not None and not self.waits_for_state:
+        if self.scheduler.deadline_ns is not None:
             times.append(self._begun_ns + int(self.scheduler.deadline_ns / self.settings.speed))
-        if not (self.front_end.is_connected or self.scheduler.is_frozen or self.waits_for_state):
+        if not self.front_end.is_connected:
             times.append(self._reconnect_ns)
         return min(times, default=None)

@@ -170,19 +170,6 @@ class FrontEnd:
         self._is_running = True
         self._start_rings(is_new=True)
 
-    def take_over(self, features: int) -> None:
-        """Begin with queues that were set and are in use: another front-end had them.
-
-        Raises: GuestError, if no device answers, or one that offers less; try again with a new one.
-        """
-        self.connect()
-        missing = features & ~self.offered()
-        if missing or any(number >= self._queue_count for number in self._queues):
-            raise GuestError(f"the device at {self._path} lacks features {missing:#x} or queues")
-        self._features, self._is_running = features, True
-        self._start_rings(is_new=False)
-        self._look_again()
-
     def read_config(self, offset: int, length: int) -> bytes:
         """Read the configuration space; waits for a back-end. Raises: GuestError."""
         request = ConfigAccess(offset, 0, bytes(length)).pack()
@@ -218,17 +205,13 @@ class FrontEnd:
                 self._start_rings(is_new=False)
             self.reconnections += 1
             _log.info("the device is back")
-            self._look_again()
+            self._reconnected()
+            for queue in self._queues:
+                self.kick(queue)
+                self._called(queue)
             return True
         self._disconnect()
         return False
-
-    def _look_again(self) -> None:
-        """Neither side knows what the other one did meanwhile."""
-        self._reconnected()
-        for queue in self._queues:
-            self.kick(queue)
-            self._called(queue)
 
     def _begin_session(self, sock: BackEndSocket) -> None:
         """Raises: OSError; GuestError, if the device is none for us."""
