@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from tests.support.moving import come_to_rest, move
 from tests.support.pair import MIB, DeviceMemory, Pair
 
 from ballonet.device.balloon import Balloon, BalloonSettings
@@ -26,6 +27,7 @@ from ballonet.virtio.features import BALLOON_FEATURES, RING_FEATURES, Feature
 
 MEMORY_BYTES = 24 * MIB
 HISTORIES = 2000
+MOVED_HISTORIES = 100
 STEPS_MAX = 40
 
 
@@ -61,16 +63,27 @@ class History:
             self.free_at_boot * page_bytes // 4096 * 6 // 10
         )  # more would be the guest's end
         self.areas: list[Area] = []
+        self.moves = 0
         self.pair.driver.start()
 
     def chance(self, share: float) -> bool:
         return bool(self.random.random() < share)
 
     def run(self) -> None:
-        actions = self.actions()
         for _ in range(int(self.random.integers(2, STEPS_MAX))):
+            actions = self.actions()
             actions[int(self.random.integers(len(actions)))]()
             self.interleave()
+        self.settle()
+
+    def run_and_move(self, moves: int) -> None:
+        """Go on elsewhere in the middle of it, again and again."""
+        for _ in range(moves):
+            for _ in range(int(self.random.integers(1, 10))):
+                actions = self.actions()
+                actions[int(self.random.integers(len(actions)))]()
+                self.interleave()
+            self.move(1.0)
         self.settle()
 
     def actions(self) -> list[Callable[[], None]]:
@@ -93,6 +106,7 @@ class History:
             lambda: pair.run(0.3),
             self.replace_device,
             self.freeze,
+            lambda: self.move(0.2),
         ]
 
     def interleave(self) -> None:
@@ -160,6 +174,17 @@ class History:
             self.pair.do(self.pair.driver.freeze())
             self.pair.do(self.pair.driver.restore())
 
+    def move(self, share: float) -> None:
+        """The guest goes on elsewhere, if it comes to rest."""
+        if self.chance(share):
+            self.pair.scheduler.freeze()
+            self.interleave()
+            if come_to_rest(self.pair):
+                self.pair = move(self.pair)
+                kernel = self.pair.kernel
+                self.areas = [kernel.areas[area.number] for area in self.areas]
+                self.moves += 1
+
     def spawn(self, job: Job[object]) -> None:
         self.pair.scheduler.spawn("action", job)
 
@@ -189,6 +214,18 @@ def test_no_history_loses_a_byte_or_leaks_a_page(part: int) -> None:
             History(seed).run()
         except Exception as error:
             raise AssertionError(f"history {seed}") from error
+
+
+def test_no_guest_that_goes_on_elsewhere_loses_a_byte_or_leaks_a_page() -> None:
+    moves = 0
+    for seed in range(MOVED_HISTORIES):
+        history = History(seed)
+        try:
+            history.run_and_move(3)
+        except Exception as error:
+            raise AssertionError(f"history {seed}") from error
+        moves += history.moves
+    assert moves > 2 * MOVED_HISTORIES
 
 
 def test_the_oracle_finds_a_device_that_discards_too_late(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,7 @@ from ballonet.driver.settings import DriverSettings
 from ballonet.kernel.kernel import Kernel, KernelSettings
 from ballonet.kernel.physical import MemoryPiece, PhysicalMemory
 from ballonet.kernel.tasks import Job, Scheduler
+from ballonet.kernel.workloads import Programs
 from ballonet.memory.regions import Region, RegionTable
 from ballonet.memory.runs import DiscardResult, Ranges
 from ballonet.virtio.features import Feature
@@ -80,7 +81,7 @@ class PairTransport:
 
     def driver_ok(self) -> None:
         for queue, ring in self._rings.items():
-            self._pair.attach(queue, ring, base=None)
+            self._pair.attach(queue, ring, base=ring.base)
 
     def reconnect(self) -> None:
         """As a front-end that lost its back-end: every ring goes on where it was used last."""
@@ -108,12 +109,15 @@ class Pair:
         driver: DriverSettings = DriverSettings(),  # noqa: B008 - immutable
         kernel: KernelSettings = KernelSettings(),  # noqa: B008 - immutable
         page_bytes: int = 4096,
+        *,
+        boots: bool = True,
     ) -> None:
         self.memory = memoryview(mmap.mmap(-1, memory_bytes))
         self.clock = FakeClock()
         self.scheduler = Scheduler(self.clock.now_ns())
         physical = PhysicalMemory([MemoryPiece(0, self.memory)], page_bytes)
-        self.kernel = Kernel(physical, self.scheduler, kernel)
+        self.kernel = Kernel(physical, self.scheduler, kernel, boots=boots)
+        self.programs = Programs(self.kernel)
         self.device = Balloon(balloon, self.clock)
         self.device_memory = DeviceMemory(self.memory, balloon.host_page_bytes)
         self.events: list[Fact] = []
@@ -129,7 +133,7 @@ class Pair:
         self.device.observers.add(self.events.append)
         self.device.connect(self.device_memory, self)
 
-    def attach(self, queue: int, ring: DriverRing, base: int | None) -> None:
+    def attach(self, queue: int, ring: DriverRing, base: int) -> None:
         self.device.attach(queue, self._device_ring(ring, base))
         self.kicked.add(queue)
 
@@ -215,18 +219,17 @@ class Pair:
     def set_target(self, pages: int) -> None:
         self.device.set_target(pages)
 
-    def _device_ring(self, ring: DriverRing, base: int | None) -> DeviceRing:
+    def _device_ring(self, ring: DriverRing, base: int) -> DeviceRing:
         event_idx = bool(self.driver.negotiated & Feature.EVENT_IDX)
         view, place = self.device_memory.view, ring.place
         if self.driver.negotiated & Feature.RING_PACKED:
             sizes = packed_area_bytes(ring.size)
             packed = PackedAreas(*(view(at, n) for at, n in zip(place, sizes, strict=True)))
-            start = 1 << 31 | 1 << 15 if base is None else base
             return PackedRing(
                 packed,
                 self.device_memory,
                 no_fence,
-                base=start,
+                base=base,
                 event_idx=event_idx,
                 indirect=False,
             )
@@ -236,7 +239,7 @@ class Pair:
             split,
             self.device_memory,
             no_fence,
-            base=base or 0,
+            base=base,
             event_idx=event_idx,
             indirect=False,
         )

@@ -9,7 +9,8 @@ Source: VIRTIO 1.4 5.5.5, 5.5.6; Linux virtballoon_validate, virtballoon_probe.
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Sequence
+from typing import Final, NamedTuple
 
 from ballonet.driver.hint_worker import HintWorker
 from ballonet.driver.queue import DriverQueue
@@ -18,18 +19,19 @@ from ballonet.driver.settings import DriverSettings
 from ballonet.driver.size_worker import MESSAGE_PFNS, SizeWorker
 from ballonet.driver.stats_worker import STATS_BUFFER_BYTES, StatsWorker
 from ballonet.driver.transport import Transport
-from ballonet.errors import GuestError
+from ballonet.errors import GuestError, RingError
+from ballonet.kernel.frames import Use
 from ballonet.kernel.kernel import Kernel
 from ballonet.kernel.tasks import Job, Task
 from ballonet.virtio.config import POISON_VAL
 from ballonet.virtio.features import Feature
-from ballonet.virtio.queues import QueueRole, queue_roles
-from ballonet.virtio.ring.driver import DriverRing
+from ballonet.virtio.queues import QueueLayout, QueueRole, queue_roles
+from ballonet.virtio.ring.driver import DriverRing, RingState
 from ballonet.virtio.ring.notify import Fence
 from ballonet.virtio.ring.packed_driver import PackedDriverRing, packed_place, packed_ring_bytes
 from ballonet.virtio.ring.split_driver import SplitDriverRing, split_place, split_ring_bytes
 
-__all__ = ["BalloonDriver", "choose_features"]
+__all__ = ["BalloonDriver", "RingInUse", "choose_features", "roles_by_number"]
 
 #: Where in the driver's one buffer page its messages lie.
 _PFNS_AT: Final = 0
@@ -51,6 +53,20 @@ def choose_features(offered: int, accepts: Feature, *, poisons: bool) -> Feature
     return chosen
 
 
+class RingInUse(NamedTuple):
+    """A ring of a driver that has gone: where it begins, its entries, and what the driver knew."""
+
+    gpa: int
+    size: int
+    state: RingState
+
+
+def roles_by_number(negotiated: Feature, layout: QueueLayout) -> dict[int, QueueRole]:
+    """Which number each queue has, in the order of the numbers."""
+    roles = queue_roles(negotiated, layout)
+    return {number: role for number, role in enumerate(roles) if role is not None}
+
+
 class BalloonDriver:
     """One driver of one device."""
 
@@ -63,9 +79,10 @@ class BalloonDriver:
         self.queues: dict[QueueRole, DriverQueue] = {}
         self._transport, self._fence = transport, fence
         self._numbers: dict[int, QueueRole] = {}
-        self._memory: list[tuple[int, int]] = []  # of rings and buffers: address and bytes
+        self._memory: list[tuple[int, int]] = []  # of buffers and rings: address and bytes
         self._tasks: list[Task] = []
         self.size: SizeWorker
+        self.stats: StatsWorker | None = None
         self.hints: HintWorker | None = None
         self.reports: ReportWorker | None = None
 
@@ -73,6 +90,47 @@ class BalloonDriver:
         """Take the device into use. Raises: GuestError, if it does not let itself be used."""
         self._begin()
         self.size.wake()
+
+    def resume(self, negotiated: Feature, buffers_gpa: int, rings: Sequence[RingInUse]) -> None:
+        """Go on with buffers and rings that another driver had in this guest's memory.
+
+        The device is told of the rings, and nothing else; workers remember nothing yet.
+        Raises: RingError, if that cannot be; GuestMemoryError.
+        """
+        self.negotiated = negotiated
+        self._memory = [(buffers_gpa, _BUFFER_BYTES)]
+        self._memory += [(use.gpa, self._ring_bytes(use.size)) for use in rings]
+        self._check_memory()
+        self._numbers = roles_by_number(negotiated, self.settings.layout)
+        queues = {}
+        for (number, role), use in zip(self._numbers.items(), rings, strict=True):
+            ring = self._ring_at(use.gpa, use.size)
+            ring.restore(use.state)
+            queues[role] = DriverQueue(number, ring, self._transport)
+        self.queues = queues
+        for queue in self.queues.values():
+            self._transport.set_queue(queue.number, queue.ring)
+        self._start_workers(buffers_gpa, is_new=False)
+
+    def accept_again(self) -> None:
+        """Settle with the device on the features that are in use. Raises: GuestError."""
+        missing = self.negotiated & ~Feature(self._transport.offered() & int(self.negotiated))
+        if missing or not all(map(self._transport.queue_size, self._numbers)):
+            raise GuestError(f"the device lacks features {int(missing):#x} or queues of this guest")
+        self._transport.accept(self.negotiated)
+
+    def go_on(self) -> None:
+        """Let the device begin with rings that are in use. Raises: GuestError."""
+        self._transport.driver_ok()
+        self.reconnected()
+        for queue in self.queues.values():
+            self._transport.kick(queue.number)
+            queue.called.set()
+
+    @property
+    def memory(self) -> list[tuple[int, int]]:
+        """Address and bytes of the buffers, and then of each ring in the order of its number."""
+        return list(self._memory)
 
     def config_changed(self) -> None:
         """The device's configuration is not what it was; what changed is not told."""
@@ -112,8 +170,7 @@ class BalloonDriver:
         self._transport.reset()
         self._settle_features()
         buffers = self._allocate(_BUFFER_BYTES)
-        roles = queue_roles(self.negotiated, self.settings.layout)
-        self._numbers = {number: role for number, role in enumerate(roles) if role is not None}
+        self._numbers = roles_by_number(self.negotiated, self.settings.layout)
         self.queues = {
             role: DriverQueue(number, self._make_ring(number, role), self._transport)
             for number, role in self._numbers.items()
@@ -122,7 +179,7 @@ class BalloonDriver:
             self._transport.set_queue(queue.number, queue.ring)
         self._write_poison()
         self._transport.driver_ok()
-        self._start_workers(buffers)
+        self._start_workers(buffers, is_new=True)
 
     def _write_poison(self) -> None:
         if self.negotiated & Feature.PAGE_POISON:
@@ -137,7 +194,7 @@ class BalloonDriver:
         )
         self._transport.accept(self.negotiated)
 
-    def _start_workers(self, buffers: int) -> None:
+    def _start_workers(self, buffers: int, *, is_new: bool) -> None:
         kernel, queues = self.kernel, self.queues
         is_oom = bool(self.negotiated & Feature.DEFLATE_ON_OOM)
         self.size = SizeWorker(
@@ -152,8 +209,8 @@ class BalloonDriver:
         if is_oom:
             kernel.oom_notifiers.append(self.size.notify_oom)
         if QueueRole.STATS in queues:
-            stats = StatsWorker(kernel, queues[QueueRole.STATS], buffers + _STATS_AT)
-            self._spawn("balloon stats", stats.run())
+            self.stats = StatsWorker(kernel, queues[QueueRole.STATS], buffers + _STATS_AT)
+            self._spawn("balloon stats", self.stats.run())
         if QueueRole.HINT in queues:
             self.hints = HintWorker(
                 kernel,
@@ -163,10 +220,13 @@ class BalloonDriver:
                 self.settings.hint_order,
             )
             kernel.shrinkers.append(self.hints.release_blocks)
+            if is_new:
+                queues[QueueRole.HINT].ring.disable_calls()
             self._spawn("balloon hints", self.hints.run())
         if QueueRole.REPORTING in queues:
             self.reports = ReportWorker(queues[QueueRole.REPORTING], kernel.page_bytes)
-            kernel.reporting.start(self.reports.report)
+            reporting = kernel.reporting
+            (reporting.start if is_new else reporting.resume)(self.reports.report)
 
     def _leave(self) -> Job[None]:
         """The other way round: stop asking, empty the balloon, reset, free the rings."""
@@ -188,6 +248,7 @@ class BalloonDriver:
         if self.hints is not None:
             self.hints.release_blocks()
             self.hints = None
+        self.stats = None
         self._tasks.clear()
         self._numbers.clear()
         for queue in self.queues.values():
@@ -201,17 +262,33 @@ class BalloonDriver:
         size = self._transport.queue_size(number)
         if not size or (role is QueueRole.HINT and size < 2):
             raise GuestError(f"the device has no {role.name.lower()} queue at number {number}")
+        return self._ring_at(self._allocate(self._ring_bytes(size)), size)
+
+    def _check_memory(self) -> None:
+        """Buffers and rings lie apart, in frames of the kernel. Raises: RingError."""
+        page, use = self.kernel.page_bytes, self.kernel.table.use
+        reach = 0
+        for gpa, size in sorted(self._memory):
+            end = gpa + self.kernel.block_bytes(size)
+            if gpa % page or gpa < reach or end > use.size * page:
+                raise RingError(f"{size} bytes at {gpa:#x} cannot be a ring or buffers")
+            if (use[gpa // page : end // page] != Use.KERNEL).any():
+                raise RingError(f"{size} bytes at {gpa:#x} are not the kernel's")
+            reach = end
+
+    def _ring_bytes(self, size: int) -> int:
+        if self.negotiated & Feature.RING_PACKED:
+            return packed_ring_bytes(size)
+        return split_ring_bytes(size, self._transport.used_align)
+
+    def _ring_at(self, gpa: int, size: int) -> DriverRing:
         memory, event_idx = self.kernel.memory, bool(self.negotiated & Feature.EVENT_IDX)
         if self.negotiated & Feature.RING_PACKED:
-            gpa = self._allocate(packed_ring_bytes(size))
             return PackedDriverRing(
                 memory, packed_place(gpa, size), size, self._fence, event_idx=event_idx
             )
-        align = self._transport.used_align
-        gpa = self._allocate(split_ring_bytes(size, align))
-        return SplitDriverRing(
-            memory, split_place(gpa, size, align), size, self._fence, event_idx=event_idx
-        )
+        place = split_place(gpa, size, self._transport.used_align)
+        return SplitDriverRing(memory, place, size, self._fence, event_idx=event_idx)
 
     def _allocate(self, size: int) -> int:
         gpa = self.kernel.allocate_kernel(size)

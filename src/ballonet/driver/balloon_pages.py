@@ -20,6 +20,11 @@ class BalloonPages:
         self._frames: Frames = np.empty(1024, np.int64)
         self.count = 0
 
+    @property
+    def frames(self) -> Frames:
+        """All of them, newest last."""
+        return self._frames[: self.count]
+
     def push(self, frames: Frames) -> None:
         """Add frames."""
         end = self.count + frames.size

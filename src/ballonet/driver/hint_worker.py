@@ -16,7 +16,7 @@ from ballonet.driver.transport import Transport
 from ballonet.kernel.buddy import MigrateType
 from ballonet.kernel.frames import Use
 from ballonet.kernel.kernel import Kernel
-from ballonet.kernel.tasks import Flag, Job, Sleep
+from ballonet.kernel.tasks import Flag, Job, Rest, Sleep
 from ballonet.virtio.hint_ids import CMD_ID_DONE, CMD_ID_STOP
 
 __all__ = ["HintWorker"]
@@ -38,25 +38,24 @@ class HintWorker:
         self._kernel, self._transport, self._queue = kernel, transport, queue
         self._buffer_gpa = buffer_gpa  #: room for two commands
         self._order = order
-        self._changed = Flag()
-        self._cmd_id = self._active_id = CMD_ID_STOP
-        self._is_unread = False
+        self.changed: Final = Flag()  #: the device's id may have changed
+        self.cmd_id = self.active_id = CMD_ID_STOP  #: of the device, and of the last round
+        self.is_unread = False  #: the device's id must be read again
 
     def wake(self) -> None:
         """The device's id may have changed."""
-        self._is_unread = True
-        self._changed.set()
+        self.is_unread = True
+        self.changed.set()
 
     def run(self) -> Job[None]:
         """Serve round after round, for ever."""
-        self._queue.ring.disable_calls()
         while True:
-            yield self._changed
-            self._changed.clear()
+            yield Rest(self.changed)
+            self.changed.clear()
             cmd_id = self._current_id()
             if cmd_id == CMD_ID_DONE:
                 self.release_blocks()
-            elif cmd_id != CMD_ID_STOP and cmd_id != self._active_id:
+            elif cmd_id != CMD_ID_STOP and cmd_id != self.active_id:
                 yield from self._serve_round(cmd_id)
 
     def release_blocks(self) -> int:
@@ -69,15 +68,15 @@ class HintWorker:
         return frames
 
     def _current_id(self) -> int:
-        if self._is_unread:
-            self._is_unread = False
+        if self.is_unread:
+            self.is_unread = False
             raw = self._transport.read_config(_CMD_ID_AT, _WORD)
-            self._cmd_id = int.from_bytes(raw, "little")
-        return self._cmd_id
+            self.cmd_id = int.from_bytes(raw, "little")
+        return self.cmd_id
 
     def _serve_round(self, cmd_id: int) -> Job[None]:
         self.rounds += 1
-        self._active_id = cmd_id
+        self.active_id = cmd_id
         yield from self._send_command(cmd_id, self._buffer_gpa)
         page = self._kernel.page_bytes
         while self._current_id() == cmd_id:
@@ -93,6 +92,7 @@ class HintWorker:
             self.blocks.append(head)
             yield None
         yield from self._send_command(CMD_ID_STOP, self._buffer_gpa + _WORD)
+        self._queue.forget()
 
     def _send_command(self, word: int, gpa: int) -> Job[None]:
         """Send a word; its buffer must not be changed before the device has read it."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from ballonet.driver.transport import Transport
-from ballonet.kernel.tasks import Flag, Job, Sleep
+from ballonet.kernel.tasks import Flag, Job, Rest, Sleep
 from ballonet.virtio.ring.chain import Piece
 from ballonet.virtio.ring.driver import DriverRing, Used
 
@@ -42,6 +42,16 @@ class DriverQueue:
                 yield Sleep(_REMIND_NS, self.called)
                 self.slow_answers += not self.called.is_set
         return self._done.pop(head)
+
+    def rest_until_used(self, head: int, now_ns: Callable[[], int]) -> Job[None]:
+        """The same at a rest: the task keeps the head, and may begin to wait anew."""
+        while head not in self._done:
+            self.called.clear()
+            self.collect()
+            if head not in self._done:
+                yield Rest(self.called, now_ns() + _REMIND_NS)
+                self.slow_answers += not self.called.is_set
+        del self._done[head]
 
     def collect(self) -> None:
         """Note what came back. Raises: RingError."""

@@ -18,16 +18,16 @@ from ballonet.driver.queue import DriverQueue
 from ballonet.driver.transport import Transport
 from ballonet.kernel.frames import Frames, Use
 from ballonet.kernel.kernel import Effort, Kernel
-from ballonet.kernel.tasks import Flag, Job, Sleep
+from ballonet.kernel.tasks import Flag, Job, Rest
 from ballonet.units import BALLOON_PAGE_BYTES
 from ballonet.virtio.config import ACTUAL, NUM_PAGES
 
-__all__ = ["MESSAGE_PFNS", "SizeWorker"]
+__all__ = ["MESSAGE_PFNS", "RETRY_NS_MAX", "RETRY_NS_MIN", "SizeWorker"]
 
 MESSAGE_PFNS: Final = 256  #: page numbers in one message, as Linux sends them
 #: Between two tries to find memory: doubled each time, where Linux always waits the first.
-_RETRY_NS_MIN: Final = 200_000_000
-_RETRY_NS_MAX: Final = 5_000_000_000
+RETRY_NS_MIN: Final = 200_000_000
+RETRY_NS_MAX: Final = 5_000_000_000
 _WORD: Final = 4
 
 
@@ -48,10 +48,13 @@ class SizeWorker:
         self._kernel, self._transport = kernel, transport
         self._inflate_queue, self._deflate_queue = queues
         self._buffer_gpa = buffer_gpa  #: room for one message
-        self._hides_pages = hides_pages
         self._pages_per_frame = kernel.page_bytes // BALLOON_PAGE_BYTES
         self._message_frames = MESSAGE_PFNS // self._pages_per_frame
-        self._wanted, self._free = Flag(), Flag()
+        self.wanted: Final = Flag()  #: the target may have changed, or is not reached
+        self.retry_ns = RETRY_NS_MIN  #: to wait after the next time that no page is found
+        self.retry_at_ns: int | None = None  #: when to try again after the last time
+        self.hides_pages: Final = hides_pages
+        self._free = Flag()
         self._free.set()
         self._is_stopping = False
 
@@ -62,7 +65,7 @@ class SizeWorker:
 
     def wake(self) -> None:
         """The target may have changed."""
-        self._wanted.set()
+        self.wanted.set()
 
     def target_pages(self) -> int:
         """What the device asks for, rounded up to guest pages."""
@@ -71,30 +74,34 @@ class SizeWorker:
         return -(-target // self._pages_per_frame) * self._pages_per_frame
 
     def run(self) -> Job[None]:
-        """Follow the target until stopped."""
-        retry_ns = _RETRY_NS_MIN
+        """Follow the target until stopped; rests between two messages."""
         while True:
-            yield self._wanted
-            self._wanted.clear()
-            while not self._is_stopping and (diff := self.target_pages() - self.actual_pages):
-                is_short = False
-                if diff > 0:
-                    is_short = yield from self._fill(diff // self._pages_per_frame)
-                else:
-                    yield from self.leak(-diff // self._pages_per_frame)
-                self.write_actual()
-                if is_short:
-                    self.out_of_puff += 1
-                    yield Sleep(retry_ns, self._wanted)
-                    self._wanted.clear()
-                retry_ns = min(2 * retry_ns, _RETRY_NS_MAX) if is_short else _RETRY_NS_MIN
+            yield Rest(self.wanted, self.retry_at_ns)
+            self.wanted.clear()
+            self.retry_at_ns = None
             if self._is_stopping:
                 return
+            diff = self.target_pages() - self.actual_pages
+            if not diff:
+                continue
+            is_short = False
+            if diff > 0:
+                is_short = yield from self._fill(diff // self._pages_per_frame)
+            else:
+                yield from self.leak(-diff // self._pages_per_frame)
+            self.write_actual()
+            if is_short:
+                self.out_of_puff += 1
+                self.retry_at_ns = self._kernel.scheduler.now_ns + self.retry_ns
+                self.retry_ns = min(2 * self.retry_ns, RETRY_NS_MAX)
+            else:
+                self.retry_ns = RETRY_NS_MIN
+                self.wanted.set()
 
     def stop(self) -> Job[None]:
         """End the worker; returns when no message is under way."""
         self._is_stopping = True
-        self._wanted.set()
+        self.wanted.set()
         yield from self._lock()
         self._unlock()
 
@@ -169,7 +176,7 @@ class SizeWorker:
         return missing > 0
 
     def _account(self, frames: int) -> None:
-        if self._hides_pages:
+        if self.hides_pages:
             self._kernel.hidden_frames += frames
 
     def _tell(self, queue: DriverQueue, frames: Frames) -> Job[None]:

@@ -25,14 +25,23 @@ class StatsWorker:
     """The statistics queue."""
 
     def __init__(self, kernel: Kernel, queue: DriverQueue, buffer_gpa: int) -> None:
+        self.head: int | None = None  #: of the chain that the device has
         self._kernel, self._queue, self._buffer_gpa = kernel, queue, buffer_gpa
 
     def run(self) -> Job[None]:
-        """Answer every question of the device, for ever; the first answer is given unasked."""
+        """Answer every question of the device, for ever; the first answer is given unasked.
+
+        It rests while the device has the buffer, which may be for ever.
+        """
         while True:
+            if self.head is not None:
+                yield from self._queue.rest_until_used(self.head, self._now_ns)
             raw = b"".join(_ENTRY.pack(_TAGS[name], value) for name, value in self._values())
             self._kernel.memory.view(self._buffer_gpa, len(raw))[:] = raw
-            yield from self._queue.wait(self._queue.send([(self._buffer_gpa, len(raw))]))
+            self.head = self._queue.send([(self._buffer_gpa, len(raw))])
+
+    def _now_ns(self) -> int:
+        return self._kernel.scheduler.now_ns
 
     def _values(self) -> list[tuple[str, int]]:
         """In Linux's order; bytes, but for faults, kills and stalls."""

@@ -1,31 +1,32 @@
 """The embedded guest: kernel and driver of ours in a process, attached to any vhost-user balloon.
 
-It can be asked things over a socket, a JSON object in each line: ``{"do": "meminfo"}`` is answered
-with ``{"result": {...}}`` or ``{"error": "..."}``.  Not here: the process (embedded_process.py).
+It can go on elsewhere.  Here: `freeze`, then, when the device has stopped, `save_state`; `thaw` if
+nothing came of it.  There: a machine made with `waits_for_state` touches neither memory nor device
+until its memory was filled; then `restore_state`, and `go_on`.
+Not here: the process (embedded_process.py), what the guest can be asked (embedded_requests.py).
 Units: bytes.
 """
 
 from __future__ import annotations
 
-import json
 import socket
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Final, Self
 
-import numpy as np
-
+from ballonet.driver import state as driver_state
 from ballonet.driver.balloon_driver import BalloonDriver
 from ballonet.driver.settings import DriverSettings
-from ballonet.errors import BallonetError, GuestError
-from ballonet.kernel.areas import Process
-from ballonet.kernel.kernel import Kernel, KernelSettings, ProcessKilled
+from ballonet.errors import GuestError, SettingsError, UsageError
+from ballonet.guests.embedded_requests import AskedGuest, RequestSocket
+from ballonet.kernel import state as kernel_state
+from ballonet.kernel.kernel import Kernel, KernelSettings
 from ballonet.kernel.physical import MemoryPiece, PhysicalMemory
-from ballonet.kernel.tasks import Job, Scheduler, Sleep
-from ballonet.kernel.workloads import WORKLOADS, start_workload
+from ballonet.kernel.tasks import Job, Rest, Scheduler
+from ballonet.kernel.workloads import WORKLOADS, Programs
 from ballonet.memory.fence import full_fence
 from ballonet.memory.regions import Region
 from ballonet.memory.shared_file import SharedFile
@@ -36,10 +37,9 @@ __all__ = ["EmbeddedGuestSettings", "EmbeddedMachine"]
 
 _STEPS_PER_TURN: Final = 200
 _RECONNECT_NS: Final = 100_000_000
-_LINE_MAX: Final = 1 << 16
-_ANSWER_S: Final = 5.0
 #: Where guest memory lies in the addresses of its own process; only rings are named by it.
 _UVA: Final = 1 << 40
+_KERNEL, _DRIVER = "kernel", "driver"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,38 +56,46 @@ class EmbeddedGuestSettings:
 
 
 class EmbeddedMachine:
-    """Memory, kernel, driver and the way to the device; a context manager."""
+    """Memory, kernel, driver and the way to the device; a context manager.
 
-    def __init__(self, settings: EmbeddedGuestSettings) -> None:
+    All methods but `stop` belong to the thread of its loop.
+    """
+
+    def __init__(self, settings: EmbeddedGuestSettings, *, waits_for_state: bool = False) -> None:
         if settings.workload not in (None, *WORKLOADS):
             raise GuestError(f"no workload {settings.workload!r}; there are {', '.join(WORKLOADS)}")
         if settings.socket_path is None:
             raise GuestError("an embedded guest needs a balloon device")
         self.settings: Final = settings
+        self.waits_for_state = waits_for_state
         self._begun_ns = time.monotonic_ns()
-        self._loop = EventLoop(self._work, self._deadline_ns)
-        self._memory = SharedFile("ballonet-guest", settings.memory_bytes)
-        pieces = [MemoryPiece(0, self._memory.view)]
-        self.scheduler: Final = Scheduler(self._now_ns())
+        self.loop: Final = EventLoop(self._work, self._deadline_ns)
+        self.memory: Final = SharedFile("ballonet-guest", settings.memory_bytes)
+        pieces = [MemoryPiece(0, self.memory.view)]
+        self.scheduler: Final = Scheduler()
         self.kernel: Final = Kernel(
-            PhysicalMemory(pieces, settings.page_bytes), self.scheduler, settings.kernel
+            PhysicalMemory(pieces, settings.page_bytes),
+            self.scheduler,
+            settings.kernel,
+            boots=not waits_for_state,
         )
+        self.programs: Final = Programs(self.kernel)
         region = Region(0, settings.memory_bytes, _UVA, 0)
         self.front_end: Final = FrontEnd(
-            self._loop,
+            self.loop,
             settings.socket_path,
-            [SharedRegion(region, self._memory.fd)],
+            [SharedRegion(region, self.memory.fd)],
             called=self._called,
             config_changed=self._config_changed,
             reconnected=self._reconnected,
         )
         self.driver: Final = BalloonDriver(self.kernel, self.front_end, full_fence, settings.driver)
-        self._control: socket.socket | None = None
-        self._received = b""
+        self._requests: RequestSocket | None = None
         self._reconnect_ns = 0
-        self._hogs: list[Process] = []
 
     def __enter__(self) -> Self:
+        if self.waits_for_state:
+            return self
         try:
             self.front_end.connect()
             self.driver.start()
@@ -95,7 +103,7 @@ class EmbeddedMachine:
             self.close()
             raise
         if self.settings.workload is not None:
-            start_workload(self.kernel, self.settings.workload)
+            self.programs.start(self.settings.workload)
         return self
 
     def __exit__(
@@ -108,25 +116,25 @@ class EmbeddedMachine:
 
     def listen(self, control: socket.socket) -> None:
         """Obey requests on this socket, and end when it is closed."""
-        control.settimeout(0)
-        self._control = control
-        self._loop.register(control.fileno(), self._read_requests)
+        guest = AskedGuest(self.kernel, self.driver, self.front_end)
+        self._requests = RequestSocket(control, self.loop, guest, self.stop)
 
     def run(self) -> None:
         """Run until stopped. Raises: GuestError; GuestPanicError."""
-        self._loop.run()
+        self.loop.run()
 
     def stop(self) -> None:
         """Let `run` return; may be called from a signal handler."""
-        self._loop.stop()
+        self.loop.stop()
 
     def every(self, seconds: float, action: Callable[[], None]) -> None:
-        """Call something again and again, by the host's clock."""
+        """Call something again and again, by the host's clock, while the guest runs."""
 
         def repeat() -> Job[None]:
             while True:
                 action()
-                yield Sleep(int(seconds * 1e9 * self.settings.speed))
+                pause_ns = int(seconds * 1e9 * self.settings.speed)
+                yield Rest(until_ns=self.scheduler.now_ns + pause_ns)
 
         self.scheduler.spawn("watch", repeat())
 
@@ -134,45 +142,65 @@ class EmbeddedMachine:
         """Power off; safe to call again."""
         self.front_end.close()
         self.kernel.memory.release()
-        self._memory.close()
-        self._loop.close()
+        self.memory.close()
+        self.loop.close()
 
-    def use_memory(self, percent: int) -> Job[int]:
-        """Fill a part of what is available with a file and remove it; returns the bytes."""
-        pages = self.kernel.available_frames * percent // 100
-        area = self.kernel.add_area("fill", pages)
-        yield from self.kernel.paging.touch(area, np.arange(pages), write=True)
-        self.kernel.remove_area(area)
-        return pages * self.kernel.page_bytes
+    def freeze(self) -> None:
+        """Let every task come to rest; what was begun comes to its end, nothing new is begun.
 
-    def read_file(self, size: int) -> Job[int]:
-        """Read a file of so many bytes, which stays in the page cache; returns its pages."""
-        pages = size // self.kernel.page_bytes
-        area = self.kernel.add_area("file", pages)
-        yield from self.kernel.paging.touch(area, np.arange(pages), write=False)
-        return pages
+        The device is still needed for that, and the loop must run.  `is_frozen` says when all rest;
+        then nothing goes on until `thaw`, and the guest's clock stands still.
+        """
+        self.scheduler.freeze()
 
-    def hog(self, size: int) -> Job[bool]:
-        """A process takes so many bytes and keeps them; False if it was killed for it."""
-        process = self.kernel.start_process("hog")
-        pages = size // self.kernel.page_bytes
-        area = self.kernel.add_area("hog", pages, process)
-        self._hogs.append(process)
-        try:
-            yield from self.kernel.paging.touch(area, np.arange(pages), write=True, process=process)
-        except ProcessKilled:
-            return False
-        return process.is_alive
+    @property
+    def is_frozen(self) -> bool:
+        """Every task rests."""
+        return self.scheduler.is_frozen
 
-    def release_hogs(self) -> Job[int]:
-        """End every process that keeps memory, after a look at what is in it."""
-        hogs, self._hogs = [one for one in self._hogs if one.is_alive], []
-        for process in hogs:
-            for area in list(process.areas):
-                pages = np.arange(area.frames.size)
-                yield from self.kernel.paging.touch(area, pages, write=False, process=process)
-            self.kernel.end_process(process)
-        return len(hogs)
+    def thaw(self) -> None:
+        """Let all go on, at rest or on their way to it; the device must be running again."""
+        stood_still = self.scheduler.is_frozen
+        self.scheduler.thaw()
+        if stood_still:
+            self._set_clock()
+
+    def save_state(self) -> dict[str, bytes]:
+        """What a machine with a copy of this memory needs to go on; the device must have stopped.
+
+        Raises: UsageError, if it is not frozen; GuestError, if it cannot be written down.
+        """
+        return {
+            _KERNEL: kernel_state.state_of(self.kernel, self.programs),
+            _DRIVER: driver_state.state_of(self.driver),
+        }
+
+    def restore_state(self, state: Mapping[str, bytes]) -> None:
+        """Become the guest that another machine stopped, all of whose memory is here by now.
+
+        The device is not asked for anything yet.  The guest's clock goes on where it stopped, too.
+        Raises: SettingsError, StreamError, if the state is not for this machine or cannot be right,
+        and the machine can only be closed then.
+        """
+        if not self.waits_for_state:
+            raise UsageError("the guest has begun")
+        if state.keys() != {_KERNEL, _DRIVER}:
+            raise SettingsError("parts of the state", ", ".join(sorted(state))[:80], "both parts")
+        kernel_state.restore_state(self.kernel, self.programs, state[_KERNEL])
+        driver_state.restore_state(self.driver, state[_DRIVER])
+
+    def go_on(self) -> None:
+        """Take the device into use for the guest that was restored, and let it run.
+
+        Raises: GuestError, if there is no such device; the machine can only be closed then.
+        """
+        if not self.waits_for_state or not self.driver.queues:
+            raise UsageError("no state was restored, or the guest has begun")
+        self.front_end.connect()
+        self.driver.accept_again()
+        self.driver.go_on()
+        self._set_clock()
+        self.waits_for_state = False
 
     def _called(self, queue: int) -> None:
         self.driver.called(queue)
@@ -185,91 +213,32 @@ class EmbeddedMachine:
 
     def _now_ns(self) -> int:
         """The guest's clock."""
+        if self.scheduler.is_frozen:
+            return self.scheduler.now_ns
         return int((time.monotonic_ns() - self._begun_ns) * self.settings.speed)
 
+    def _set_clock(self) -> None:
+        """Let the guest's clock go on where it stands."""
+        self._begun_ns = time.monotonic_ns() - int(self.scheduler.now_ns / self.settings.speed)
+
     def _work(self) -> bool:
-        if not self.front_end.is_connected and time.monotonic_ns() >= self._reconnect_ns:
-            self._reconnect_ns = time.monotonic_ns() + _RECONNECT_NS
-            self.front_end.reconnect()
-        return self.scheduler.run(self._now_ns(), _STEPS_PER_TURN)
+        if self.waits_for_state:
+            return False
+        if not self.scheduler.is_frozen and not self.front_end.is_connected:
+            now_ns = time.monotonic_ns()
+            if now_ns >= self._reconnect_ns:
+                self._reconnect_ns = now_ns + _RECONNECT_NS
+                self.front_end.reconnect()
+        self.scheduler.run(self._now_ns(), _STEPS_PER_TURN)
+        return self.scheduler.can_go_on
 
     def _deadline_ns(self) -> int | None:
-        deadline_ns = self.scheduler.deadline_ns
-        if deadline_ns is not None:
-            deadline_ns = self._begun_ns + int(deadline_ns / self.settings.speed)
+        """By the host's clock."""
+        if self.scheduler.is_frozen or self.waits_for_state:
+            return None
+        times = []
+        if self.scheduler.deadline_ns is not None:
+            times.append(self._begun_ns + int(self.scheduler.deadline_ns / self.settings.speed))
         if not self.front_end.is_connected:
-            return min(deadline_ns or self._reconnect_ns, self._reconnect_ns)
-        return deadline_ns
-
-    def _read_requests(self) -> None:
-        if self._control is None:
-            return
-        try:
-            data = self._control.recv(1 << 16)
-        except OSError:  # whoever asked was killed with an answer unread
-            data = b""
-        if not data:
-            self.stop()
-            return
-        *lines, self._received = (self._received + data).split(b"\n")
-        if len(self._received) > _LINE_MAX:
-            self.stop()
-        for line in lines:
-            self.scheduler.spawn("request", self._execute(line))
-
-    def _execute(self, line: bytes) -> Job[None]:
-        try:
-            request = json.loads(line)
-            answer = {"result": (yield from _REQUESTS[request.pop("do")](self, **request))}
-        except (BallonetError, ValueError, TypeError, KeyError) as error:
-            answer = {"error": f"{type(error).__name__}: {error}"}
-        if self._control is not None:
-            self._answer(self._control, answer)
-
-    def _answer(self, control: socket.socket, answer: dict[str, Any]) -> None:
-        """Tell it; who does not listen is gone, and the guest goes with him."""
-        control.settimeout(_ANSWER_S)
-        try:
-            control.sendall(json.dumps(answer).encode() + b"\n")
-        except OSError:
-            self.stop()
-        else:
-            control.settimeout(0)
-
-
-def _at_once(question: Callable[[EmbeddedMachine], Any]) -> Callable[..., Job[Any]]:
-    """A request that is answered without waiting."""
-
-    def ask(machine: EmbeddedMachine) -> Job[Any]:
-        yield None
-        return question(machine)
-
-    return ask
-
-
-def _driver_facts(machine: EmbeddedMachine) -> dict[str, object]:
-    driver = machine.driver
-    return {
-        "negotiated": int(driver.negotiated),
-        "actual_pages": driver.size.actual_pages,
-        "out_of_puff": driver.size.out_of_puff,
-        "hint_rounds": driver.hints.rounds if driver.hints else 0,
-        "reports": driver.reports.chains if driver.reports else 0,
-        "reconnections": machine.front_end.reconnections,
-    }
-
-
-_REQUESTS: Final[Mapping[str, Callable[..., Job[Any]]]] = {
-    "meminfo": _at_once(lambda machine: machine.kernel.meminfo()),
-    "vmstat": _at_once(lambda machine: asdict(machine.kernel.counters)),
-    "driver": _at_once(_driver_facts),
-    "drop_caches": _at_once(lambda machine: machine.kernel.reclaim.drop_cache()),
-    "compact": lambda machine: machine.kernel.compact(),
-    "use_memory": EmbeddedMachine.use_memory,
-    "read_file": EmbeddedMachine.read_file,
-    "hog": EmbeddedMachine.hog,
-    "release_hogs": EmbeddedMachine.release_hogs,
-    "freeze": lambda machine: machine.driver.freeze(),
-    "restore": lambda machine: machine.driver.restore(),
-    "remove": lambda machine: machine.driver.remove(),
-}
+            times.append(self._reconnect_ns)
+        return min(times, default=None)

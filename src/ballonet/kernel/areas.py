@@ -13,12 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ballonet.kernel.frames import Frames
-from ballonet.kernel.tasks import Task
 
-__all__ = ["ABSENT", "Area", "Process", "Swap"]
+__all__ = ["ABSENT", "IN_SWAP", "Area", "Process", "Swap"]
 
 ABSENT: Final = -1  #: never touched, or dropped because its file has it
 IN_SWAP: Final = -2
+_MARK_STEP: Final = np.uint64(0x9E37_79B9_7F4A_7C15)  # spreads marks over all bits of a word
 
 
 class Area:
@@ -30,7 +30,8 @@ class Area:
         self.is_file: Final = is_file
         self.frames: Frames = np.full(pages, ABSENT, np.int64)  #: frame, ABSENT or IN_SWAP
         self.dirty: NDArray[np.bool_] = np.zeros(pages if is_file else 0, np.bool_)
-        self.words: NDArray[np.uint64] | None = np.zeros(pages, np.uint64) if marks else None
+        #: Which write each page must hold, 0 if it was never written; None without marks.
+        self.marks: NDArray[np.uint32] | None = np.zeros(pages, np.uint32) if marks else None
 
     @property
     def present(self) -> Frames:
@@ -42,6 +43,15 @@ class Area:
         """Pages in the swap."""
         return int(np.count_nonzero(self.frames == IN_SWAP))
 
+    def words(self, indexes: Frames) -> NDArray[np.uint64] | None:
+        """What both ends of these pages must hold; None without marks."""
+        if self.marks is None:
+            return None
+        marks = self.marks[indexes].astype(np.uint64)
+        words = (indexes.astype(np.uint64) << np.uint64(32) | marks) * _MARK_STEP
+        words[marks == 0] = 0
+        return words
+
 
 @dataclass(eq=False, slots=True)
 class Process:
@@ -50,7 +60,6 @@ class Process:
     pid: int
     name: str
     areas: list[Area] = field(default_factory=list)
-    task: Task | None = None
     is_alive: bool = True
 
     @property

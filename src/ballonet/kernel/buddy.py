@@ -8,13 +8,15 @@ Units: frames, which are guest pages.  Source: Linux mm/page_alloc.c.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import IntEnum
+from itertools import chain
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["MAX_ORDER", "PAGEBLOCK_ORDER", "Buddy", "MigrateType"]
+__all__ = ["MAX_ORDER", "PAGEBLOCK_ORDER", "Buddy", "FreeBlocks", "MigrateType"]
 
 Frames = NDArray[np.int64]
 
@@ -28,6 +30,21 @@ class MigrateType(IntEnum):
 
     UNMOVABLE = 0  #: the kernel's own
     MOVABLE = 1  #: of processes, of files, of the balloon
+
+
+@dataclass(frozen=True, slots=True)
+class FreeBlocks:
+    """The state of an allocator: blocks by type, by order, and oldest first, as on its lists."""
+
+    heads: Frames  #: first frame of each block
+    counts: Frames  #: length of each list
+    types: NDArray[np.uint8]  #: of each pageblock
+    reported: Frames  #: heads of blocks the host knows to be free, ascending
+
+    @property
+    def frames(self) -> Frames:
+        """Frames of each block."""
+        return np.repeat(np.tile(1 << np.arange(MAX_ORDER + 1), len(MigrateType)), self.counts)
 
 
 class Buddy:
@@ -45,6 +62,11 @@ class Buddy:
         self._types: NDArray[np.uint8] = np.full(blocks, MigrateType.MOVABLE, np.uint8)
         self._lists: list[list[dict[int, None]]] = [[{} for _ in _ORDERS] for _ in MigrateType]
         self._reported: set[int] = set()  # first frames of free blocks the host knows to be free
+
+    @property
+    def pageblocks(self) -> int:
+        """How many pageblocks have a type."""
+        return self._types.size
 
     def take(self, count: int, kind: MigrateType) -> Frames:
         """So many single frames, fewer if there are not enough; small blocks are used up first."""
@@ -139,6 +161,25 @@ class Buddy:
             self.free_frames -= used
             count -= used
         return np.concatenate(parts) if parts else np.empty(0, np.int64)
+
+    def snapshot(self) -> FreeBlocks:
+        """All that is needed to go on elsewhere."""
+        lists = [blocks for by_order in self._lists for blocks in by_order]
+        counts = np.array([len(blocks) for blocks in lists])
+        heads = np.fromiter(chain.from_iterable(lists), np.int64, int(counts.sum()))
+        return FreeBlocks(heads, counts, self._types.copy(), np.array(sorted(self._reported), int))
+
+    def restore(self, state: FreeBlocks) -> None:
+        """Go on where another allocator of this size was; the state was checked."""
+        orders = [order for _ in MigrateType for order in _ORDERS]
+        self._head[state.heads - self._base] = np.repeat(orders, state.counts) + 1
+        ends = np.cumsum(state.counts).tolist()
+        for i, (end, length) in enumerate(zip(ends, state.counts.tolist(), strict=True)):
+            kind, order = divmod(i, MAX_ORDER + 1)
+            self._lists[kind][order] = dict.fromkeys(state.heads[end - length : end].tolist())
+        self._types[:] = state.types
+        self._reported = set(state.reported.tolist())
+        self.free_frames = int(state.frames.sum())
 
     def _smallest(self, order: int, kind: MigrateType) -> tuple[int, int] | None:
         """The smallest block that is big enough; of the other type the largest instead."""

@@ -36,12 +36,12 @@ class FrameTable:
         self.area: NDArray[np.int32] = np.zeros(end, np.int32)  #: number of the area it belongs to
         self.index: NDArray[np.int32] = np.zeros(end, np.int32)  #: place in that area
         self.touched: NDArray[np.uint32] = np.zeros(end, np.uint32)  #: by the clock of `tick`
-        self._clock = 0
+        self.clock = 0
 
     def tick(self) -> int:
         """The next moment of the clock that orders touches."""
-        self._clock += 1
-        return self._clock
+        self.clock += 1
+        return self.clock
 
     def count(self, use: Use) -> int:
         """How many frames are used so."""

@@ -3,7 +3,8 @@
 A model, small and honest: zones with watermarks, a buddy allocator, pages of files and of
 processes, swap, an OOM killer, compaction and free page reporting behave as Linux's do; drivers,
 system calls and processors are not there.  Everything random comes from the seed.
-What may have to wait is a job of the kernel's scheduler; see tasks.py.
+What may have to wait is a job of the kernel's scheduler; see tasks.py.  A kernel can be made and
+not booted, for a guest that comes from elsewhere; see state.py.
 Units: frames, which are guest pages.  Source: Linux mm/.
 """
 
@@ -26,7 +27,7 @@ from ballonet.kernel.page_reporting import PageReporting
 from ballonet.kernel.paging import Paging
 from ballonet.kernel.physical import PhysicalMemory
 from ballonet.kernel.reclaim import SWAP_CLUSTER, Reclaim
-from ballonet.kernel.tasks import Flag, Job, Scheduler, Sleep
+from ballonet.kernel.tasks import Flag, Job, Rest, Scheduler, Sleep
 from ballonet.kernel.zone import DMA32_END_BYTES, Zone, set_watermarks
 
 __all__ = ["Effort", "Kernel", "KernelSettings", "ProcessKilled"]
@@ -69,7 +70,12 @@ class Kernel:
     """One guest's kernel, in memory of its own."""
 
     def __init__(
-        self, memory: PhysicalMemory, scheduler: Scheduler, settings: KernelSettings
+        self,
+        memory: PhysicalMemory,
+        scheduler: Scheduler,
+        settings: KernelSettings,
+        *,
+        boots: bool = True,
     ) -> None:
         self.memory: Final = memory
         self.scheduler: Final = scheduler
@@ -104,9 +110,15 @@ class Kernel:
         self.reporting: Final = PageReporting(
             scheduler, self.zones, (settings.reporting_bytes // self.page_bytes).bit_length() - 1
         )
-        self._need = Flag()
-        self._next_area = 1
-        self._boot()
+        self.memory_wanted: Final = Flag()  #: kswapd is to reclaim
+        self.next_area = self.next_pid = 1
+        if boots:
+            self._boot()
+            self.start()
+
+    def start(self) -> None:
+        """Start the kernel's own tasks; called by whoever fills a kernel that did not boot."""
+        self.scheduler.spawn("kswapd", self._kswapd())
 
     @property
     def managed_frames(self) -> int:
@@ -135,7 +147,7 @@ class Kernel:
         """
         frames = self._take(count, [zone.low for zone in self.zones])
         if not frames.size:
-            self._need.set()
+            self.memory_wanted.set()
             if effort is not Effort.FREE_ONLY:
                 yield None  # kswapd's turn
             frames = self._take(count, self._min_marks())
@@ -161,19 +173,24 @@ class Kernel:
 
     def allocate_kernel(self, size: int) -> int:
         """Address of so many zeroed bytes that never move. Raises: GuestPanicError."""
-        pages = -(-size // self.page_bytes)
-        order = (pages - 1).bit_length()
+        length = self.block_bytes(size)
+        order = (length // self.page_bytes).bit_length() - 1
         head = self.take_block(order, Use.KERNEL, MigrateType.UNMOVABLE)
         if head is None:
             raise GuestPanicError(f"no {size} bytes in one piece for the kernel")
         gpa = head * self.page_bytes
-        self.memory.view(gpa, self.page_bytes << order)[:] = bytes(self.page_bytes << order)
+        self.memory.view(gpa, length)[:] = bytes(length)
         return gpa
 
     def free_kernel(self, gpa: int, size: int) -> None:
         """Give back what `allocate_kernel` returned."""
-        head, pages = gpa // self.page_bytes, -(-size // self.page_bytes)
-        self.free(np.arange(head, head + (1 << (pages - 1).bit_length())))
+        head, frames = gpa // self.page_bytes, self.block_bytes(size) // self.page_bytes
+        self.free(np.arange(head, head + frames))
+
+    def block_bytes(self, size: int) -> int:
+        """What `allocate_kernel` takes for so many bytes."""
+        pages = -(-size // self.page_bytes)
+        return self.page_bytes << (pages - 1).bit_length()
 
     def free(self, frames: Frames) -> None:
         """Give frames back to their zones."""
@@ -191,16 +208,15 @@ class Kernel:
 
     def start_process(self, name: str) -> Process:
         """A process without memory."""
-        process = Process(len(self.processes) + 1, name)
+        process = Process(self.next_pid, name)
+        self.next_pid += 1
         self.processes.append(process)
         return process
 
     def add_area(self, name: str, pages: int, process: Process | None = None) -> Area:
         """Memory of a process, or a file that nobody has read yet."""
-        area = Area(
-            self._next_area, name, pages, is_file=process is None, marks=self.settings.marks
-        )
-        self._next_area += 1
+        area = Area(self.next_area, name, pages, is_file=process is None, marks=self.settings.marks)
+        self.next_area += 1
         self.areas[area.number] = area
         if process is not None:
             process.areas.append(area)
@@ -220,6 +236,8 @@ class Kernel:
         process.is_alive = False
         for area in list(process.areas):
             self.remove_area(area)
+        if process in self.processes:
+            self.processes.remove(process)
 
     def meminfo(self) -> dict[str, int]:
         """As /proc/meminfo names it, in bytes."""
@@ -240,10 +258,6 @@ class Kernel:
         for zone in self.zones:
             moved += yield from self.compaction.run(zone)
         return moved
-
-    def wake_kswapd(self) -> None:
-        """Let reclaim begin in the background."""
-        self._need.set()
 
     def _make_zones(self) -> list[Zone]:
         split = DMA32_END_BYTES // self.page_bytes
@@ -270,7 +284,6 @@ class Kernel:
                     zone.managed_frames += high - low
         set_watermarks(self.zones, self.page_bytes)
         self.reclaim.file_frames_min = sum(zone.high for zone in self.zones)
-        self.scheduler.spawn("kswapd", self._kswapd())
 
     def _take(self, count: int, marks: list[int]) -> Frames:
         """Free frames above each zone's mark, of the highest zone first."""
@@ -314,7 +327,7 @@ class Kernel:
             given += yield from notifier()
         if given:
             return True
-        alive = [one for one in self.processes if one.is_alive and one.points]
+        alive = [one for one in self.processes if one.points]
         if not alive:
             return False
         victim = max(alive, key=lambda one: (one.points, -one.pid))
@@ -322,14 +335,12 @@ class Kernel:
         self.end_process(victim)
         if victim is process:
             raise ProcessKilled(victim.name)
-        if victim.task is not None:
-            victim.task.kill()
-        return True
+        return True  # the task of another process notices when it goes on
 
     def _kswapd(self) -> Job[None]:
         while True:
-            yield self._need
-            self._need.clear()
+            yield Rest(self.memory_wanted)
+            self.memory_wanted.clear()
             while any(zone.free_frames < zone.high for zone in self.zones):
                 if not self._shrink() + self.reclaim.background(SWAP_CLUSTER * 4):
                     break

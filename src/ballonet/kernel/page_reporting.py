@@ -1,7 +1,8 @@
 """Free page reporting: large free blocks are named to the host, a batch at a time.
 
 A pass begins two seconds after a large block became free, and takes a part of each list only; what
-is left waits for the next pass.  While a batch is reported its blocks are nobody's to use.
+is left waits for the next pass.  While a batch is reported its blocks are nobody's to use; between
+passes reporting rests.
 Source: Linux mm/page_reporting.c.
 """
 
@@ -11,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from ballonet.kernel.buddy import MAX_ORDER
-from ballonet.kernel.tasks import Flag, Job, Scheduler, Sleep
+from ballonet.kernel.tasks import Flag, Job, Rest, Scheduler, Sleep
 from ballonet.kernel.zone import Zone
 
 __all__ = ["BATCH", "Block", "PageReporting", "Report"]
@@ -33,41 +34,52 @@ class PageReporting:
     def __init__(self, scheduler: Scheduler, zones: Sequence[Zone], min_order: int) -> None:
         self._scheduler, self._zones, self._min_order = scheduler, zones, min_order
         self._report: Report | None = None
-        self._wanted = Flag()
+        self.wanted: Final = Flag()  #: something became free
+        self.due_ns: int | None = None  #: when the next pass begins, once it is wanted
         self.passes = 0
         self._is_sending = False
 
     def start(self, report: Report) -> None:
         """Report from now on; one user only. Raises: RuntimeError."""
+        self.resume(report)
+        self.wanted.set()
+        self.due_ns = None
+
+    def resume(self, report: Report) -> None:
+        """Go on in a guest that came from elsewhere. Raises: RuntimeError."""
         if self._report is not None:
             raise RuntimeError("free page reporting is in use already")
         self._report = report
-        self._wanted.set()
         self._scheduler.spawn("page reporting", self._run(report))
 
     def stop(self) -> Job[None]:
         """Report no more; returns when no batch is under way."""
         self._report = None
-        self._wanted.set()
+        self.wanted.set()
         while self._is_sending:
             yield Sleep(_STOP_POLL_NS)
 
     def note_free(self, frames: int) -> None:
         """So many frames became free together; cheap, because it happens all the time."""
-        if self._report is not None and frames and not self._wanted.is_set:
-            self._wanted.set()
+        if self._report is not None and frames and not self.wanted.is_set:
+            self.wanted.set()
 
     def _run(self, report: Report) -> Job[None]:
         while True:
-            yield self._wanted
-            yield Sleep(DELAY_NS)
+            yield Rest(self.wanted)
             if self._report is not report:
                 return
-            self._wanted.clear()
+            if self.due_ns is None:
+                self.due_ns = self._scheduler.now_ns + DELAY_NS
+            yield Rest(until_ns=self.due_ns)
+            if self._report is not report:
+                return
+            self.due_ns = None
+            self.wanted.clear()
             self.passes += 1
             for zone in self._zones:
                 if self._report is report and (yield from self._process(zone, report)):
-                    self._wanted.set()
+                    self.wanted.set()
 
     def _process(self, zone: Zone, report: Report) -> Job[bool]:
         """Report a part of each list; True if more is left."""

@@ -22,7 +22,7 @@ from ballonet.kernel.tasks import Job
 __all__ = ["Paging"]
 
 _CHUNK: Final = 1024
-_MARK_STEP: Final = np.uint64(0x9E37_79B9_7F4A_7C15)
+_MARKS: Final = (1 << 32) - 1
 
 
 class Paging:
@@ -43,7 +43,7 @@ class Paging:
         self._table, self._memory, self._areas = table, memory, areas
         self._swap, self._counters = swap, counters
         self._allocate, self._free = allocate, free
-        self._next_mark = 1
+        self.next_mark = 1
 
     def touch(
         self, area: Area, indexes: Frames, *, write: bool, process: Process | None = None
@@ -54,6 +54,8 @@ class Paging:
         """
         for start in range(0, indexes.size, _CHUNK):
             rest = indexes[start : start + _CHUNK]
+            if area.number not in self._areas:
+                return  # its process was killed meanwhile, and its frames are another's
             while rest.size:
                 present = area.frames[rest] >= 0
                 self._access(area, rest[present], write=write)
@@ -96,31 +98,32 @@ class Paging:
         self._table.area[frames] = area.number
         self._table.index[frames] = indexes
         self._table.touched[frames] = self._table.tick()
-        if area.words is not None:
-            if area.is_file:
-                fresh = indexes[area.words[indexes] == 0]
-                area.words[fresh] = self._new_marks(fresh)
+        if area.marks is not None and area.is_file:
+            fresh = indexes[area.marks[indexes] == 0]
+            area.marks[fresh] = self._new_mark()
+        words = area.words(indexes)
+        if words is not None:
             self._memory.fill(frames, 0)
-            self._memory.mark(frames, area.words[indexes])
+            self._memory.mark(frames, words)
 
     def _access(self, area: Area, indexes: Frames, *, write: bool) -> None:
         """Use pages that are there."""
         frames = area.frames[indexes]
         self._table.touched[frames] = self._table.tick()
-        if area.words is not None and not self._memory.marked(frames, area.words[indexes]):
+        words = area.words(indexes)
+        if words is not None and not self._memory.marked(frames, words):
             raise GuestPanicError(f"a page of {area.name} does not hold what was written to it")
         if not write:
             return
         if area.is_file:
             area.dirty[indexes] = True
-        if area.words is not None:
-            area.words[indexes] = self._new_marks(indexes)
-            self._memory.mark(frames, area.words[indexes])
+        if area.marks is not None:
+            area.marks[indexes] = self._new_mark()
+        words = area.words(indexes)
+        if words is not None:
+            self._memory.mark(frames, words)
 
-    def _new_marks(self, indexes: Frames) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
-        """Words that no other page and no other time has."""
-        self._next_mark += 1
-        with np.errstate(over="ignore"):
-            return (
-                indexes.astype(np.uint64) << np.uint64(24) | np.uint64(self._next_mark)
-            ) * _MARK_STEP
+    def _new_mark(self) -> int:
+        """What no other time has; together with its index, no other page."""
+        self.next_mark = self.next_mark % _MARKS + 1
+        return self.next_mark

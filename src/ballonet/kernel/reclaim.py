@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ballonet.errors import GuestPanicError
 from ballonet.kernel.areas import ABSENT, IN_SWAP, Area, Swap
@@ -20,10 +21,10 @@ from ballonet.kernel.counters import VmCounters
 from ballonet.kernel.frames import Frames, FrameTable, Use
 from ballonet.kernel.physical import PhysicalMemory
 
-__all__ = ["SWAP_CLUSTER", "Reclaim"]
+__all__ = ["LOOKUP", "SWAP_CLUSTER", "Reclaim"]
 
+LOOKUP: Final = 32_768  #: candidates looked up at once
 SWAP_CLUSTER: Final = 32  #: pages a direct reclaim is content with
-_LOOKUP: Final = 32_768
 
 
 class Reclaim:
@@ -41,8 +42,8 @@ class Reclaim:
     ) -> None:
         self._table, self._memory, self._areas = table, memory, areas
         self._swap, self._counters, self._free = swap, counters, free
-        self._oldest: Frames = np.empty(0, np.int64)
-        self._oldest_touched = np.empty(0, np.uint32)
+        self.oldest: Frames = np.empty(0, np.int64)  #: candidates, up to LOOKUP
+        self.oldest_touched: NDArray[np.uint32] = np.empty(0, np.uint32)  #: as it was when found
         self.file_frames_min = 0  #: with fewer, anonymous pages are taken too
 
     def direct(self, count: int) -> int:
@@ -71,11 +72,11 @@ class Reclaim:
         for is_fresh in (False, True):
             if is_fresh:
                 self._look_up()
-            while count > 0 and self._oldest.size:
-                batch, self._oldest = self._oldest[:count], self._oldest[count:]
-                seen, self._oldest_touched = (
-                    self._oldest_touched[:count],
-                    self._oldest_touched[count:],
+            while count > 0 and self.oldest.size:
+                batch, self.oldest = self.oldest[:count], self.oldest[count:]
+                seen, self.oldest_touched = (
+                    self.oldest_touched[:count],
+                    self.oldest_touched[count:],
                 )
                 scanned += batch.size
                 unused = self._table.touched[batch] == seen
@@ -99,11 +100,11 @@ class Reclaim:
     def _look_up(self) -> None:
         candidates = np.flatnonzero(np.isin(self._table.use, self._uses()))
         touched = self._table.touched[candidates]
-        if candidates.size > _LOOKUP:
-            chosen = np.argpartition(touched, _LOOKUP)[:_LOOKUP]
+        if candidates.size > LOOKUP:
+            chosen = np.argpartition(touched, LOOKUP)[:LOOKUP]
             candidates, touched = candidates[chosen], touched[chosen]
         order = np.argsort(touched, kind="stable")
-        self._oldest, self._oldest_touched = candidates[order], touched[order]
+        self.oldest, self.oldest_touched = candidates[order], touched[order]
 
     def _evict(self, frames: Frames) -> int:
         """Take pages away from their areas; returns the frames freed."""
@@ -118,8 +119,9 @@ class Reclaim:
         return int(frames.size)
 
     def _forget(self, area: Area, frames: Frames) -> None:
-        indexes = self._table.index[frames]
-        if area.words is not None and not self._memory.marked(frames, area.words[indexes]):
+        indexes = self._table.index[frames].astype(np.int64)
+        words = area.words(indexes)
+        if words is not None and not self._memory.marked(frames, words):
             raise GuestPanicError(f"a page of {area.name} changed while nobody used it")
         if area.is_file:
             self._counters.pgpgout += int(np.count_nonzero(area.dirty[indexes]))

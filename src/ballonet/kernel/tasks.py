@@ -3,6 +3,13 @@
 A task is a generator that yields what it waits for: a `Flag` to be set, a `Sleep` to be over, or
 None to let the others run.  `run` goes on until every task waits; `deadline_ns` says when the next
 sleep ends.  Time is handed in, so a day of a guest may pass in a second.
+
+A generator cannot be written down.  So a task that lives long has points at which it keeps nothing
+in its variables that the same task, begun anew, would not find in fields: it yields a `Rest`.
+After `freeze` each task goes on to its next rest and waits there whatever happens, and no new task
+begins; tasks without a rest come to their end.  What a task waits for at its rest is in fields,
+too: a flag may be set meanwhile, a time may pass, and the task begun anew goes on at once.
+Source: the idea is that of Linux kernel/freezer.c.
 """
 
 from __future__ import annotations
@@ -14,7 +21,7 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Final, TypeVar
 
-__all__ = ["Flag", "Job", "Scheduler", "Sleep", "Task", "Wait"]
+__all__ = ["Flag", "Job", "Rest", "Scheduler", "Sleep", "Task", "Wait"]
 
 
 class Flag:
@@ -51,7 +58,18 @@ class Sleep:
     flag: Flag | None = None
 
 
-Wait = Flag | Sleep | None
+@dataclass(frozen=True, slots=True)
+class Rest:
+    """Wait at a point where the task may be begun anew; for the task itself, not for its jobs.
+
+    Ends when the flag is set or the time has come, whatever is earlier.
+    """
+
+    flag: Flag | None = None
+    until_ns: int | None = None
+
+
+Wait = Flag | Sleep | Rest | None
 R = TypeVar("R")
 #: What may wait: `yield from` it inside a task.
 Job = Generator[Wait, None, R]
@@ -63,6 +81,7 @@ class Task:
     def __init__(self, name: str, job: Job[object], scheduler: Scheduler) -> None:
         self.name: Final = name
         self.done: Final = Flag()
+        self.rests = True  #: it could be begun anew: it waits at a `Rest`, or has not begun
         self._job, self._scheduler = job, scheduler
         self._wait = 0
 
@@ -79,7 +98,7 @@ class Task:
     def kill(self) -> None:
         """End it where it waits."""
         self._job.close()
-        self.done.set()
+        self._end()
 
     def step(self, now_ns: int) -> None:
         """Run it to its next wait."""
@@ -88,25 +107,34 @@ class Task:
         try:
             reason = next(self._job)
         except StopIteration:
-            self.done.set()
+            self._end()
             return
-        wait = self._wait
+        self.rests = isinstance(reason, Rest)
+        self._scheduler.note_rest(self)
         match reason:
             case None:
-                self.wake(wait)
+                self._wait_for(None, now_ns, now_ns)
             case Flag():
-                self._wait_for(reason, wait)
+                self._wait_for(reason, None, now_ns)
             case Sleep(ns, flag):
-                if flag is not None:
-                    self._wait_for(flag, wait)
-                if self.is_at(wait):
-                    self._scheduler.sleep(self, wait, now_ns + ns)
+                self._wait_for(flag, now_ns + ns, now_ns)
+            case Rest(flag, until_ns):
+                self._wait_for(flag, until_ns, now_ns)
 
-    def _wait_for(self, flag: Flag, wait: int) -> None:
-        if flag.is_set:
+    def _end(self) -> None:
+        self.rests = True
+        self._scheduler.note_rest(self)
+        self.done.set()
+
+    def _wait_for(self, flag: Flag | None, until_ns: int | None, now_ns: int) -> None:
+        wait = self._wait
+        if (flag is not None and flag.is_set) or (until_ns is not None and until_ns <= now_ns):
             self.wake(wait)
-        else:
+            return
+        if flag is not None:
             flag.add(self, wait)
+        if until_ns is not None:
+            self._scheduler.sleep(self, wait, until_ns)
 
 
 class Scheduler:
@@ -117,6 +145,19 @@ class Scheduler:
         self._ready: deque[Task] = deque()
         self._sleepers: list[tuple[int, int, Task, int]] = []
         self._order = count()
+        self._restless: set[Task] = set()  # wait where they could not be begun anew
+        self._held: list[Task] = []  # would go on but for the freeze
+        self._is_freezing = False
+
+    @property
+    def is_frozen(self) -> bool:
+        """`freeze` has come to its end: every task rests."""
+        return self._is_freezing and not self._restless
+
+    @property
+    def restless(self) -> list[str]:
+        """Names of the tasks that do not rest."""
+        return sorted(task.name for task in self._restless)
 
     @property
     def deadline_ns(self) -> int | None:
@@ -124,6 +165,11 @@ class Scheduler:
         while self._sleepers and not self._sleepers[0][2].is_at(self._sleepers[0][3]):
             heapq.heappop(self._sleepers)
         return self._sleepers[0][0] if self._sleepers else None
+
+    @property
+    def can_go_on(self) -> bool:
+        """Some task waits for nothing but its turn."""
+        return bool(self._ready)
 
     def spawn(self, name: str, job: Job[object]) -> Task:
         """Start a task; it runs in the next turn."""
@@ -140,8 +186,29 @@ class Scheduler:
         for _ in range(steps_max):
             if not self._ready:
                 return False
-            self._ready.popleft().step(self.now_ns)
-        return bool(self._ready)
+            task = self._ready.popleft()
+            if self._is_freezing and task.rests:
+                self._held.append(task)
+            else:
+                task.step(self.now_ns)
+        return self.can_go_on
+
+    def freeze(self) -> None:
+        """Let every task go on to its next rest and no further; `is_frozen` says when all rest."""
+        self._is_freezing = True
+
+    def thaw(self) -> None:
+        """Let all go on, in the order in which they would have."""
+        self._is_freezing = False
+        self._ready.extendleft(reversed(self._held))
+        self._held.clear()
+
+    def note_rest(self, task: Task) -> None:
+        """For tasks: it rests from now on, or does not."""
+        if task.rests:
+            self._restless.discard(task)
+        else:
+            self._restless.add(task)
 
     def make_ready(self, task: Task) -> None:
         """For tasks: queue up."""

@@ -13,7 +13,7 @@ from ballonet.kernel.frames import Use
 from ballonet.kernel.kernel import Effort, Kernel, KernelSettings, ProcessKilled
 from ballonet.kernel.physical import MemoryPiece, PhysicalMemory
 from ballonet.kernel.tasks import Job, Scheduler
-from ballonet.kernel.workloads import WORKLOADS, start_workload
+from ballonet.kernel.workloads import WORKLOADS, Programs
 
 MIB = 1 << 20
 PAGE = 4096
@@ -164,8 +164,9 @@ def test_compaction_makes_room_for_large_blocks_and_moves_contents_along() -> No
 def test_the_same_seed_gives_the_same_guest() -> None:
     def day(seed: int) -> dict[str, int]:
         machine = Machine(settings=KernelSettings(seed, swap_bytes=16 * MIB))
+        programs = Programs(machine.kernel)
         for name in WORKLOADS:
-            start_workload(machine.kernel, name)
+            programs.start(name)
         for second in range(120):
             machine.scheduler.run(second * 1_000_000_000)
         return machine.kernel.meminfo() | {"faults": machine.kernel.counters.pgfault}
@@ -177,7 +178,7 @@ def test_the_same_seed_gives_the_same_guest() -> None:
 @pytest.mark.parametrize("name", WORKLOADS)
 def test_every_workload_runs_for_an_hour(name: str) -> None:
     machine = Machine(settings=KernelSettings(swap_bytes=32 * MIB))
-    start_workload(machine.kernel, name)
+    Programs(machine.kernel).start(name)
     for minute in range(60):
         machine.scheduler.run(minute * 60_000_000_000)
         while machine.scheduler.deadline_ns is not None and (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ballonet.kernel.tasks import Flag, Job, Scheduler, Sleep
+from ballonet.kernel.tasks import Flag, Job, Rest, Scheduler, Sleep
 
 
 def test_a_sleep_ends_when_its_time_has_come() -> None:
@@ -100,3 +100,91 @@ def test_a_killed_task_runs_no_more_and_is_done() -> None:
     assert cleaned
     assert task.done.is_set
     assert not scheduler.run(1)
+
+
+def test_a_freeze_lets_each_task_come_to_its_rest_and_no_further() -> None:
+    steps: list[str] = []
+    scheduler, flag = Scheduler(), Flag()
+
+    def job() -> Job[None]:
+        while True:
+            yield Rest(flag)
+            flag.clear()
+            steps.append("begun")
+            yield Sleep(10)
+            steps.append("done")
+
+    scheduler.spawn("worker", job())
+    scheduler.run(0)
+    flag.set()
+    scheduler.run(0)
+    scheduler.freeze()
+    assert not scheduler.is_frozen
+    assert scheduler.restless == ["worker"]
+    flag.set()
+    scheduler.run(10)
+    assert scheduler.is_frozen
+    assert steps == ["begun", "done"]
+    assert not scheduler.run(100)
+    scheduler.thaw()
+    scheduler.run(100)
+    assert steps == ["begun", "done", "begun"]
+
+
+def test_while_frozen_time_passes_and_no_task_begins() -> None:
+    steps: list[str] = []
+    scheduler = Scheduler()
+
+    def sleeper() -> Job[None]:
+        yield Rest(until_ns=50)
+        steps.append("woken")
+
+    def newcomer() -> Job[None]:
+        steps.append("begun")
+        yield None
+
+    scheduler.spawn("sleeper", sleeper())
+    scheduler.run(0)
+    scheduler.freeze()
+    scheduler.spawn("newcomer", newcomer())
+    scheduler.run(60)
+    assert scheduler.is_frozen
+    assert not scheduler.can_go_on
+    assert scheduler.deadline_ns is None
+    assert not steps
+    scheduler.thaw()
+    scheduler.run(60)
+    assert sorted(steps) == ["begun", "woken"]
+
+
+def test_a_rest_ends_at_its_flag_or_its_time_whatever_is_earlier() -> None:
+    scheduler, flag = Scheduler(), Flag()
+    woken: list[int] = []
+
+    def job() -> Job[None]:
+        for until_ns in (10, 5, 100):
+            yield Rest(flag, until_ns)
+            woken.append(scheduler.now_ns)
+
+    scheduler.spawn("worker", job())
+    scheduler.run(0)
+    assert scheduler.deadline_ns == 10
+    scheduler.run(10)
+    flag.set()
+    scheduler.run(20)
+    assert woken == [10, 10, 20]
+
+
+def test_a_task_that_ends_or_is_killed_does_not_disturb_a_freeze() -> None:
+    scheduler = Scheduler()
+
+    def job() -> Job[None]:
+        yield Sleep(5)
+
+    scheduler.spawn("ends", job())
+    victim = scheduler.spawn("victim", job())
+    scheduler.run(0)
+    scheduler.freeze()
+    victim.kill()
+    scheduler.run(5)
+    assert scheduler.is_frozen

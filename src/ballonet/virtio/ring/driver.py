@@ -7,11 +7,12 @@ tables: the longest chain has 32 buffers.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from ballonet.virtio.ring.chain import Piece
 
-__all__ = ["DriverRing", "RingPlace", "Used"]
+__all__ = ["DriverRing", "RingPlace", "RingState", "Used"]
 
 
 class RingPlace(NamedTuple):
@@ -27,6 +28,22 @@ class Used(NamedTuple):
 
     head: int
     length: int  #: bytes the device says it wrote
+
+
+@dataclass(frozen=True, slots=True)
+class RingState:
+    """What a driver knows of its ring and does not read from it, with everything published.
+
+    `free` in the order in which entries will be taken, the last first.  `chains` are those under
+    way: of a split ring the entries of each, the head first; of a packed ring its id and its slots.
+    Positions count as the format does: modulo 2^16, or two laps of a packed ring.
+    """
+
+    free: tuple[int, ...]
+    chains: tuple[tuple[int, ...], ...]
+    next_position: int  #: where the next chain is added
+    seen_position: int  #: up to where used chains were collected
+    wants_calls: bool
 
 
 class DriverRing(Protocol):
@@ -72,6 +89,17 @@ class DriverRing(Protocol):
 
     def disable_calls(self) -> None:
         """Ask the device not to tell of used chains."""
+        ...
+
+    def snapshot(self) -> RingState:
+        """What another driver needs to go on with this ring. Raises: UsageError."""
+        ...
+
+    def restore(self, state: RingState) -> None:
+        """Go on with a ring in memory that came along with its state.
+
+        Raises: RingError, if the state contradicts itself or the memory.
+        """
         ...
 
     def release(self) -> None:

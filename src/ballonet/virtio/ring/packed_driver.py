@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from struct import Struct
 from typing import Final
 
-from ballonet.errors import RingError
+from ballonet.errors import RingError, UsageError
 from ballonet.virtio.ring.chain import GuestView, Piece
 from ballonet.virtio.ring.descriptors import DESCRIPTOR_BYTES, F_NEXT, F_WRITE
-from ballonet.virtio.ring.driver import RingPlace, Used
+from ballonet.virtio.ring.driver import RingPlace, RingState, Used
 from ballonet.virtio.ring.notify import Fence, wants_event
 from ballonet.virtio.ring.packed import packed_area_bytes
 
@@ -134,6 +134,33 @@ class PackedDriverRing:
         """Ask for no calls."""
         self._calls = False
         self._driver_event[0] = _NEVER << 16
+
+    def snapshot(self) -> RingState:
+        """What another driver needs to go on. Raises: UsageError, if something is unpublished."""
+        if self._unseen is not None:
+            raise UsageError("chains were added and not published")
+        return RingState(
+            tuple(self._ids), tuple(self._slots.items()), self._next, self._seen, self._calls
+        )
+
+    def restore(self, state: RingState) -> None:
+        """Go on with a ring in use. Raises: RingError."""
+        if any(len(chain) != 2 or chain[1] < 1 for chain in state.chains):
+            raise RingError("a chain is an id and at least one slot")
+        ids = [*state.free, *(chain[0] for chain in state.chains)]
+        if sorted(ids) != list(range(self.size)):
+            raise RingError("ids are missing, or in two places")
+        laps = 2 * self.size
+        if not (0 <= state.next_position < laps and 0 <= state.seen_position < laps):
+            raise RingError(f"{state.next_position}, {state.seen_position}: beyond the ring")
+        under_way = sum(slots for _, slots in state.chains)
+        if under_way > self.size or (state.next_position - state.seen_position) % laps != under_way:
+            raise RingError(
+                f"{under_way} slots are under way, by the positions it is another number"
+            )
+        self._ids, self._slots = list(state.free), {chain[0]: chain[1] for chain in state.chains}
+        self._next, self._seen = state.next_position, state.seen_position
+        self._added, self._unseen, self._calls = 0, None, state.wants_calls
 
     def release(self) -> None:
         """Let go of the memory."""

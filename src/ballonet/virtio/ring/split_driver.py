@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from struct import Struct
 from typing import Final
 
-from ballonet.errors import RingError
+from ballonet.errors import RingError, UsageError
 from ballonet.virtio.ring.chain import GuestView, Piece
 from ballonet.virtio.ring.descriptors import F_NEXT, F_WRITE
-from ballonet.virtio.ring.driver import RingPlace, Used
+from ballonet.virtio.ring.driver import RingPlace, RingState, Used
 from ballonet.virtio.ring.notify import Fence, wants_event
 from ballonet.virtio.ring.split import split_area_bytes
 
@@ -24,6 +24,7 @@ _USED_ENTRY: Final = Struct("<II")
 _NO_INTERRUPT, _NO_NOTIFY = 1, 1
 _FLAGS, _IDX, _RING = 0, 1, 2
 _USED_ALIGN: Final = 4
+_U16: Final = 0xFFFF
 
 
 def split_place(gpa: int, size: int, used_align: int = _USED_ALIGN) -> RingPlace:
@@ -119,6 +120,37 @@ class SplitDriverRing:
         self._avail16[_FLAGS] = _NO_INTERRUPT
         if self._event_idx:
             self._avail16[_RING + self.size] = (self._seen - 1) & 0xFFFF
+
+    def snapshot(self) -> RingState:
+        """What another driver needs to go on. Raises: UsageError, if something is unpublished."""
+        if self._added != self._shown:
+            raise UsageError("chains were added and not published")
+        return RingState(
+            tuple(self._free),
+            tuple(tuple(chain) for chain in self._chains.values()),
+            self._added,
+            self._seen,
+            self._calls,
+        )
+
+    def restore(self, state: RingState) -> None:
+        """Go on with a ring in use. Raises: RingError."""
+        entries = [*state.free, *(entry for chain in state.chains for entry in chain)]
+        if sorted(entries) != list(range(self.size)) or not all(state.chains):
+            raise RingError("entries are missing, or in two places")
+        if not (0 <= state.next_position <= _U16 and 0 <= state.seen_position <= _U16):
+            raise RingError(f"{state.next_position}, {state.seen_position}: no 16-bit indexes")
+        under_way = (state.next_position - state.seen_position) & _U16
+        if under_way != len(state.chains):
+            raise RingError(f"{len(state.chains)} chains are under way, {under_way} by the indexes")
+        if self._avail16[_IDX] != state.next_position:
+            raise RingError(f"memory has index {self._avail16[_IDX]}, not {state.next_position}")
+        if (self._used16[_IDX] - state.seen_position) & _U16 > under_way:
+            raise RingError("more chains are used than were under way")
+        self._free = list(state.free)
+        self._chains = {chain[0]: list(chain) for chain in state.chains}
+        self._added = self._shown = state.next_position
+        self._seen, self._calls = state.seen_position, state.wants_calls
 
     def release(self) -> None:
         """Let go of the memory."""
