@@ -1,0 +1,181 @@
+"""The monitor of an embedded guest: it is stopped, asked and moved by QMP, as a QEMU is.
+
+Commands come on the monitor's thread and are obeyed on the guest's loop.
+Not here: the protocol (qmp), how it moves (migration_source.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Final, TypeVar
+
+from ballonet.errors import BallonetError, GuestError, MigrationError
+from ballonet.guests.embedded import EmbeddedMachine
+from ballonet.guests.migration_source import MigrationSource
+from ballonet.guests.movable_guest import MovableGuest
+from ballonet.monitor.monitor import Monitor
+from ballonet.monitor.outbox import Outbox
+from ballonet.monitor.server import MonitorServer
+from ballonet.qmp.guest_commands import CAPABILITIES, GUEST_COMMANDS, PARAMETERS
+
+__all__ = ["GuestMonitor", "monitoring_guest"]
+
+T = TypeVar("T")
+
+#: For the guest's loop, which may be at a long piece of work.
+_PATIENCE_S: Final = 60.0
+_REST_S: Final = 5.0
+
+
+class GuestMonitor:
+    """A `MigratingMachine`."""
+
+    def __init__(
+        self, machine: EmbeddedMachine, outbox: Outbox, *, hints_monitor: str | None
+    ) -> None:
+        """`hints_monitor`: path of the QMP socket of the guest's device, which asks for hints."""
+        self._machine, self._outbox, self._hints_monitor = machine, outbox, hints_monitor
+        self._movable = MovableGuest(machine)
+        self.source: Final = MigrationSource(self._movable, machine.loop, self._changed)
+        self.parameters: dict[str, int] = {row.name: row.default for row in PARAMETERS}
+        self.capabilities: dict[str, bool] = dict(CAPABILITIES)
+        self._is_stopped = False
+        machine.works.append(self.source.work)
+
+    @property
+    def run_state(self) -> str:
+        """One of QEMU's RunState."""
+        if self._machine.waits_for_state:
+            return "inmigrate"
+        if self.source.is_handed_over:
+            return "postmigrate"
+        if self._machine.scheduler.is_frozen:
+            return "paused" if self._is_stopped else "finish-migrate"
+        return "running"
+
+    def set_parameters(self, values: Mapping[str, int]) -> None:
+        """For the next migration."""
+        self.parameters = {**self.parameters, **values}
+
+    def set_capabilities(self, values: Mapping[str, bool]) -> None:
+        """The same. Raises: MigrationError, while one is under way."""
+        if self.source.is_active:
+            raise MigrationError("There's a migration process in progress")
+        self.capabilities = {**self.capabilities, **values}
+
+    async def migrate(self, uri: str, *, resume: bool) -> None:
+        """Begin. Raises: BallonetError."""
+        if resume:
+            raise MigrationError("there is no migration that waits to be resumed")
+        order = {
+            "uri": uri,
+            "parameters": self.parameters,
+            "capabilities": self.capabilities,
+            "hints": self._hints_monitor,
+        }
+        await self._do(lambda: self.source.begin(order))
+
+    async def cancel_migration(self) -> None:
+        """Let the guest stay, if it has not left."""
+        await self._do(lambda: self.source.wish("cancel"))
+
+    async def start_postcopy(self) -> None:
+        """Raises: MigrationError: it cannot be done here."""
+        raise MigrationError("this guest moves as a whole: it cannot go on before all is there")
+
+    def migration(self) -> dict[str, object]:
+        """What `query-migrate` answers."""
+        source, now = self.source, self.source.progress
+        if source.status == "none":
+            return {}
+        answer: dict[str, object] = {
+            "status": source.status,
+            "total-time": now.total_ms,
+            "setup-time": 0,
+            "ram": now.ram(),
+        }
+        if now.downtime_ms is not None:
+            answer["downtime"] = now.downtime_ms
+        elif now.expected_downtime_ms is not None:
+            answer["expected-downtime"] = now.expected_downtime_ms
+        if now.throttle_percent:
+            answer["cpu-throttle-percentage"] = now.throttle_percent
+        if source.status == "failed" and source.reason is not None:
+            answer["error-desc"] = source.reason
+        return answer
+
+    async def stop(self) -> None:
+        """Let the guest stand still. Raises: BallonetError, if it does not come to rest."""
+        if self.run_state != "running":
+            return
+        stopped: asyncio.Future[BallonetError | None] = asyncio.get_running_loop().create_future()
+        tell = _from_elsewhere(stopped)
+        await self._do(lambda: self._machine.freeze(tell, _REST_S))
+        error = await stopped
+        if error is not None:
+            raise error
+        self._is_stopped = True
+        self._outbox.post("STOP", dict)
+
+    async def cont(self) -> None:
+        """Let it go on. Raises: GuestError, if it has moved."""
+        if self.source.is_handed_over:
+            raise GuestError("the guest has moved: it may run at the destination")
+        if self._is_stopped:
+            self._is_stopped = False
+            await self._do(self._machine.thaw)
+            self._outbox.post("RESUME", dict)
+
+    def quit(self) -> None:
+        """Switch it off."""
+        self._outbox.post("SHUTDOWN", lambda: {"guest": False, "reason": "host-qmp-quit"})
+        self._machine.stop()
+
+    def close(self) -> None:
+        """End a migration under way; on the loop's thread."""
+        self.source.close()
+
+    async def _do(self, action: Callable[[], T]) -> T:
+        """Do something on the loop's thread. Raises: what it raises; TimeoutError."""
+        async with asyncio.timeout(_PATIENCE_S):
+            return await asyncio.wrap_future(self._machine.loop.put(action))
+
+    def _changed(self, what: str, data: dict[str, Any]) -> None:
+        if not self.capabilities["events"]:
+            return
+        if what == "status":
+            self._outbox.post("MIGRATION", lambda: dict(data))
+        elif what == "pass":
+            self._outbox.post("MIGRATION_PASS", lambda: {"pass": data["number"]})
+
+
+def _from_elsewhere(
+    future: asyncio.Future[BallonetError | None],
+) -> Callable[[BallonetError | None], None]:
+    """Fills a future of this thread's loop from another thread."""
+    loop = asyncio.get_running_loop()
+
+    def fill(error: BallonetError | None) -> None:
+        loop.call_soon_threadsafe(future.set_result, error)
+
+    return fill
+
+
+@contextmanager
+def monitoring_guest(
+    machine: EmbeddedMachine, sockets: Sequence[socket.socket], *, hints_monitor: str | None
+) -> Iterator[GuestMonitor]:
+    """Serve the guest's monitor on sockets that listen, inside the block."""
+    outbox = Outbox()
+    guest = GuestMonitor(machine, outbox, hints_monitor=hints_monitor)
+    monitors = MonitorServer()
+    monitors.start()
+    monitors.add(Monitor(guest, sockets, outbox, commands=GUEST_COMMANDS))
+    try:
+        yield guest
+    finally:
+        guest.close()
+        monitors.stop()

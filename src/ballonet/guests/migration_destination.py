@@ -1,0 +1,78 @@
+"""A machine that waits for a guest: memory and states come in, and it goes on here or not at all.
+
+Until the source has given the guest up with GO nothing runs here; whatever goes wrong before, the
+source is told in a line, and has the guest still.
+Not here: the records (migration), the machine itself (embedded.py).
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Final
+
+from ballonet.errors import BallonetError, MigrationError
+from ballonet.guests.embedded import EmbeddedMachine
+from ballonet.memory.regions import Region
+from ballonet.migration.channels import Channel
+from ballonet.migration.framing import RecordReader, RecordWriter
+from ballonet.migration.incoming import Incoming
+from ballonet.migration.memory_file import MemoryFile
+from ballonet.migration.receiver import receive_record, receive_until_runnable
+from ballonet.migration.records import (
+    FORWARD,
+    Failed,
+    Go,
+    GuestRegion,
+    Loaded,
+    Ready,
+    Record,
+    StateName,
+)
+from ballonet.units import BALLOON_PAGE_BYTES
+
+__all__ = ["MigrationDestination"]
+
+_STATES: Final = frozenset(StateName)
+
+
+class MigrationDestination:
+    """One guest that arrives over a channel."""
+
+    def __init__(self, machine: EmbeddedMachine, channel: Channel) -> None:
+        self._machine, self._channel = machine, channel
+        size = machine.memory.size
+        memory = MemoryFile([(Region(0, size, 0, 0), machine.memory.fd)])
+        regions = (GuestRegion(0, size, BALLOON_PAGE_BYTES),)
+        self._incoming = Incoming(memory, regions, _STATES)
+        self._reader = RecordReader(FORWARD)
+        self._writer = RecordWriter()
+
+    def receive(self) -> None:
+        """Take the guest; when this returns it is ours, and can run.
+
+        Raises: BallonetError; the source has it then, and the machine can only be closed.
+        """
+        try:
+            self._load()
+        except BallonetError as error:
+            with suppress(MigrationError):  # a source that is gone needs no telling
+                self._say(Failed(str(error)))
+            raise
+
+    def _load(self) -> None:
+        self._take()  # BEGIN: the regions are the same, or this is where it ends
+        self._say(Ready())
+        receive_until_runnable(self._channel, self._reader, self._incoming)
+        states = {name.name.lower(): bytes(raw) for name, raw in self._incoming.states.items()}
+        self._machine.restore_state(states)
+        self._say(Loaded())
+        if not isinstance(self._take(), Go):
+            raise MigrationError("the source says something else than GO")
+
+    def _take(self) -> Record:
+        record = receive_record(self._channel, self._reader)
+        self._incoming.feed(record)
+        return record
+
+    def _say(self, record: Record) -> None:
+        self._channel.send(self._writer.pack(record))
