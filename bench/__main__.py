@@ -21,6 +21,10 @@ from bench import (
     spin,
     stats,
     tracking,
+    migration_stream,
+    monitor,
+    pace,
+    stats,
 )
 from bench.report import Figure, Ratio, machine, write_json
 
@@ -39,6 +43,7 @@ MEASURES: Final[Mapping[str, Callable[[], Iterator[Ratio | Figure]]]] = {
     "tracking": tracking.measure,
     "snapshot": snapshot.measure,
     "qemu-migration": qemu_migration.measure,
+    "migration-stream": migration_stream.measure,
 }
 
 

@@ -29,7 +29,17 @@ from ballonet.migration.framing import RecordReader, RecordWriter
 from ballonet.migration.incoming import Incoming
 from ballonet.migration.memory_file import MemoryFile
 from ballonet.migration.receiver import receive_record, receive_until_runnable
-from ballonet.migration.records import BACKWARD, FORWARD, GuestRegion, Ready, StateName
+from ballonet.migration.records import (
+    BACKWARD,
+    FORWARD,
+    RUNS_MAX,
+    GuestRegion,
+    Holes,
+    Postcopy,
+    Ready,
+    Record,
+    StateName,
+)
 from ballonet.migration.rendezvous import connect, listen
 from ballonet.migration.sender import StreamSender
 
@@ -183,7 +193,6 @@ def test_post_copy_brings_what_was_missing_and_a_wanted_page_first(
         sender.begin_pass()
         sender.send_pages(PageRuns(np.array([0]), np.array([1500])))
         sender.send_state(StateName.KERNEL, KERNEL)
-        # More runs than one record holds would take 64 MiB; the limit itself is tested elsewhere.
         sender.send_postcopy(PageRuns(np.array([1500]), np.array([1500])))
         sender.send_pages(PageRuns(np.array([2000]), np.array([1])))
         sender.send_pages(PageRuns(np.array([1500, 2001]), np.array([500, 999])))
@@ -373,6 +382,63 @@ def test_a_file_gets_the_whole_stream_and_nobody_else_may_read_it(
         assert file.read() == b""
     size = PAGES * PAGE
     assert os.pread(destination[0], size, 0) == os.pread(source[0], size, 0)
+
+
+def records_in(path: Path) -> list[Record]:
+    """All of a stream in a file; what pages and states hold is lost."""
+    reader, records = RecordReader(FORWARD), []
+    with path.open("rb") as file:
+        while got := file.readinto(reader.buffer):
+            assert got == len(reader.buffer)
+            record = reader.filled()
+            if record is not None:
+                records.append(record)
+    return records
+
+
+def numbers(runs: PageRuns) -> list[int]:
+    pairs = zip(runs.first_pfns.tolist(), runs.pages.tolist(), strict=True)
+    return [pfn for first, pages in pairs for pfn in range(first, first + pages)]
+
+
+@pytest.mark.parametrize("count", [0, 1, RUNS_MAX, RUNS_MAX + 1, 3 * RUNS_MAX])
+def test_more_runs_than_one_record_holds_go_in_many_and_only_the_last_is_called_so(
+    count: int, tmp_path: Path
+) -> None:
+    regions = (GuestRegion(0, 8 * RUNS_MAX * PAGE, PAGE),)
+    runs = PageRuns(np.arange(count) * 2, np.ones(count, np.int64))
+    with FileChannel(str(tmp_path / "stream")) as channel:
+        sender = StreamSender(channel, regions, lambda _runs, _buffer: None, lambda _: None)
+        sender.begin(has_checksums=True, may_postcopy=True)
+        sender.begin_pass()
+        sender.send_holes(runs)
+        sender.send_postcopy(runs)
+    records = records_in(tmp_path / "stream")
+    holes = [pfn for one in records if isinstance(one, Holes) for pfn in numbers(one.runs)]
+    parts = [one for one in records if isinstance(one, Postcopy)]
+    missing = [pfn for one in parts for pfn in numbers(one.runs)]
+    assert holes == missing == numbers(runs)
+    assert [one.is_last for one in parts] == [False] * (len(parts) - 1) + [True]
+
+
+def test_a_large_memory_of_holes_is_sent_in_a_few_long_runs(tmp_path: Path) -> None:
+    pages = (1 << 16) + 300
+    regions = (GuestRegion(0, pages * PAGE, PAGE),)
+    fd = os.memfd_create("guest")
+    try:
+        os.ftruncate(fd, pages * PAGE)
+        memory = MemoryFile([(Region(0, pages * PAGE, 0, 0), fd)])
+        with FileChannel(str(tmp_path / "stream")) as channel:
+            sender = StreamSender(channel, regions, memory.read, lambda _: None)
+            sender.begin(has_checksums=True, may_postcopy=False)
+            sender.begin_pass()
+            sender.send_pages(PageRuns(np.array([0]), np.array([pages])))
+    finally:
+        os.close(fd)
+    _, _, *holes = records_in(tmp_path / "stream")
+    runs = [one.runs for one in holes if isinstance(one, Holes)]
+    assert len(runs) == len(holes) == 2
+    assert [pfn for one in runs for pfn in numbers(one)] == list(range(pages))
 
 
 def test_a_file_that_stood_there_is_replaced_whole(tmp_path: Path) -> None:
