@@ -19,6 +19,7 @@ from ballonet.guests.linux import LinuxGuestSettings
 from ballonet.guests.snapshot import Snapshot, take_snapshot
 from ballonet.guests.squeeze import squeezed
 from ballonet.units import bytes_to_pages, pages_to_bytes
+from ballonet.virtio.features import DEFAULT_OFFER, Feature
 from bench.inflate import MEMORY_BYTES, touch_all
 from bench.report import Figure, Ratio
 
@@ -41,9 +42,9 @@ def measure() -> Iterator[Ratio | Figure]:
     small: list[Snapshot] = []
     working: list[Snapshot] = []
     hinted_mib: list[float] = []
-    guest = LinuxGuestSettings(MEMORY_BYTES)
+    balloon = BalloonSettings(DEFAULT_OFFER | Feature.DEFLATE_ON_OOM)
     with (
-        BalloonedGuest(guest, BalloonSettings()) as machine,
+        BalloonedGuest(LinuxGuestSettings(MEMORY_BYTES), balloon) as machine,
         # In memory, so that a disk is no part of the figures.
         tempfile.TemporaryDirectory(prefix="ballonet-", dir="/dev/shm") as folder,
     ):

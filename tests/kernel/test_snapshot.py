@@ -23,13 +23,13 @@ from tests.support.small_disk import small_disk
 from tests.support.wait import PATIENCE_S, wait_until
 
 from ballonet.balloon.facts import Fact, HintRoundChanged, PagesHinted
-from ballonet.errors import SystemCallError
+from ballonet.errors import GuestError, SystemCallError
 from ballonet.guests.ballooned import BalloonedGuest
 from ballonet.guests.linux import LinuxGuest
 from ballonet.guests.snapshot import Step, take_snapshot
 from ballonet.guests.squeeze import squeezed
 from ballonet.guests.stopping import is_stopped, stopped
-from ballonet.virtio.features import Feature
+from ballonet.virtio.features import BALLOON_FEATURES, Feature
 
 BALLONET: Final = Path(sys.executable).with_name("ballonet")
 MIB: Final = 1 << 20
@@ -45,8 +45,7 @@ COMPLAINTS: Final = re.compile("BUG:|WARNING:|bad page|corrupt|oops|segfault|pan
 @pytest.fixture(scope="module")
 def machine() -> Iterator[BalloonedGuest]:
     """One with something in its memory, most of which is free again."""
-    offered = Feature.MUST_TELL_HOST | Feature.STATS_VQ | Feature.FREE_PAGE_HINT
-    with start(offered, MEMORY_BYTES) as running:
+    with start(BALLOON_FEATURES & ~Feature.PAGE_REPORTING, MEMORY_BYTES) as running:
         running.guest.check("dd if=/dev/urandom of=/tmp/keep bs=1M count=100")
         running.guest.use_memory(90)
         yield running
@@ -148,6 +147,22 @@ def test_with_the_free_memory_in_the_balloon_an_image_is_hardly_more_than_what_i
     wait_until(lambda: machine.device.status().actual_pages == 0, PATIENCE_S, "no balloon again")
     assert guest.check("md5sum /tmp/keep") == checksum
     guest.use_memory(90)
+
+
+def test_a_squeezed_guest_that_needs_memory_takes_it_back(machine: BalloonedGuest) -> None:
+    guest = machine.guest
+    with squeezed(machine):
+        guest.check("dd if=/dev/urandom of=/tmp/more bs=1M count=64 && rm /tmp/more")
+    guest.use_memory(90)
+
+
+def test_a_guest_that_could_not_take_memory_back_is_not_squeezed() -> None:
+    with (
+        start(memory_bytes=128 * MIB) as machine,
+        pytest.raises(GuestError, match="DEFLATE_ON_OOM"),
+        squeezed(machine),
+    ):
+        pass
 
 
 class Hints:

@@ -20,6 +20,7 @@ from ballonet.guests.linux import LinuxGuestSettings
 from ballonet.guests.snapshot import Snapshot, Step, take_snapshot
 from ballonet.guests.squeeze import squeezed
 from ballonet.units import format_bytes, pages_to_bytes
+from ballonet.virtio.features import DEFAULT_OFFER, Feature
 
 __all__ = ["snapshot"]
 
@@ -108,7 +109,8 @@ GUEST = GuestType()
 @contextmanager
 def _guest(memory_bytes: int, console: Console) -> Iterator[BalloonedGuest]:
     console.print(f"Starting a Linux guest of {format_bytes(memory_bytes)} ...")
-    with BalloonedGuest(LinuxGuestSettings(memory_bytes), BalloonSettings()) as machine:
+    balloon = BalloonSettings(DEFAULT_OFFER | Feature.DEFLATE_ON_OOM)
+    with BalloonedGuest(LinuxGuestSettings(memory_bytes), balloon) as machine:
         console.print(
             f"Linux {machine.guest.release} is up; it uses and frees most of its memory ..."
         )

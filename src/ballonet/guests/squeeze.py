@@ -1,6 +1,8 @@
 """A guest that gives its free memory for a while: for a snapshot, which then is small.
 
-Only what is free is taken: its caches stay, and so do its programs.
+Only what is free is taken: its caches stay, and so do its programs.  So little is left that any of
+them may need more: only a guest that takes memory back by itself then is squeezed (DEFLATE_ON_OOM).
+Another one ran out of memory and panicked when a program was started.
 Units: balloon pages of 4 KiB.
 """
 
@@ -13,6 +15,7 @@ from typing import Final
 from ballonet.errors import GuestError
 from ballonet.guests.ballooned import BalloonedGuest
 from ballonet.units import bytes_to_pages, format_bytes, pages_to_bytes
+from ballonet.virtio.features import Feature
 
 __all__ = ["squeezed"]
 
@@ -32,8 +35,11 @@ def squeezed(
     """Have the guest's free memory in its balloon for the block; gives the pages in there.
 
     `progress` is given them on the way.  Afterwards the balloon is asked to be as before.
-    Raises: GuestError, if the guest gives less, or the host does not get it in time.
+    Raises: GuestError, if the guest cannot take memory back, gives less, or the host does not get
+    it in time.
     """
+    if Feature.DEFLATE_ON_OOM not in machine.device.status().negotiated:
+        raise GuestError("a guest is squeezed only if its driver accepted DEFLATE_ON_OOM")
     before_pages = machine.device.status().actual_pages
     meminfo = machine.guest.meminfo()
     # Available is what is free beyond the kernel's own reserve, and caches.

@@ -96,8 +96,11 @@ class CompareTracker:
             report(part.start)
             now = self._read(self._memory, part, 0, is_wanted=bool(held[part].any()))
             before = self._read(self._copy, part, 1, is_wanted=bool(there[part].any()))
-            before.reshape(-1, _PAGE_WORDS)[~there[part]] = 0
-            changed[part] = (now != before).reshape(-1, _PAGE_WORDS).any(axis=1)
+            if not there[part].all():
+                before.reshape(-1, _PAGE_WORDS)[~there[part]] = 0
+            differs = now != before
+            if differs.any():  # which is rare, and finding out which page costs more
+                changed[part] = differs.reshape(-1, _PAGE_WORDS).any(axis=1)
         return changed
 
     def _read(self, pages: FilePages, part: slice, which: int, *, is_wanted: bool) -> Words:
