@@ -19,8 +19,8 @@ from ballonet.errors import MigrationError, SettingsError
 from ballonet.units import format_bytes
 from ballonet.vms.adapters import connected
 from ballonet.vms.change import Progress as ChangeProgress
-from ballonet.vms.migration import Migration, MigrationOutcome, MigrationViewer
-from ballonet.vms.migration_progress import MigrationProgress
+from ballonet.vms.migration import Migration, MigrationViewer
+from ballonet.vms.migration_progress import MigrationOutcome, MigrationProgress
 from ballonet.vms.migration_setup import DOWNTIME_MOST_MS, MigrationRequest
 
 __all__ = ["migrate"]
@@ -47,7 +47,7 @@ _BANDWIDTH_MOST: Final = 1 << 40
     help="Then end it, or have the guest stand still for the rest, however long that takes.",
 )
 @click.option("--postcopy", is_flag=True, help="The guest goes on there after the first pass.")
-@click.option("--squeeze", is_flag=True, help="Take what the guest does not need meanwhile.")
+@click.option("--squeeze", is_flag=True, help="First take what the guest does not need.")
 @click.option("--no-hints", is_flag=True, help="Send also what is free; only ballonet's guests.")
 @click.option("--verify", is_flag=True, help="Compare all memory; only ballonet's guests.")
 @JSON_OPTION
@@ -69,7 +69,7 @@ def migrate(
     leaves it running here.  What this changes of the VM's settings is put back.  The exit code is 1
     unless the guest is at the destination.
 
-    --squeeze fills the balloon first, and gives the guest its memory back wherever it is then.
+    --squeeze fills the balloon first, and has the guest take its memory back when it goes.
     With --postcopy the guest is lost if the connection is; free page hints do nothing then.
     """
     request = MigrationRequest(
@@ -117,7 +117,7 @@ def _display(console: Console) -> Iterator[MigrationViewer]:
             text = f"squeezing: the guest keeps {format_bytes(now.now_bytes)}"
             progress.update(task, completed=now.fraction, what=text, speed="")
 
-        yield MigrationViewer(show, squeezing, console.print)
+        yield MigrationViewer(show, squeezing, lambda line: console.print(line, soft_wrap=True))
 
 
 def _where(now: MigrationProgress) -> str:

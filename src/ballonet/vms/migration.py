@@ -21,6 +21,7 @@ from ballonet.vms.change import Progress
 from ballonet.vms.machine import Machine
 from ballonet.vms.migration_progress import (
     MigrationLook,
+    MigrationOutcome,
     MigrationProgress,
     MigrationRates,
     MigrationStage,
@@ -28,11 +29,14 @@ from ballonet.vms.migration_progress import (
 from ballonet.vms.migration_setup import DOWNTIME_MOST_MS, MigrationRequest, MigrationSetup
 from ballonet.vms.squeeze import Squeeze
 
-__all__ = ["Migration", "MigrationOutcome", "MigrationViewer"]
+__all__ = ["Migration", "MigrationViewer"]
 
 _LOOK_S: Final = 0.2
 #: QEMU ends one that is cancelled within milliseconds, unless its connection hangs.
 _CANCEL_S: Final = 60.0
+#: After the end; QEMU tells of it some milliseconds before it has measured it.
+_SETTLE_S: Final = 2.0
+_SETTLE_LOOK_S: Final = 0.05
 #: For so long a monitor that was lost is tried again, so often.
 _REACH_AGAIN_S: Final = 15.0
 _AGAIN_S: Final = 0.5
@@ -51,23 +55,6 @@ class MigrationViewer:
     say: Callable[[str], None]  #: a line that matters
 
 
-@dataclass(frozen=True, slots=True)
-class MigrationOutcome:
-    """How it ended."""
-
-    look: MigrationLook
-    why: str
-    timed_out: bool
-    source_runs: bool | None  #: None: not known
-    squeezed_to_bytes: int | None
-    size_put_back_at: str | None
-
-    @property
-    def is_completed(self) -> bool:
-        """The guest is at the destination, with all its memory."""
-        return self.look.stage is MigrationStage.COMPLETED
-
-
 class Migration:
     """One migration of one machine; `run` it once."""
 
@@ -82,6 +69,7 @@ class Migration:
         self._squeeze = Squeeze(viewer.squeezing, viewer.say)
         self._before = self._look = MigrationLook()
         self._rates = MigrationRates(0.0)
+        self._ran_before = True
         self._is_sent = False  # `migrate`, whatever came of it
         self._is_begun = False  # ... and was answered
         self._is_going = False  # to the destination by post-copy: no way back
@@ -101,8 +89,9 @@ class Migration:
             except MonitorError as error:
                 await self._note_loss(error)
             except asyncio.CancelledError:
-                if self._is_sent and not self._look.stage.is_over and self._lost_s is not None:
+                if self._lost_s is not None:
                     self._viewer.say(_UNKNOWN)
+                    self._tell_left()
                 raise
 
     async def _note_loss(self, error: MonitorError) -> None:
@@ -140,8 +129,9 @@ class Migration:
         self._before = await migration.look()
         if not self._before.stage.is_over:
             raise MigrationError("another migration of this machine is on its way")
+        self._ran_before = not await vm.is_paused()
         await self._setup.apply(migration, self._request)
-        if self._request.postcopy:
+        if self._setup.has_postcopy:
             with suppress(GuestError, CommandRefusedError):  # it has no balloon
                 if await vm.hints_free_pages():
                     self._viewer.say("free page hints do nothing with post-copy: all is sent")
@@ -168,6 +158,7 @@ class Migration:
             now_s = time.monotonic()
             self._viewer.show(self._rates.see(now_s, look))
             if look.stage.is_over:
+                await self._settle(vm)
                 return
             await self._steer(vm, look, now_s)
             await vm.migration.wait(_LOOK_S)
@@ -180,6 +171,19 @@ class Migration:
         if overdue and not look.stage.is_over:
             raise MigrationError(f"{look.status} {_CANCEL_S:.0f} s after it was cancelled")
         return look
+
+    async def _settle(self, vm: Machine) -> None:
+        """A status comes before what follows from it: the times of one, the guest running again."""
+        end_s = time.monotonic() + _SETTLE_S
+        with suppress(MonitorError):  # how it ended is known
+            while time.monotonic() < end_s:
+                if self._look.stage is MigrationStage.COMPLETED:
+                    if self._look.total_time_s != 0:
+                        return
+                elif not self._ran_before or await _is_running(vm) is not False:
+                    return
+                await asyncio.sleep(_SETTLE_LOOK_S)
+                await self._take_look(vm)
 
     async def _steer(self, vm: Machine, look: MigrationLook, now_s: float) -> None:
         """What this moment asks for."""
@@ -224,9 +228,11 @@ class Migration:
             )
             return
         try:
-            await self._cancel(vm)
+            if self._look.stage is not MigrationStage.COMPLETED:
+                await self._cancel(vm)
             while not (await self._take_look(vm)).stage.is_over:
                 await vm.migration.wait(_LOOK_S)
+            await self._settle(vm)
             say(await self._what_became(vm))
         except (MonitorError, MigrationError) as error:
             say(f"{error}; {_UNKNOWN}")

@@ -15,7 +15,14 @@ from typing import Final
 
 from ballonet.vms.reply import integer, optional, printable
 
-__all__ = ["MigrationLook", "MigrationProgress", "MigrationRates", "MigrationStage", "parse_look"]
+__all__ = [
+    "MigrationLook",
+    "MigrationOutcome",
+    "MigrationProgress",
+    "MigrationRates",
+    "MigrationStage",
+    "parse_look",
+]
 
 _COMMAND: Final = "query-migrate"
 #: A status that newer machines may have, and a reason, are shown; no longer than this.
@@ -102,6 +109,23 @@ def parse_look(reply: object) -> MigrationLook:
         downtime_s=_seconds(reply, "downtime"),
         expected_downtime_s=_seconds(reply, "expected-downtime"),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class MigrationOutcome:
+    """How it ended."""
+
+    look: MigrationLook
+    why: str
+    timed_out: bool
+    source_runs: bool | None  #: None: not known
+    squeezed_to_bytes: int | None
+    size_put_back_at: str | None  #: source, destination; None: nowhere, or not known
+
+    @property
+    def is_completed(self) -> bool:
+        """The guest is at the destination, with all its memory."""
+        return self.look.stage is MigrationStage.COMPLETED
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,6 +69,7 @@ class MigrationSetup:
         self._found_capabilities: dict[str, bool] = {}
         self._found_parameters: dict[str, int] = {}
         self._given_parameters: dict[str, int] = {}
+        self.has_postcopy = False  #: it is on, whoever switched it
 
     async def apply(self, migration: MachineMigration, request: MigrationRequest) -> None:
         """Raises: MonitorError; MigrationError, if the machine does not know what is wanted."""
@@ -80,6 +81,7 @@ class MigrationSetup:
         wanted |= {
             name: state for name, state in request.welcome_capabilities().items() if name in found
         }
+        self.has_postcopy = (found | wanted).get("postcopy-ram", False)
         await self.change(migration, request.parameters())
         changed = {name: state for name, state in wanted.items() if found[name] != state}
         # What is to be put back is known before anything is changed: this may be cut short.

@@ -1,8 +1,9 @@
-"""A guest gives what it does not need for as long as it is moved: what is free need not be sent.
+"""A guest gives what it does not need before it is moved, so that what is free need not be sent.
 
-The size is put back at the source, before it has gone: the target travels with the device, so the
-guest gets its memory back wherever it is then.  What was dropped reads as zeros until the guest
-uses it again, so nothing of what was saved is lost by this.
+The size is put back at the source as soon as the migration is on its way: the target travels with
+the device, so the guest gets its memory back wherever it is then.  What was dropped reads as zeros
+until the guest uses it again, so little of what was saved is lost by this; to wait for the end of
+the first pass was tried, and was too late for an idle guest, whose first pass is its last.
 Units: bytes left to the guest (logical size), seconds.
 Source: QEMU hw/virtio/virtio-balloon.c, whose state has num_pages.
 """
@@ -22,9 +23,6 @@ from ballonet.vms.resize import Resize, find_floor
 __all__ = ["Squeeze"]
 
 _SQUEEZE_S: Final = 60.0
-#: What is left of the first pass when the size is put back, in parts of all memory: early enough
-#: for an idle guest, whose first pass is its last.
-_PUT_BACK_PART: Final = 4
 
 
 class Squeeze:
@@ -65,12 +63,10 @@ class Squeeze:
         )
 
     async def see(self, vm: Machine, look: MigrationLook) -> None:
-        """Put the size back as soon as little is left to send."""
-        is_at_source = look.stage is MigrationStage.BEFORE
+        """Put the size back as soon as memory is being sent."""
         if self._unsure and await _was_in_time(vm, look):
             self._unsure = False
-        is_late = look.total_bytes and look.remaining_bytes <= look.total_bytes // _PUT_BACK_PART
-        if self._found_bytes is not None and is_at_source and (is_late or look.passes > 1):
+        if look.stage is MigrationStage.BEFORE and look.total_bytes:
             await self.leave(vm)
 
     async def leave(self, vm: Machine) -> None:
