@@ -182,14 +182,17 @@ def test_two_rings_in_one_place_are_refused() -> None:
     refused(SPLIT, change)
 
 
-def test_a_ring_index_that_is_not_the_one_in_memory_is_refused() -> None:
-    """The only one that memory shows: of a split ring."""
-
-    def change(header: dict[str, Any], _: object) -> None:
-        for column in (3, 4):
-            header["fields"]["queues"][0][column] += 1
-
-    refused(SPLIT, change)
+def test_a_ring_whose_memory_did_not_come_along_is_refused() -> None:
+    """Of a split ring, whose index memory shows."""
+    there, state = WAITING[SPLIT]
+    gpa, size = parts(state)[0]["fields"]["queues"][0][:2]
+    index = there.memory[gpa + 16 * size + 2 : gpa + 16 * size + 4]
+    before = bytes(index)
+    index[:] = (int.from_bytes(before, "little") + 1).to_bytes(2, "little")
+    driver = BalloonDriver(there.kernel, there.transport, no_fence, there.driver.settings)
+    with pytest.raises(StreamError, match="memory has index"):
+        driver_state.restore_state(driver, state)
+    index[:] = before
 
 
 def test_fewer_queues_are_refused() -> None:

@@ -113,6 +113,20 @@ def test_without_swap_the_biggest_process_is_killed() -> None:
     assert kernel.counters.oom_kill == 1
 
 
+def test_a_process_that_is_killed_in_the_middle_leaves_its_frames_to_others() -> None:
+    machine = Machine(settings=KernelSettings(poison=0xAA))
+    kernel = machine.kernel
+    process = kernel.start_process("victim")
+    heap = kernel.add_area("heap", 4000, process)
+    pages = np.arange(4000)
+    machine.use(heap, process=process)
+    machine.scheduler.spawn("victim", kernel.paging.touch(heap, pages, write=True, process=process))
+    machine.scheduler.run(0, steps_max=2)
+    kernel.end_process(process)
+    machine.scheduler.run(0)
+    machine.use(kernel.add_area("file", int(kernel.free_frames * 0.9)))  # looks at their poison
+
+
 def test_with_nobody_to_kill_the_kernel_gives_up_aloud() -> None:
     machine = Machine()
     kernel = machine.kernel
