@@ -86,7 +86,7 @@ class History:
             self.move(1.0)
         self.settle()
 
-    def actions(self) -> list[Callable[[], None]]:
+    def actions(self) -> list[Callable[[], object]]:
         pair = self.pair
         return [
             lambda: pair.set_target(int(self.random.integers(self.pages))),
