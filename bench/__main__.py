@@ -7,7 +7,18 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
-from bench import back, cpu, free_pages, host, inflate, kinds, monitor, pace, stats
+from bench import (
+    back,
+    cpu,
+    free_pages,
+    host,
+    inflate,
+    kinds,
+    migration_stream,
+    monitor,
+    pace,
+    stats,
+)
 from bench.report import Figure, Ratio, machine, write_json
 
 RESULTS = Path("build/bench.json")
@@ -21,6 +32,7 @@ MEASURES: Final[Mapping[str, Callable[[], Iterator[Ratio | Figure]]]] = {
     "stats": stats.measure,
     "host": host.measure,
     "monitor": monitor.measure,
+    "migration-stream": migration_stream.measure,
 }
 
 
