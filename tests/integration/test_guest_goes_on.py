@@ -131,6 +131,7 @@ def goes_on(directory: Path, here: EmbeddedMachine, there: EmbeddedMachine) -> N
     assert there.driver.size.actual_pages == BALLOON_PAGES
     faults = there.kernel.counters.pgfault
     with running_device(directory / "there", state_path=directory / "copy") as device:
+        there.take_device(None)
         there.go_on()
         with running(there):
             message = "the device does not know the balloon"
@@ -214,7 +215,7 @@ def test_a_machine_without_its_device_does_not_begin(tmp_path: Path) -> None:
             there.restore_state(state | {"kernel": state["kernel"][:-1]})
         there.restore_state(state)
         with pytest.raises(GuestError, match="no balloon device"):
-            there.go_on()
+            there.take_device(None)
 
 
 def test_a_device_that_offers_less_is_refused(tmp_path: Path) -> None:
@@ -231,4 +232,4 @@ def test_a_device_that_offers_less_is_refused(tmp_path: Path) -> None:
         copy_memory(here.memory, there.memory)
         there.restore_state(here.save_state())
         with pytest.raises(GuestError, match="lacks features"):
-            there.go_on()
+            there.take_device(None)

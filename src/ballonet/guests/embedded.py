@@ -2,7 +2,7 @@
 
 It can go on elsewhere.  Here: `freeze`, then, when the device has stopped, `save_state`; `thaw` if
 nothing came of it.  There: a machine made with `waits_for_state` touches neither memory nor device
-until its memory was filled; then `restore_state`, and `go_on`.
+until its memory was filled; then `restore_state`, `take_device` and `go_on`.
 Not here: the process (embedded_process.py), what the guest can be asked (embedded_requests.py).
 Units: bytes.
 """
@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, Protocol, Self
 
 from ballonet.driver import state as driver_state
 from ballonet.driver.balloon_driver import BalloonDriver
@@ -33,10 +33,12 @@ from ballonet.memory.shared_file import SharedFile
 from ballonet.runtime.event_loop import EventLoop
 from ballonet.vhost_user.frontend import FrontEnd, SharedRegion
 
-__all__ = ["EmbeddedGuestSettings", "EmbeddedMachine"]
+__all__ = ["Companion", "EmbeddedGuestSettings", "EmbeddedMachine"]
 
 _STEPS_PER_TURN: Final = 200
 _RECONNECT_NS: Final = 100_000_000
+#: A throttled guest stands still once in so long.
+_THROTTLE_NS: Final = 10_000_000
 #: Where guest memory lies in the addresses of its own process; only rings are named by it.
 _UVA: Final = 1 << 40
 _KERNEL, _DRIVER = "kernel", "driver"
@@ -53,6 +55,19 @@ class EmbeddedGuestSettings:
     speed: float = 1.0  #: of the guest's clock
     kernel: KernelSettings = field(default_factory=KernelSettings)
     driver: DriverSettings = field(default_factory=DriverSettings)
+
+
+class Companion(Protocol):
+    """Something that the machine's loop has to think of."""
+
+    @property
+    def deadline_ns(self) -> int | None:
+        """When it is to be asked at the latest, by the host's clock."""
+        ...
+
+    def work(self) -> bool:
+        """A step; True if there is more to do."""
+        ...
 
 
 class EmbeddedMachine:
@@ -90,6 +105,8 @@ class EmbeddedMachine:
             reconnected=self._reconnected,
         )
         self.driver: Final = BalloonDriver(self.kernel, self.front_end, full_fence, settings.driver)
+        self.companions: Final[list[Companion]] = []  #: asked in each turn of the loop
+        self.throttle_percent = 0  #: of its time that the guest stands still
         self._requests: RequestSocket | None = None
         self._reconnect_ns = 0
 
@@ -189,15 +206,24 @@ class EmbeddedMachine:
         kernel_state.restore_state(self.kernel, self.programs, state[_KERNEL])
         driver_state.restore_state(self.driver, state[_DRIVER])
 
-    def go_on(self) -> None:
-        """Take the device into use for the guest that was restored, and let it run.
+    def take_device(self, state: bytes | None) -> None:
+        """Prepare the device for the guest that was restored.
 
-        Raises: GuestError, if there is no such device; the machine can only be closed then.
+        `state` is that of the device it had; None, if this one knows the guest already.
+        Raises: GuestError, if there is no such device, or it refuses the state; the machine can
+        only be closed then.
         """
         if not self.waits_for_state or not self.driver.queues:
             raise UsageError("no state was restored, or the guest has begun")
         self.front_end.connect()
         self.driver.accept_again()
+        if state is not None:
+            self.front_end.migration.load_state(state)
+
+    def go_on(self) -> None:
+        """Let the guest that was restored run. Raises: GuestError, if its device is gone."""
+        if not self.waits_for_state or not self.front_end.is_connected:
+            raise UsageError("no device was taken, or the guest has begun")
         self.driver.go_on()
         self._set_clock()
         self.waits_for_state = False
@@ -229,14 +255,29 @@ class EmbeddedMachine:
             if now_ns >= self._reconnect_ns:
                 self._reconnect_ns = now_ns + _RECONNECT_NS
                 self.front_end.reconnect()
-        self.scheduler.run(self._now_ns(), _STEPS_PER_TURN)
-        return self.scheduler.can_go_on
+        is_held_up = self._held_up_until_ns() is not None
+        if not is_held_up:
+            self.scheduler.run(self._now_ns(), _STEPS_PER_TURN)
+        has_more = [one.work() for one in self.companions]
+        return any(has_more) or (self.scheduler.can_go_on and not is_held_up)
+
+    def _held_up_until_ns(self) -> int | None:
+        """When the throttled guest may go on; None: it may."""
+        if not self.throttle_percent or self.scheduler.is_freezing:
+            return None
+        now_ns = time.monotonic_ns()
+        begun_ns = now_ns - now_ns % _THROTTLE_NS
+        until_ns = begun_ns + _THROTTLE_NS * self.throttle_percent // 100
+        return until_ns if now_ns < until_ns else None
 
     def _deadline_ns(self) -> int | None:
         """By the host's clock."""
+        times = [one.deadline_ns for one in self.companions if one.deadline_ns is not None]
+        held_up_ns = self._held_up_until_ns()
+        if held_up_ns is not None:
+            return min([*times, held_up_ns])
         if self.scheduler.is_frozen or self.waits_for_state:
-            return None
-        times = []
+            return min(times, default=None)
         if self.scheduler.deadline_ns is not None:
             times.append(self._begun_ns + int(self.scheduler.deadline_ns / self.settings.speed))
         if not self.front_end.is_connected:

@@ -43,7 +43,7 @@ class GuestMonitor:
         self.parameters: dict[str, int] = {row.name: row.default for row in PARAMETERS}
         self.capabilities: dict[str, bool] = dict(CAPABILITIES)
         self._is_stopped = False
-        machine.works.append(self.source.work)
+        machine.companions.append(self.source)
 
     @property
     def run_state(self) -> str:
@@ -113,7 +113,7 @@ class GuestMonitor:
             return
         stopped: asyncio.Future[BallonetError | None] = asyncio.get_running_loop().create_future()
         tell = _from_elsewhere(stopped)
-        await self._do(lambda: self._machine.freeze(tell, _REST_S))
+        await self._do(lambda: self._movable.pause(tell, _REST_S))
         error = await stopped
         if error is not None:
             raise error
@@ -126,7 +126,7 @@ class GuestMonitor:
             raise GuestError("the guest has moved: it may run at the destination")
         if self._is_stopped:
             self._is_stopped = False
-            await self._do(self._machine.thaw)
+            await self._do(self._movable.resume)
             self._outbox.post("RESUME", dict)
 
     def quit(self) -> None:

@@ -12,6 +12,7 @@ from typing import Final
 
 from ballonet.errors import BallonetError, MigrationError
 from ballonet.guests.embedded import EmbeddedMachine
+from ballonet.guests.movable_guest import DEVICE
 from ballonet.memory.regions import Region
 from ballonet.migration.channels import Channel
 from ballonet.migration.framing import RecordReader, RecordWriter
@@ -64,7 +65,9 @@ class MigrationDestination:
         self._say(Ready())
         receive_until_runnable(self._channel, self._reader, self._incoming)
         states = {name.name.lower(): bytes(raw) for name, raw in self._incoming.states.items()}
+        device = states.pop(DEVICE)
         self._machine.restore_state(states)
+        self._machine.take_device(device)
         self._say(Loaded())
         if not isinstance(self._take(), Go):
             raise MigrationError("the source says something else than GO")

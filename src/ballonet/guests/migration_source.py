@@ -127,6 +127,8 @@ class MigrationSource:
             self._set_status("cancelling")
             self._say(encode_line({"wish": what}))
 
+    deadline_ns = None  #: it needs none
+
     def work(self) -> bool:
         """A step of what takes longer; True if there is more to do."""
         if self._protecting is not None:

@@ -8,15 +8,19 @@ Not here: who asks for it (migration_source.py).
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator
 
-from ballonet.errors import BallonetError
+from ballonet.errors import BallonetError, MigrationError, UsageError
 from ballonet.guests.embedded import EmbeddedMachine
 from ballonet.migration.tracking import GuestSideTracking
 
-__all__ = ["MovableGuest"]
+__all__ = ["DEVICE", "MovableGuest", "Stopped"]
 
 DEVICE = "device"
+
+#: Told why a guest does not stop; None: it has.
+Stopped = Callable[[BallonetError | None], None]
 
 
 class MovableGuest:
@@ -26,6 +30,23 @@ class MovableGuest:
         self._machine = machine
         self._tracking = GuestSideTracking(machine.memory.view)
         self._has_frozen = self._has_stopped_rings = False
+        self._stopped: Stopped | None = None  # to be told when all rest
+        self.deadline_ns: int | None = None  #: when a guest that does not rest goes on
+        machine.companions.append(self)
+
+    def work(self) -> bool:
+        """See whether a guest that is to rest does, or does not in time; never has more to do."""
+        stopped = self._stopped
+        if stopped is None:
+            return False
+        if self._machine.is_frozen:
+            self._stopped = self.deadline_ns = None
+            stopped(None)
+        elif self.deadline_ns is not None and time.monotonic_ns() >= self.deadline_ns:
+            names = ", ".join(self._machine.scheduler.restless)
+            self.resume()
+            stopped(MigrationError(f"the guest does not come to rest: {names}"))
+        return False
 
     def facts(self) -> dict[str, int]:
         """Where an engine finds the guest."""
@@ -54,20 +75,32 @@ class MovableGuest:
         """Let the guest stand still for a part of its time."""
         self._machine.throttle_percent = percent
 
-    def stop(self, stopped: Callable[[BallonetError | None], None], timeout_s: float) -> None:
-        """Stop guest and device; `stopped` is told when they have, or why they do not."""
+    def pause(self, stopped: Stopped, timeout_s: float) -> None:
+        """Let the guest come to rest; `stopped` is told when it has, or why it does not.
+
+        Raises: UsageError, if it is asked to already.
+        """
+        if self._stopped is not None:
+            raise UsageError("the guest is being stopped already")
+        self._stopped = stopped
+        self.deadline_ns = time.monotonic_ns() + int(timeout_s * 1e9)
+        self._has_frozen = True
+        self._machine.freeze()
+
+    def stop(self, stopped: Stopped, timeout_s: float) -> None:
+        """The same, and its device stops too."""
 
         def frozen(error: BallonetError | None) -> None:
             stopped(self._stop_rings() if error is None else error)
 
-        if self._machine.scheduler.is_frozen:  # by its operator, and stays so if it does not move
+        if self._machine.is_frozen:  # by its operator, and stays so if it does not move
             frozen(None)
         else:
-            self._has_frozen = True
-            self._machine.freeze(frozen, timeout_s)
+            self.pause(frozen, timeout_s)
 
     def resume(self) -> None:
-        """Let both go on. Raises: BallonetError, if the device refuses."""
+        """Let both go on, wherever they are. Raises: BallonetError, if the device refuses."""
+        self._stopped = self.deadline_ns = None
         if self._has_stopped_rings:
             self._has_stopped_rings = False
             self._machine.front_end.migration.start_rings()

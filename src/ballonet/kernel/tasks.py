@@ -155,6 +155,11 @@ class Scheduler:
         return self._is_freezing and not self._restless
 
     @property
+    def is_freezing(self) -> bool:
+        """Tasks go on to their rests, or have come to them."""
+        return self._is_freezing
+
+    @property
     def restless(self) -> list[str]:
         """Names of the tasks that do not rest."""
         return sorted(task.name for task in self._restless)

@@ -11,7 +11,6 @@ from contextlib import closing
 import numpy as np
 import pytest
 
-from ballonet.memory import dirty_log
 from ballonet.memory.dirty_log import DirtyLog, OwnDirtyLog
 
 PAGE = 4096
@@ -78,7 +77,7 @@ def test_what_is_marked_between_the_look_and_the_clearing_stays(
             return call(bits, operation, bit)
 
         with monkeypatch.context() as patched:
-            patched.setattr(dirty_log.np, "flatnonzero", look_and_be_late)
+            patched.setattr(np, "flatnonzero", look_and_be_late)
             patched.setattr(dirty_log._AtomicBits, "call", call_late)
             assert log.take().tolist() == [5]
         assert log.take().tolist() == [6, 64]
