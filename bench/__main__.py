@@ -14,6 +14,7 @@ from bench import (
     host,
     inflate,
     kinds,
+    migration_stream,
     monitor,
     pace,
     qemu_migration,
@@ -21,10 +22,6 @@ from bench import (
     spin,
     stats,
     tracking,
-    migration_stream,
-    monitor,
-    pace,
-    stats,
 )
 from bench.report import Figure, Ratio, machine, write_json
 

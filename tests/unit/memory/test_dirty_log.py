@@ -11,6 +11,7 @@ from contextlib import closing
 import numpy as np
 import pytest
 
+from ballonet.memory import dirty_log
 from ballonet.memory.dirty_log import DirtyLog, OwnDirtyLog
 
 PAGE = 4096
