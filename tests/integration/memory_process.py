@@ -143,6 +143,11 @@ class _Memory:
         """Somewhere in each page, one after the other."""
         self._words[pfns, word % WORDS] = word
 
+    def write_slowly(self, pfns: Pfns, word: int) -> None:
+        """The same with time between two pages for others to look."""
+        for pfn in pfns.tolist():
+            self._words[pfn, word % WORDS] = word
+
     def read(self, pfns: Pfns) -> NDArray[np.uint64]:
         """Pages in this order, each a row."""
         return self._words[pfns]
@@ -178,6 +183,7 @@ def main() -> None:
             process.untrack,
             process.miss,
             process.write,
+            process.write_slowly,
             process.read,
             process.receive,
             process.count,

@@ -168,6 +168,15 @@ def test_what_arrives_again_does_not_undo_what_the_guest_has_written(move: Move)
     assert wrong_pages(move.guest.contents(), before) == []
 
 
+def test_of_a_run_only_what_is_missing_gets_its_contents_and_those_are_its_own(move: Move) -> None:
+    for pfn in np.flatnonzero(move.missing)[5:300:7].tolist():
+        move.deliver_page(pfn)
+    halves = np.array([0, PAGES // 2])
+    move.deliver(PageRuns(halves, np.array([PAGES // 2, PAGES // 2])))
+    assert move.memory.left_pages == 0
+    assert wrong_pages(move.guest.contents(), move.source) == []
+
+
 def test_a_page_that_turns_out_to_be_a_hole_reads_as_zeros_and_stays_one_where_nobody_looks(
     move: Move,
 ) -> None:

@@ -175,17 +175,21 @@ class WriteTracker:
         ]
 
     def _scan_parts(self, flags: int, category: int) -> Iterator[NDArray[np.uint64]]:
-        """One call after the other, as many runs as fit into each; starts and ends."""
+        """One call after the other, as many runs as fit into each; starts and ends, ascending."""
         at, end = self._address, self._address + self._size
         vector = int(self._found.ctypes.data)
-        while at < end:
-            fixed = (0, vector, len(self._found), 0, 0, category, 0, category)
+        count = len(self._found)
+        while count == len(self._found) and at < end:
+            fixed = (0, vector, count, 0, 0, category, 0, category)
             request = bytearray(_SCAN_STRUCT.pack(_SCAN_STRUCT.size, flags, at, end, *fixed))
             count = fcntl.ioctl(self._pagemap, _PAGEMAP_SCAN, request)
-            yield self._found[:count, :2].copy()
-            before, at = at, _SCAN_STRUCT.unpack(request)[_WALK_END]
-            if at <= before:
-                raise MigrationError(f"{self._target} is no whole number of its huge pages")
+            part = self._found[:count, :2].copy()
+            yield part
+            # Only a full vector stops a scan.  Where it ended is not told by one that came to its
+            # end after the kernel had emptied its own buffer: to go on there would report pages
+            # again that come before others (seen with Linux 6.18).
+            if count:
+                at = max(_SCAN_STRUCT.unpack(request)[_WALK_END], int(part[-1, 1]))
 
     def _check_alive(self) -> None:
         """A process that has ended has no memory, and so nothing written in it.
