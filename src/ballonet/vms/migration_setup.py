@@ -81,7 +81,7 @@ class MigrationSetup:
         wanted |= {
             name: state for name, state in request.welcome_capabilities().items() if name in found
         }
-        self.has_postcopy = ({**found, **wanted}).get("postcopy-ram", False)
+        self.has_postcopy = wanted.get("postcopy-ram", found.get("postcopy-ram", False))
         await self.change(migration, request.parameters())
         changed = {name: state for name, state in wanted.items() if found[name] != state}
         # What is to be put back is known before anything is changed: this may be cut short.
