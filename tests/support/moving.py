@@ -31,10 +31,11 @@ def saved(pair: Pair) -> tuple[bytes, bytes]:
     return kernel, driver_state.state_of(pair.driver)
 
 
-def empty_copy(pair: Pair) -> Pair:
+def empty_copy(pair: Pair, memory: memoryview | None = None) -> Pair:
     """As another machine waits for a guest: the same memory, nothing booted.
 
     What is the host's, or was hinted, does not come along: there it is anything.
+    `memory`: what has arrived; None: what the guest has.
     """
     there = Pair(
         len(pair.memory),
@@ -45,18 +46,18 @@ def empty_copy(pair: Pair) -> Pair:
         boots=False,
     )
     there.clock.ns = pair.clock.ns
-    there.memory[:] = pair.memory
+    there.memory[:] = pair.memory if memory is None else memory
     left_out = pair.kernel.table.used_as(Use.BALLOON, Use.HELD)
     there.kernel.memory.fill(left_out, np.uint64(GARBAGE))  # type: ignore[arg-type]
     return there
 
 
-def move(pair: Pair) -> Pair:
-    """The guest, which rests, goes on in another pair."""
+def move(pair: Pair, memory: memoryview | None = None) -> Pair:
+    """The guest, which rests, goes on in another pair, with what has arrived of its memory."""
     device = state_of(pair.device)
     pair.stop_device()
     kernel, driver = saved(pair)
-    there = empty_copy(pair)
+    there = empty_copy(pair, memory)
     there.device = Balloon(pair.device.settings, there.clock)
     restore_state(there.device, device)
     there.rejoin()

@@ -7,6 +7,7 @@ really empty the memory, so a page that is dropped while the guest uses it is fo
 from __future__ import annotations
 
 import mmap
+import os
 
 import numpy as np
 from tests.support.clock import FakeClock
@@ -112,14 +113,18 @@ class Pair:
         *,
         boots: bool = True,
     ) -> None:
-        self.memory = memoryview(mmap.mmap(-1, memory_bytes))
+        fd = os.memfd_create("pair", os.MFD_CLOEXEC)
+        os.ftruncate(fd, memory_bytes)
+        # Guest and device are two processes outside of tests: each has a mapping of its own.
+        self.memory, of_device = (memoryview(mmap.mmap(fd, memory_bytes)) for _ in range(2))
+        os.close(fd)
         self.clock = FakeClock()
         self.scheduler = Scheduler(self.clock.now_ns())
         physical = PhysicalMemory([MemoryPiece(0, self.memory)], page_bytes)
         self.kernel = Kernel(physical, self.scheduler, kernel, boots=boots)
         self.programs = Programs(self.kernel)
         self.device = Balloon(balloon, self.clock)
-        self.device_memory = DeviceMemory(self.memory, balloon.host_page_bytes)
+        self.device_memory = DeviceMemory(of_device, balloon.host_page_bytes)
         self.events: list[Fact] = []
         self.rejoin()
         self.kicked: set[int] = set()
