@@ -11,7 +11,8 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from tests.support.moving import come_to_rest, move
+from tests.support import moving
+from tests.support.moving import come_to_rest, move, saved
 from tests.support.pair import MIB, DeviceMemory, Pair
 
 from ballonet.device.balloon import Balloon, BalloonSettings
@@ -20,6 +21,7 @@ from ballonet.device.state import restore_state, state_of
 from ballonet.driver.size_worker import SizeWorker
 from ballonet.errors import GuestPanicError, RingError
 from ballonet.kernel.areas import Area
+from ballonet.kernel.frames import Use
 from ballonet.kernel.kernel import KernelSettings, ProcessKilled
 from ballonet.kernel.tasks import Job
 from ballonet.memory.runs import DiscardResult, Ranges
@@ -175,11 +177,15 @@ class History:
             self.pair.do(self.pair.driver.restore())
 
     def move(self, share: float) -> None:
-        """The guest goes on elsewhere, if it comes to rest."""
+        """The guest goes on elsewhere, or where it is."""
         if self.chance(share):
             self.pair.scheduler.freeze()
             self.interleave()
             if come_to_rest(self.pair):
+                if self.chance(0.2):  # nothing comes of it
+                    saved(self.pair)
+                    self.pair.scheduler.thaw()
+                    return
                 self.pair = move(self.pair)
                 kernel = self.pair.kernel
                 self.areas = [kernel.areas[area.number] for area in self.areas]
@@ -225,7 +231,25 @@ def test_no_guest_that_goes_on_elsewhere_loses_a_byte_or_leaks_a_page() -> None:
         except Exception as error:
             raise AssertionError(f"history {seed}") from error
         moves += history.moves
-    assert moves > 2 * MOVED_HISTORIES
+    assert moves > 1.5 * MOVED_HISTORIES
+
+
+def test_the_oracle_finds_a_move_that_loses_a_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    copy = moving.empty_copy
+
+    def lose_one(pair: Pair) -> Pair:
+        there = copy(pair)
+        there.kernel.memory.fill(pair.kernel.table.used_as(Use.CACHE)[-1:], 0)
+        return there
+
+    monkeypatch.setattr(moving, "empty_copy", lose_one)
+
+    def move_many() -> None:
+        for seed in range(20):
+            History(seed).run_and_move(3)
+
+    with pytest.raises(GuestPanicError, match="a page of"):
+        move_many()
 
 
 def test_the_oracle_finds_a_device_that_discards_too_late(monkeypatch: pytest.MonkeyPatch) -> None:

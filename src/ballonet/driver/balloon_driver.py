@@ -269,7 +269,7 @@ class BalloonDriver:
         page, use = self.kernel.page_bytes, self.kernel.table.use
         reach = 0
         for gpa, size in sorted(self._memory):
-            end = gpa + self.kernel.block_bytes(size)
+            end = gpa + self.kernel.memory.block_bytes(size)
             if gpa % page or gpa < reach or end > use.size * page:
                 raise RingError(f"{size} bytes at {gpa:#x} cannot be a ring or buffers")
             if (use[gpa // page : end // page] != Use.KERNEL).any():

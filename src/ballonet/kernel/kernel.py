@@ -92,21 +92,12 @@ class Kernel:
         self.zones: Final = self._make_zones()
         self.hidden_frames = 0  #: in the balloon, and no longer counted as the guest's
         self._poison = None if settings.poison is None else settings.poison * 0x0101010101010101
-        self.reclaim: Final = Reclaim(
-            self.table, memory, self.areas, self.swap, self.counters, free=self.free
-        )
+        parts = (self.table, memory, self.areas, self.swap, self.counters)
+        self.reclaim: Final = Reclaim(*parts, free=self.free)
         self.compaction: Final = Compaction(
             self.table, memory, self.areas, self.counters, free=self.free
         )
-        self.paging: Final = Paging(
-            self.table,
-            memory,
-            self.areas,
-            self.swap,
-            self.counters,
-            allocate=lambda count, use, process: self.allocate(count, Effort.ALWAYS, use, process),
-            free=self.free,
-        )
+        self.paging: Final = Paging(*parts, allocate=self._allocate_always, free=self.free)
         self.reporting: Final = PageReporting(
             scheduler, self.zones, (settings.reporting_bytes // self.page_bytes).bit_length() - 1
         )
@@ -173,7 +164,7 @@ class Kernel:
 
     def allocate_kernel(self, size: int) -> int:
         """Address of so many zeroed bytes that never move. Raises: GuestPanicError."""
-        length = self.block_bytes(size)
+        length = self.memory.block_bytes(size)
         order = (length // self.page_bytes).bit_length() - 1
         head = self.take_block(order, Use.KERNEL, MigrateType.UNMOVABLE)
         if head is None:
@@ -184,13 +175,8 @@ class Kernel:
 
     def free_kernel(self, gpa: int, size: int) -> None:
         """Give back what `allocate_kernel` returned."""
-        head, frames = gpa // self.page_bytes, self.block_bytes(size) // self.page_bytes
+        head, frames = gpa // self.page_bytes, self.memory.block_bytes(size) // self.page_bytes
         self.free(np.arange(head, head + frames))
-
-    def block_bytes(self, size: int) -> int:
-        """What `allocate_kernel` takes for so many bytes."""
-        pages = -(-size // self.page_bytes)
-        return self.page_bytes << (pages - 1).bit_length()
 
     def free(self, frames: Frames) -> None:
         """Give frames back to their zones."""
@@ -258,6 +244,9 @@ class Kernel:
         for zone in self.zones:
             moved += yield from self.compaction.run(zone)
         return moved
+
+    def _allocate_always(self, count: int, use: Use, process: Process | None) -> Job[Frames]:
+        return self.allocate(count, Effort.ALWAYS, use, process)
 
     def _make_zones(self) -> list[Zone]:
         split = DMA32_END_BYTES // self.page_bytes

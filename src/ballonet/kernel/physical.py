@@ -47,6 +47,11 @@ class PhysicalMemory:
         """First frame, and frame after the last, of each piece."""
         return [(first, end) for first, end, _ in self._pages]
 
+    def block_bytes(self, size: int) -> int:
+        """The smallest block of pages that has room for so many bytes."""
+        pages = -(-size // self.page_bytes)
+        return self.page_bytes << (pages - 1).bit_length()
+
     def view(self, gpa: int, length: int) -> memoryview:
         """A window on guest memory. Raises: GuestMemoryError, if it does not lie in one piece."""
         for piece in self.pieces:

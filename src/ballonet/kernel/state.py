@@ -3,7 +3,8 @@
 Memory itself travels in its own way and must be there when the guest goes on.  What is asked of the
 driver is in its own state (driver/state.py), which is restored after this one.
 About 12 bytes a page that is used, 12 a free block; arrays of nothing cost nothing.
-Not here: what is written, and how it is checked (state_reading.py, state_form.py).
+Not here: what is written (state_layout.py), in which form (state_form.py), and how it is checked
+(state_reading.py).
 """
 
 from __future__ import annotations
@@ -20,15 +21,15 @@ from ballonet.kernel.areas import IN_SWAP, Process
 from ballonet.kernel.frames import Frames, Use
 from ballonet.kernel.kernel import Kernel
 from ballonet.kernel.state_form import pack_state
-from ballonet.kernel.state_reading import (
+from ballonet.kernel.state_layout import (
     PART,
     KernelFacts,
     KernelState,
     ProgramState,
     Watermarks,
     machine_of,
-    read_kernel,
 )
+from ballonet.kernel.state_reading import read_kernel
 from ballonet.kernel.workloads import Program, Programs
 
 __all__ = ["restore_state", "state_of"]

@@ -1,131 +1,42 @@
-"""The state of a kernel as it is written down, and how it is read without believing it.
+"""The state of a kernel is read, and nothing in it is believed.
 
-Every frame of memory is named once: in a free block, as a page of an area, or in a run of frames
-of the kernel, the balloon or a hint.  That is what makes the table of frames out of it, and what
-proves that no frame has two owners and none is lost.
-Not here: writing it, and filling a kernel with it (state.py).
+That every frame of memory is named just once is what proves that none has two owners, and that
+none is lost.  What a guest may do to itself is not looked at: times, counters and marks.
 Units: frames.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ballonet.errors import SettingsError
-from ballonet.kernel.areas import ABSENT, IN_SWAP, Area, Process
+from ballonet.kernel.areas import IN_SWAP, Area, Process
 from ballonet.kernel.buddy import MAX_ORDER, FreeBlocks, MigrateType
 from ballonet.kernel.counters import VmCounters
 from ballonet.kernel.frames import Frames, Use
 from ballonet.kernel.kernel import Kernel
 from ballonet.kernel.reclaim import LOOKUP
-from ballonet.kernel.state_form import StatePart, StateReader, read_state
-from ballonet.kernel.workloads import WORKLOADS, Workload
+from ballonet.kernel.state_form import StateReader, read_state
+from ballonet.kernel.state_layout import (
+    PART,
+    KernelFacts,
+    KernelState,
+    ProgramState,
+    Watermarks,
+    machine_of,
+)
+from ballonet.kernel.workloads import WORKLOADS
 from ballonet.kernel.zone import Zone
 
-__all__ = [
-    "PART",
-    "KernelFacts",
-    "KernelState",
-    "ProgramState",
-    "Watermarks",
-    "machine_of",
-    "read_kernel",
-]
+__all__ = ["read_kernel"]
 
-PART: Final = StatePart(
-    "kernel",
-    {
-        "free_heads": "<u4",  # of all zones, as FreeBlocks has them
-        "free_counts": "<u4",
-        "block_types": "u1",
-        "reported": "<u4",
-        "run_first": "<u4",  # frames of the kernel, the balloon and hints
-        "run_frames": "<u4",
-        "run_use": "u1",
-        "area_frames": "<u4",  # of all areas: frame, or ABSENT or IN_SWAP modulo 2^32
-        "area_dirty": "u1",  # of all files, a bit a page
-        "area_marks": "<u4",
-        "touched": "<u4",  # of the frames of areas, ascending by frame
-        "oldest": "<u4",
-        "oldest_touched": "<u4",
-    },
-)
 _OWNED: Final = (Use.KERNEL, Use.BALLOON, Use.HELD)
 _U32: Final = 1 << 32
-_FRAMES_MAX: Final = _U32 + IN_SWAP  # a frame is told from what is none
+_FRAMES_MAX: Final = _U32 + IN_SWAP  # from here on it is IN_SWAP or ABSENT, modulo 2^32
 _PAGES_MAX: Final = (1 << 31) - 1
 _LISTS: Final = len(MigrateType) * (MAX_ORDER + 1)
-
-
-@dataclass(frozen=True, slots=True)
-class KernelFacts:
-    """Single numbers of a kernel and its parts; times by the guest's clock."""
-
-    now_ns: int
-    next_area: int
-    next_pid: int
-    hidden_frames: int
-    swap_used: int
-    clock: int
-    next_mark: int
-    file_frames_min: int
-    wants_memory: bool
-    wants_report: bool
-    report_due_ns: int | None
-    report_passes: int
-
-
-@dataclass(frozen=True, slots=True)
-class Watermarks:
-    """The numbers of a zone."""
-
-    managed: int
-    min: int
-    low: int
-    high: int
-
-
-@dataclass(frozen=True, slots=True)
-class ProgramState:
-    """A program at rest; pid 0: its process was killed."""
-
-    name: str
-    pid: int
-    due_ns: int
-    workload: Workload
-
-
-@dataclass(frozen=True, slots=True)
-class KernelState:
-    """All of it, checked."""
-
-    facts: KernelFacts
-    counters: VmCounters
-    random: dict[str, Any]
-    zones: list[tuple[Watermarks, FreeBlocks]]
-    runs: list[tuple[int, int, int]]  #: first frame, frames, use
-    areas: list[Area]
-    processes: list[Process]
-    programs: list[ProgramState]
-    touched: NDArray[np.uint32]
-    oldest: Frames
-    oldest_touched: NDArray[np.uint32]
-
-
-def machine_of(kernel: Kernel) -> dict[str, object]:
-    """What must be the same where a guest goes on."""
-    return {
-        "page_bytes": kernel.page_bytes,
-        "memory": [list(one) for one in kernel.memory.ranges],
-        "swap": kernel.swap.total,
-        "marks": kernel.settings.marks,
-        "poison": kernel.settings.poison,
-        "reporting_bytes": kernel.settings.reporting_bytes,
-    }
 
 
 def read_kernel(kernel: Kernel, raw: bytes) -> KernelState:
@@ -344,6 +255,3 @@ def _random(reader: StateReader) -> dict[str, Any]:
         "has_uint32": has_half,
         "uinteger": half,
     }
-
-
-assert ABSENT == -1  # noqa: S101 - as `area_frames` says

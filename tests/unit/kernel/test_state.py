@@ -14,7 +14,7 @@ from ballonet.errors import SettingsError, StreamError, UsageError
 from ballonet.kernel.kernel import Kernel, KernelSettings
 from ballonet.kernel.physical import MemoryPiece, PhysicalMemory
 from ballonet.kernel.state import restore_state, state_of
-from ballonet.kernel.state_reading import PART
+from ballonet.kernel.state_layout import PART
 from ballonet.kernel.tasks import Job, Scheduler, Sleep
 from ballonet.kernel.workloads import WORKLOADS, Programs
 
