@@ -20,8 +20,8 @@ from ballonet.memory.runs import PageRuns
 
 __all__ = ["DeviceHints"]
 
-#: Of an engine that is gone the guest gets its pages back after this.
-_LEASE_S: Final = 30
+#: Of an engine that is gone the guest gets its pages back after this; one that sends asks more often.
+_LEASE_S: Final = 10
 _LOOK_S: Final = 0.005
 _ANSWER_S: Final = 10.0
 #: A word of the device that says it hears of no more pages in this round.
