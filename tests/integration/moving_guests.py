@@ -148,6 +148,10 @@ class MovingGuest:
 
         return wait_until(ended, PATIENCE_S, "the migration does not end")
 
+    def ended(self) -> tuple[int, list[str]]:
+        """Wait for its end; its exit code, and what it has printed."""
+        return self.process.wait(PATIENCE_S), self.log()
+
     def engines(self) -> list[int]:
         """Its children, zombies too."""
         path = Path(f"/proc/{self.pid}/task/{self.pid}/children")
@@ -194,6 +198,17 @@ def ask_device(path: Path, command: str, **arguments: object) -> Any:  # noqa: A
         reply = client.negotiate().ask(command, **arguments)
     assert "return" in reply, reply
     return reply["return"]
+
+
+def resize(path: Path, guest: MovingGuest, balloon_bytes: int) -> None:
+    """Have so much in its balloon."""
+    total = ask_device(path, "query-memory-size-summary")["base-memory"]
+    ask_device(path, "balloon", value=total - balloon_bytes)
+    wait_until(
+        lambda: guest.ask("driver")["actual_pages"] == balloon_bytes // PAGE,
+        PATIENCE_S,
+        "the balloon does not follow",
+    )
 
 
 #: Told of each record before it is taken, with its number from 1; True: no more is taken.

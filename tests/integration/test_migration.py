@@ -13,9 +13,9 @@ from tests.integration.moving_guests import (
     PAGE,
     Arrival,
     MovingGuest,
-    ask_device,
     device,
     kill,
+    resize,
 )
 from tests.support.small_disk import small_disk
 from tests.support.wait import PATIENCE_S, wait_until
@@ -154,17 +154,6 @@ def test_after_a_migration_that_failed_the_device_notes_no_writes(
     resize(place / "a", stayer, 0)
     assert not os.pread(logs[0], size, 0).strip(b"\0")
     os.close(logs[0])
-
-
-def resize(path: Path, guest: MovingGuest, balloon_bytes: int) -> None:
-    """Have so much in its balloon."""
-    total = ask_device(path, "query-memory-size-summary")["base-memory"]
-    ask_device(path, "balloon", value=total - balloon_bytes)
-    wait_until(
-        lambda: guest.ask("driver")["actual_pages"] == balloon_bytes // PAGE,
-        PATIENCE_S,
-        "the balloon does not follow",
-    )
 
 
 def test_hints_save_what_is_free(place: Path, stayer: MovingGuest) -> None:
