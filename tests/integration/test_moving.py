@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +19,8 @@ from tests.integration.moving_guests import (
     device,
     kill,
     resize,
+    waiting,
 )
-from tests.support.programs import wait_for_listener
 from tests.support.wait import PATIENCE_S, wait_until
 
 from ballonet.migration.records import End, Pages, Pass, Record, State
@@ -39,16 +38,6 @@ def road(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 def leaving(path: Path, *options: str) -> MovingGuest:
     return MovingGuest(path, "here", path / "a", "--memory", "64M", *options)
-
-
-@contextmanager
-def waiting(path: Path, *options: str) -> Iterator[MovingGuest]:
-    """A machine that waits for a guest, at `in`."""
-    incoming = f"unix:{path}/in"
-    options = ("--memory", "64M", "--incoming", incoming, *options)
-    with MovingGuest(path, "there", path / "b", *options) as guest:
-        wait_for_listener(path / "in")
-        yield guest
 
 
 def first(kind: type[Record], do: Callable[[], None]) -> Callable[[int, Record], None]:
@@ -77,7 +66,7 @@ def test_a_guest_under_work_moves_with_its_balloon(tmp_path: Path, ring: str, po
         device(tmp_path, "a", *options),
         device(tmp_path, "b", *options),
         leaving(tmp_path, *guest) as here,
-        waiting(tmp_path, *guest) as there,
+        waiting(tmp_path, "64M", "b", *guest) as there,
     ):
         total = here.ask("meminfo")["MemTotal"]
         assert here.ask("hog", size=4 * MIB)

@@ -20,7 +20,7 @@ from ballonet.memory.runs import PageRuns
 
 __all__ = ["DeviceHints"]
 
-#: Of an engine that is gone the guest gets its pages back after this; one that sends asks more often.
+#: The guest gets its pages back so long after its engine is gone; one that sends asks more often.
 _LEASE_S: Final = 10
 _LOOK_S: Final = 0.005
 _ANSWER_S: Final = 10.0
