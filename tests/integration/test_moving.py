@@ -161,6 +161,17 @@ def test_hinted_memory_is_free_at_the_destination(road: Path) -> None:
         assert there.status() == "running"
 
 
+def test_a_guest_that_gives_no_hints_or_cannot_be_asked_moves_without(tmp_path: Path) -> None:
+    with device(tmp_path, "a", "--no-free-page-hint"), leaving(tmp_path) as here:
+        for _ in range(2):
+            with Arrival(tmp_path / "in", SIZE, lambda _, one, __: isinstance(one, End)) as there:
+                answer = here.moved(there.uri)
+            assert answer["error-desc"].startswith("the destination is gone")
+            assert there.incoming.totals.hole_pages
+            assert here.do("query-migrate")["ram"]["x-ballonet-hinted"] == 0
+            (tmp_path / "a.qmp").unlink(missing_ok=True)
+
+
 def test_a_guest_that_stands_still_moves_and_stands_still(road: Path) -> None:
     with leaving(road) as here, waiting(road) as there:
         assert here.ask("hog", size=MIB)
