@@ -252,7 +252,11 @@ def asks_machine(engine: int, here: MovingGuest) -> bool:
     return is_stopped and len(call) > 1 and int(call[1], 16) == link
 
 
-def test_a_device_that_is_killed_in_a_round_of_hints_takes_no_page_with_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("bandwidth", [0, 8 * MIB])
+def test_a_device_that_is_killed_in_a_round_of_hints_takes_no_page_with_it(
+    tmp_path: Path, bandwidth: int
+) -> None:
+    """It is there again in time for the stop of a guest that moves slowly, else mostly not."""
     state = ("--state-file", str(tmp_path / "state"))
     with (
         device(tmp_path, "a", *state) as first_device,
@@ -263,6 +267,7 @@ def test_a_device_that_is_killed_in_a_round_of_hints_takes_no_page_with_it(tmp_p
         assert here.ask("hog", size=4 * MIB)
         here.ask("use_memory", percent=60)
         here.switch(x_ballonet_verify=True)
+        here.do("migrate-set-parameters", **{"max-bandwidth": bandwidth})
 
         def end() -> None:
             first_device.kill()
@@ -277,6 +282,7 @@ def test_a_device_that_is_killed_in_a_round_of_hints_takes_no_page_with_it(tmp_p
                 if answer["status"] != "completed":
                     assert answer["error-desc"].count("\n") == 0
                     assert has_given_up(there)
+                assert here.log() == []
                 guest = there if answer["status"] == "completed" else here
                 assert guest.ask("release_hogs") == 1
                 assert guest.status() == "running"

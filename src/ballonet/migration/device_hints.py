@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,6 +25,8 @@ __all__ = ["DeviceHints"]
 _LEASE_S: Final = 10
 _LOOK_S: Final = 0.005
 _ANSWER_S: Final = 10.0
+#: What a monitor raises that cannot be reached, refuses, or is gone in the middle of a word.
+_LOST: Final = (OSError, EOFError, QMPError, QMPBadPortError)
 #: A word of the device that says it hears of no more pages in this round.
 _ENDED: Final = frozenset({"stop", "done"})
 
@@ -74,7 +77,8 @@ class DeviceHints:
     def close(self) -> None:
         """Leave the monitor."""
         if self._monitor is not None:
-            self._monitor.close()
+            with suppress(*_LOST):  # the device may have been killed, and leaving it fails then
+                self._monitor.close()
             self._monitor = None
 
     def _ask(self, command: str, **arguments: object) -> dict[str, Any]:
@@ -87,7 +91,7 @@ class DeviceHints:
                 self._monitor.settimeout(_ANSWER_S)
                 self._monitor.connect()
             answer = self._monitor.cmd(command, **arguments)
-        except (OSError, QMPError, QMPBadPortError, TimeoutError) as error:
+        except _LOST as error:
             self.trouble = str(error) or type(error).__name__
             return {}
         return answer if isinstance(answer, dict) else {}
