@@ -96,6 +96,7 @@ class GuestMonitor:
             "total-time": now.total_ms,
             "setup-time": 0,
             "ram": now.ram(),
+            "x-ballonet-passes": list(source.passes),
         }
         if now.downtime_ms is not None:
             answer["downtime"] = now.downtime_ms

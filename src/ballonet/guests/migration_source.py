@@ -13,6 +13,7 @@ import json
 import socket
 import subprocess
 import sys
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any, Final, Protocol
@@ -29,6 +30,7 @@ _LINE_MAX: Final = 1 << 20
 _REST_S: Final = 5.0
 _ANSWER_S: Final = 10.0
 _END_S: Final = 5.0
+_PASSES_KEPT: Final = 100
 
 _Answer = tuple[dict[str, Any], bytes]
 _NOTHING: Final[_Answer] = ({}, b"")
@@ -86,6 +88,7 @@ class MigrationSource:
         self.status = "none"  #: one of QEMU's MigrationStatus
         self.reason: str | None = None  #: why the last one failed
         self.progress = Progress()
+        self.passes: deque[dict[str, Any]] = deque(maxlen=_PASSES_KEPT)  #: the last ones
         self.is_handed_over = False  #: the guest may run at the destination
         self._machine, self._watcher, self._changed = machine, watcher, changed
         self._engine: subprocess.Popen[bytes] | None = None
@@ -118,6 +121,7 @@ class MigrationSource:
         ours.settimeout(_ANSWER_S)
         self._link, self._received, self.reason = ours, b"", None
         self.progress = Progress()
+        self.passes.clear()
         self._watcher.register(ours.fileno(), self._readable)
         self._set_status("setup")
 
@@ -207,6 +211,7 @@ class MigrationSource:
                     self._set_status("active")
                 self._changed("progress", {})
             case "pass":
+                self.passes.append(message)
                 self._changed("pass", message)
             case "status":
                 self.reason = message["reason"]
