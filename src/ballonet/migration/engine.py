@@ -31,6 +31,9 @@ from ballonet.runtime.system_clock import SystemClock
 __all__ = ["main"]
 
 _NS_PER_MS: Final = 1_000_000
+#: What a stop takes besides sending pages, measured: coming to rest, states written, sent and read,
+#: and a device that takes over; more of it the more memory there is to describe.
+_STOP_NS, _STOP_NS_PER_GIB = 30_000_000, 40_000_000
 
 
 class _Engine:
@@ -60,6 +63,9 @@ class _Engine:
                 SystemClock(),
                 hints=hints,
                 observe=self._passed,
+            )
+            self._passes.convergence.state_ns = _STOP_NS + _STOP_NS_PER_GIB * facts.size // (
+                1 << 30
             )
             guest.begin(has_checksums=settings.checksums, may_postcopy=settings.postcopy)
             self._passes.run()

@@ -69,6 +69,7 @@ class MovingGuest:
         self._answers = RecordReader(BACKWARD)
         self._tracker = WriteTracker(facts.pid, facts.address, facts.size)
         self._holes: Pages | None = None  # while the first pass lasts
+        self._has_content = np.zeros(self.pages, np.bool_)  # sent with it, at any time
         self._sent_bytes = 0
         self._told_ns = 0
         self._throttle_percent = 0
@@ -118,7 +119,7 @@ class MovingGuest:
         """Send pages as they are now; returns the bytes that needs."""
         before = self._sent_bytes
         if self._holes is None:
-            self.sender.send_pages(runs)
+            self._send_pages(runs)
         else:
             self._send_present(runs, self._holes)
         self._look()
@@ -147,8 +148,13 @@ class MovingGuest:
         self._link.ask("resume_guest")
 
     def send_holes(self) -> None:
-        """Tell which pages are not there: memory that was dropped changes without being written."""
-        self.sender.send_holes(find_holes(self._fd, self._facts.size))
+        """Tell which pages are not there any more.
+
+        Memory that was dropped changes without being written; what never was sent is a hole there.
+        """
+        gone = np.flatnonzero(self._find_holes() & self._has_content)
+        if gone.size:
+            self.sender.send_holes(merge_pfns(gone.view(np.uint64)))
 
     def send_state(self) -> None:
         """Send the states of kernel, driver and device."""
@@ -184,7 +190,12 @@ class MovingGuest:
             self.sender.send_holes(merge_pfns(pfns[is_hole]))
             pfns = pfns[~is_hole]
         if pfns.size:
-            self.sender.send_pages(merge_pfns(pfns))
+            self._send_pages(merge_pfns(pfns))
+
+    def _send_pages(self, runs: PageRuns) -> None:
+        for first, pages in zip(runs.first_pfns.tolist(), runs.pages.tolist(), strict=True):
+            self._has_content[first : first + pages] = True
+        self.sender.send_pages(runs)
 
     def _find_holes(self) -> Pages:
         holes = np.zeros(self.pages, np.bool_)
