@@ -50,9 +50,10 @@ class MoveFigures:
     show_default=True,
     help="Memory of the guest.",
 )
+@click.option("--steps", is_flag=True, help="Print every step of it.")
 @click.option("--no-hints", is_flag=True, help="Send what is free, too.")
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as one JSON object.")
-def migrate(memory_bytes: int, *, no_hints: bool, as_json: bool) -> None:
+def migrate(memory_bytes: int, *, steps: bool, no_hints: bool, as_json: bool) -> None:
     """A guest under load goes to another process, while it runs.
 
     Starts two machines, each with a balloon device; the guest of the first, a kernel of our own,
@@ -68,6 +69,8 @@ def migrate(memory_bytes: int, *, no_hints: bool, as_json: bool) -> None:
         ) as destination,
     ):
         figures = _move(source, destination, memory_bytes, console, hints=not no_hints)
+        if steps:
+            _tell_steps(source, console)
     if as_json:
         click.echo(json.dumps(asdict(figures), indent=2))
     else:
@@ -131,6 +134,11 @@ def _migrate(source: MachineProcess, uri: str, *, hints: bool) -> dict[str, Any]
         if look["status"] in _ENDED:
             raise MigrationError(str(look.get("error-desc", look["status"])))
         time.sleep(_LOOK_S)
+
+
+def _tell_steps(source: MachineProcess, console: Console) -> None:
+    for step in source.execute("query-migrate")["x-ballonet-steps"]:
+        console.print(f"  {step['at_ns'] / 1e9:7.3f} s  {step['what']}")
 
 
 def _picture(one: dict[str, Any], memory_bytes: int, *, is_last: bool) -> Text:

@@ -97,6 +97,7 @@ class GuestMonitor:
             "setup-time": 0,
             "ram": now.ram(),
             "x-ballonet-passes": list(source.passes),
+            "x-ballonet-steps": list(source.steps),
         }
         if now.downtime_ms is not None:
             answer["downtime"] = now.downtime_ms

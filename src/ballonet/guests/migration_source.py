@@ -30,7 +30,7 @@ _LINE_MAX: Final = 1 << 20
 _REST_S: Final = 5.0
 _ANSWER_S: Final = 10.0
 _END_S: Final = 5.0
-_PASSES_KEPT: Final = 100
+_PASSES_KEPT, _STEPS_KEPT = 100, 1000
 
 _Answer = tuple[dict[str, Any], bytes]
 _NOTHING: Final[_Answer] = ({}, b"")
@@ -89,6 +89,7 @@ class MigrationSource:
         self.reason: str | None = None  #: why the last one failed
         self.progress = Progress()
         self.passes: deque[dict[str, Any]] = deque(maxlen=_PASSES_KEPT)  #: the last ones
+        self.steps: deque[dict[str, Any]] = deque(maxlen=_STEPS_KEPT)  #: the last ones
         self.is_handed_over = False  #: the guest may run at the destination
         self._machine, self._watcher, self._changed = machine, watcher, changed
         self._engine: subprocess.Popen[bytes] | None = None
@@ -122,6 +123,7 @@ class MigrationSource:
         self._link, self._received, self.reason = ours, b"", None
         self.progress = Progress()
         self.passes.clear()
+        self.steps.clear()
         self._watcher.register(ours.fileno(), self._readable)
         self._set_status("setup")
 
@@ -213,6 +215,8 @@ class MigrationSource:
             case "pass":
                 self.passes.append(message)
                 self._changed("pass", message)
+            case "step":
+                self.steps.append(message)
             case "status":
                 self.reason = message["reason"]
                 self._set_status(message["status"])
