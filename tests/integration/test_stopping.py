@@ -25,7 +25,7 @@ with stopped(int(sys.argv[1])):
     print("here", flush=True)
     threading.Event().wait()
 """
-#: Traces a child that never makes a system call, as a kernel does; says which signal brings it back.
+#: Traces a child that makes no system call, as a kernel does; says which signal brings it back.
 TRACER = """
 import ctypes, os, signal
 ptrace = ctypes.CDLL(None, use_errno=True).ptrace
