@@ -15,7 +15,7 @@ _LEFT_OUT: Final = {"workload": None, "seed": 0, "incoming_uri": None}
 
 
 @click.pass_context
-def _receive(context: click.Context, uri: str, **options: Any) -> None:  # noqa: ANN401 - of embedded
+def _receive(context: click.Context, /, uri: str, **options: Any) -> None:  # noqa: ANN401 - of embedded
     context.invoke(embedded, **options, **(_LEFT_OUT | {"incoming_uri": uri}))
 
 

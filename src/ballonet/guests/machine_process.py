@@ -17,10 +17,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
-from qemu.qmp.error import QMPError
-from qemu.qmp.legacy import QEMUMonitorProtocol
-
 from ballonet.errors import GuestError
+from ballonet.runtime.monitor_socket import MonitorSocket
 
 __all__ = ["MachineProcess", "MachineSettings"]
 
@@ -50,7 +48,7 @@ class MachineProcess:
         self._received = b""
         self._guest: subprocess.Popen[bytes]
         self._device: subprocess.Popen[bytes]
-        self._monitor: QEMUMonitorProtocol
+        self._monitor: MonitorSocket
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
@@ -66,9 +64,7 @@ class MachineProcess:
                 self._wait_for("incoming", self._guest)
             else:
                 self.ask("driver")
-            self._monitor = QEMUMonitorProtocol(str(self._path("guest-qmp")))
-            self._monitor.settimeout(_ANSWER_S)
-            self._monitor.connect()
+            self._monitor = MonitorSocket(self.guest_qmp)
             stack.callback(self._monitor.close)
             self._stack = stack.pop_all()
         return self
@@ -115,22 +111,20 @@ class MachineProcess:
         return answer["result"]
 
     def execute(self, command: str, **arguments: object) -> Any:  # noqa: ANN401 - JSON
-        """A command of the guest's monitor. Raises: GuestError."""
-        try:
-            return self._monitor.cmd(command, **arguments)
-        except (QMPError, OSError) as error:
-            raise GuestError(f"{command}: {error}") from error
+        """A command of the guest's monitor. Raises: MonitorError."""
+        return self._monitor.execute(command, **arguments)
 
     def set_balloon(self, size: int) -> None:
-        """Let the guest fill a balloon of so many bytes, and wait for it. Raises: GuestError."""
-        device = QEMUMonitorProtocol(str(self.device_qmp))
-        device.settimeout(_ANSWER_S)
-        device.connect()
+        """Let the guest fill a balloon of so many bytes, and wait for it.
+
+        Raises: GuestError, MonitorError.
+        """
+        device = MonitorSocket(self.device_qmp)
         try:
             wanted = self._settings.memory_bytes - size
-            device.cmd("balloon", value=wanted)
+            device.execute("balloon", value=wanted)
             end_s = time.monotonic() + _ANSWER_S
-            while device.cmd("query-balloon")["actual"] != wanted:
+            while device.execute("query-balloon") != {"actual": wanted}:
                 if time.monotonic() > end_s:
                     raise GuestError(f"the guest of {self._name} does not fill its balloon")
                 time.sleep(_LOOK_S)
