@@ -1,6 +1,6 @@
 """A monitor's socket for a program that can wait: one command after the other.
 
-QEMU's own client library speaks the protocol.  For a monitor of ours: whatever it is sent, it obeys.
+QEMU's own client library speaks the protocol.  For a monitor of ours: it obeys whatever it is sent.
 Units: seconds.
 """
 
