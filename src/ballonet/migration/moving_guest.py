@@ -18,11 +18,11 @@ from typing import Any, Final, Self
 import numpy as np
 
 from ballonet.errors import MigrationError
+from ballonet.memory.held_pages import held_pages
 from ballonet.memory.regions import Region
 from ballonet.memory.runs import PageRuns, merge_pfns
 from ballonet.migration.channels import Channel
 from ballonet.migration.framing import RecordReader
-from ballonet.migration.holes import find_holes
 from ballonet.migration.link import EngineLink
 from ballonet.migration.memory_file import MemoryFile
 from ballonet.migration.passes import Pages
@@ -198,11 +198,11 @@ class MovingGuest:
         self.sender.send_pages(runs)
 
     def _find_holes(self) -> Pages:
-        holes = np.zeros(self.pages, np.bool_)
-        runs = find_holes(self._fd, self._facts.size)
-        for first, pages in zip(runs.first_pfns.tolist(), runs.pages.tolist(), strict=True):
-            holes[first : first + pages] = True
-        return holes
+        """Raises: MigrationError."""
+        try:
+            return ~held_pages(self._fd, self.pages)
+        except OSError as error:
+            raise MigrationError(f"guest memory cannot be looked at: {error.strerror}") from error
 
     def _wait_for(self, kind: type[Ready | Loaded]) -> None:
         """Raises: MigrationError, with what the destination says."""
