@@ -8,7 +8,9 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 import click
+from rich import box
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 from ballonet.cli.size import SizeType
@@ -19,7 +21,7 @@ from ballonet.units import format_bytes, pages_to_bytes
 
 __all__ = ["migrate"]
 
-_BAR: Final = 48
+_BAR: Final = 24
 _LOOK_S: Final = 0.05
 _ENDED: Final = frozenset({"completed", "failed", "cancelled"})
 
@@ -99,8 +101,7 @@ def _move(
     )
     console.print("It moves to another process, and goes on working ...")
     look = _migrate(source, destination.uri, hints=hints)
-    for one in look["x-ballonet-passes"]:
-        console.print(_picture(one, memory_bytes, is_last=one is look["x-ballonet-passes"][-1]))
+    console.print(_table(look["x-ballonet-passes"], memory_bytes))
     after = destination.ask("driver"), destination.ask("meminfo")
     destination.ask("release_hogs")  # which looks at every page of theirs first
     ram = look["ram"]
@@ -141,20 +142,36 @@ def _tell_steps(source: MachineProcess, console: Console) -> None:
         console.print(f"  {step['at_ns'] / 1e9:7.3f} s  {step['what']}")
 
 
-def _picture(one: dict[str, Any], memory_bytes: int, *, is_last: bool) -> Text:
-    """A pass as a bar: sent, left out because it is free, not there or not written."""
-    hinted_bytes = pages_to_bytes(one["hinted_pages"])
-    sent = _columns(one["sent_bytes"], memory_bytes)
-    free = min(_columns(hinted_bytes, memory_bytes), _BAR - sent)
+def _table(passes: list[dict[str, Any]], memory_bytes: int) -> Table:
+    """A row for each pass."""
+    table = Table(box=box.SIMPLE_HEAD)
+    for heading in (
+        "pass",
+        f"of {format_bytes(memory_bytes)}",
+        "sent",
+        "free",
+        "written meanwhile",
+    ):
+        table.add_column(heading, justify="left" if heading[:2] in ("pa", "of") else "right")
+    for one in passes:
+        is_last = one is passes[-1]
+        hinted_bytes = pages_to_bytes(one["hinted_pages"])
+        table.add_row(
+            "stopped" if is_last else str(one["number"]),
+            _bar(one["sent_bytes"], hinted_bytes, memory_bytes),
+            format_bytes(one["sent_bytes"]),
+            format_bytes(hinted_bytes),
+            "" if is_last else format_bytes(pages_to_bytes(one["dirty_pages"])),
+        )
+    return table
+
+
+def _bar(sent_bytes: int, free_bytes: int, memory_bytes: int) -> Text:
+    """Sent, left out because it is free, not there or not written."""
+    sent = _columns(sent_bytes, memory_bytes)
+    free = min(_columns(free_bytes, memory_bytes), _BAR - sent)
     bar = Text("█" * sent, "cyan") + Text("░" * free, "green")
-    bar.append("·" * (_BAR - sent - free), "dim")
-    name = "stopped" if is_last else f"pass {one['number']}"
-    text = f"{format_bytes(one['sent_bytes'])} sent"
-    if hinted_bytes:
-        text += f", {format_bytes(hinted_bytes)} free"
-    if not is_last:
-        text += f", {format_bytes(pages_to_bytes(one['dirty_pages']))} written meanwhile"
-    return Text(f"  {name:8} ") + bar + Text(f" {text}")
+    return bar.append("·" * (_BAR - sent - free), "dim")
 
 
 def _columns(size: int, memory_bytes: int) -> int:
