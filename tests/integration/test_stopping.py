@@ -28,10 +28,11 @@ with stopped(int(sys.argv[1])):
 #: Traces a child that makes no system call, as a kernel does; says which signal brings it back.
 TRACER = """
 import ctypes, os, signal
-ptrace = ctypes.CDLL(None, use_errno=True).ptrace
-TRACEME, CONT = 0, 7
+libc = ctypes.CDLL(None, use_errno=True)
+ptrace, TRACEME, CONT = libc.ptrace, 0, 7
 child = os.fork()
 if not child:
+    libc.prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG: whatever happens to its tracer
     ptrace(TRACEME, 0, 0, 0)
     os.kill(os.getpid(), signal.SIGSTOP)
     while True:
