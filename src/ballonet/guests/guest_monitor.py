@@ -45,7 +45,7 @@ class GuestMonitor:
         self.capabilities: dict[str, bool] = dict(CAPABILITIES)
         self._is_stopped = False
         self._dirty_rate = DirtyRate(machine.memory.view)
-        machine.companions += [self.source, self._dirty_rate]
+        machine.companions.extend([self.source, self._dirty_rate])
 
     @property
     def run_state(self) -> str:
