@@ -132,6 +132,9 @@ class LiveMove:
     def send_holes(self) -> None:
         """The balloon's pages are anything at the destination."""
 
+    def send_checksums(self, runs: PageRuns) -> None:
+        """`pages_that_differ` compares all of them."""
+
     def send_state(self) -> None:
         """It is read when the guest is there."""
         self._step()

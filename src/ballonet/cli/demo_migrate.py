@@ -38,7 +38,7 @@ class MoveFigures:
     total_ms: int
     downtime_ms: int
     passes: list[dict[str, Any]]
-    compared_pages: int | None  #: by the destination; None: not compared
+    compared_pages: int  #: by the destination, with what the source had
     balloon_bytes_after: int
     free_bytes_after: int
 
@@ -114,7 +114,7 @@ def _move(
         total_ms=look["total-time"],
         downtime_ms=look["downtime"],
         passes=look["x-ballonet-passes"],
-        compared_pages=ram.get("x-ballonet-verified"),
+        compared_pages=ram["x-ballonet-verified"],
         balloon_bytes_after=pages_to_bytes(after[0]["actual_pages"]),
         free_bytes_after=after[1]["MemFree"],
     )
@@ -150,7 +150,7 @@ def _table(passes: list[dict[str, Any]], memory_bytes: int) -> Table:
         f"of {format_bytes(memory_bytes)}",
         "sent",
         "free",
-        "written meanwhile",
+        "written",
     ):
         table.add_column(heading, justify="left" if heading[:2] in ("pa", "of") else "right")
     for one in passes:
@@ -186,9 +186,8 @@ def _tell_end(figures: MoveFigures, console: Console) -> None:
         f" sent in {figures.total_ms / 1000:.1f} s; the guest stood still for"
         f" {figures.downtime_ms} ms"
     )
-    if figures.compared_pages is not None:
-        compared = format_bytes(pages_to_bytes(figures.compared_pages))
-        console.print(f"{compared} were compared at the destination: every byte is right")
+    compared = format_bytes(pages_to_bytes(figures.compared_pages))
+    console.print(f"{compared}, all but what was free, were compared there: every byte is right")
     console.print(
         f"There it has {format_bytes(figures.balloon_bytes_after)} in its balloon, and"
         f" {format_bytes(figures.free_bytes_after)} free"

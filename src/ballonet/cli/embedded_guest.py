@@ -14,7 +14,7 @@ import click
 from ballonet.cli.monitor_address import MonitorAddress
 from ballonet.cli.size import SizeType
 from ballonet.guests.embedded import EmbeddedGuestSettings, EmbeddedMachine
-from ballonet.guests.guest_monitor import monitoring_guest
+from ballonet.guests.guest_monitor import GuestMonitor, monitoring_guest
 from ballonet.guests.migration_destination import MigrationDestination
 from ballonet.kernel.kernel import KernelSettings
 from ballonet.kernel.workloads import WORKLOADS
@@ -122,22 +122,29 @@ def embedded(
         machine = stack.enter_context(
             EmbeddedMachine(settings, waits_for_state=incoming_uri is not None)
         )
+        monitor = None
         if options["qmp_path"] is not None:
             sock = stack.enter_context(listening_socket(options["qmp_path"]))
             device_qmp = options["device_qmp_path"]
             hints = None if device_qmp is None else str(device_qmp.absolute())
-            stack.enter_context(monitoring_guest(machine, [sock], hints_monitor=hints))
+            monitor = stack.enter_context(monitoring_guest(machine, [sock], hints_monitor=hints))
         if incoming_uri is not None:
-            _receive(machine, incoming_uri)
+            _receive(machine, incoming_uri, monitor)
         _run(machine, control)
 
 
-def _receive(machine: EmbeddedMachine, uri: str) -> None:
-    """Wait for a guest. Raises: BallonetError; the source has it then."""
+def _receive(machine: EmbeddedMachine, uri: str, monitor: GuestMonitor | None) -> None:
+    """Wait for a guest; one that was paused stays so if there is a monitor to let it go on.
+
+    Raises: BallonetError; the source has it then.
+    """
     with listen(uri) as listener:
         click.echo(f"ballonet: waiting for a guest at {listener.uri}", err=True)
         with listener.accept() as channel:
-            MigrationDestination(machine, channel).receive()
+            destination = MigrationDestination(machine, channel)
+            destination.receive()
+    if destination.is_paused and monitor is not None:
+        monitor.arrive_paused()
     machine.go_on()
     click.echo("ballonet: the guest has arrived", err=True)
 

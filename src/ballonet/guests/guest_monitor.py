@@ -43,7 +43,6 @@ class GuestMonitor:
         self.source: Final = MigrationSource(self._movable, machine.loop, self._changed)
         self.parameters: dict[str, int] = {row.name: row.default for row in PARAMETERS}
         self.capabilities: dict[str, bool] = dict(CAPABILITIES)
-        self._is_stopped = False
         self._dirty_rate = DirtyRate(machine.memory.view)
         machine.companions.extend([self.source, self._dirty_rate])
 
@@ -55,7 +54,7 @@ class GuestMonitor:
         if self.source.is_handed_over:
             return "postmigrate"
         if self._machine.scheduler.is_frozen:
-            return "paused" if self._is_stopped else "finish-migrate"
+            return "finish-migrate" if self._movable.is_moving_on else "paused"
         return "running"
 
     def set_parameters(self, values: Mapping[str, int]) -> None:
@@ -124,8 +123,11 @@ class GuestMonitor:
         return self._dirty_rate.info()
 
     async def stop(self) -> None:
-        """Let the guest stand still. Raises: BallonetError, if it does not come to rest."""
-        if self.run_state != "running":
+        """Let the guest stand still, also if it was to move and does not.
+
+        Raises: BallonetError, if it does not come to rest.
+        """
+        if self.run_state not in ("running", "finish-migrate"):
             return
         stopped: asyncio.Future[BallonetError | None] = asyncio.get_running_loop().create_future()
         tell = _from_elsewhere(stopped)
@@ -133,17 +135,21 @@ class GuestMonitor:
         error = await stopped
         if error is not None:
             raise error
-        self._is_stopped = True
         self._outbox.post("STOP", dict)
 
     async def cont(self) -> None:
-        """Let it go on. Raises: GuestError, if it has moved."""
+        """Let it go on. Raises: GuestError, if it has moved, or is about to."""
         if self.source.is_handed_over:
             raise GuestError("the guest has moved: it may run at the destination")
-        if self._is_stopped:
-            self._is_stopped = False
-            await self._do(self._movable.resume)
+        if self.run_state == "finish-migrate":
+            raise GuestError("Migration is not finalized yet")
+        if self._movable.is_paused:
+            await self._do(self._movable.unpause)
             self._outbox.post("RESUME", dict)
+
+    def arrive_paused(self) -> None:
+        """A guest that was paused where it came from waits for `cont`; on the loop's thread."""
+        self._movable.arrive_paused()
 
     def quit(self) -> None:
         """Switch it off."""

@@ -7,6 +7,8 @@ Not here: the records (migration), the machine itself (embedded.py).
 
 from __future__ import annotations
 
+import select
+import time
 from contextlib import suppress
 from typing import Final
 
@@ -34,6 +36,9 @@ from ballonet.units import BALLOON_PAGE_BYTES
 __all__ = ["MigrationDestination"]
 
 _STATES: Final = frozenset(StateName)
+#: For a source that sends a piece of memory before it looks whether it is still heard.
+_DRAIN_S: Final = 5.0
+_DRAIN_BYTES: Final = 4096
 
 
 class MigrationDestination:
@@ -47,6 +52,7 @@ class MigrationDestination:
         self._incoming = Incoming(memory, regions, _STATES)
         self._reader = RecordReader(FORWARD)
         self._writer = RecordWriter()
+        self.is_paused = False  #: the guest stood still where it came from, as its operator wished
 
     def receive(self) -> None:
         """Take the guest; when this returns it is ours, and can run.
@@ -58,6 +64,7 @@ class MigrationDestination:
         except BallonetError as error:
             with suppress(MigrationError):  # a source that is gone needs no telling
                 self._say(Failed(str(error)))
+                self._drain()
             raise
 
     def _load(self) -> None:
@@ -69,13 +76,23 @@ class MigrationDestination:
         self._machine.restore_state(states)
         self._machine.take_device(device)
         self._say(Loaded())
-        if not isinstance(self._take(), Go):
+        record = self._take()
+        if not isinstance(record, Go):
             raise MigrationError("the source says something else than GO")
+        self.is_paused = record.is_paused
 
     def _take(self) -> Record:
         record = receive_record(self._channel, self._reader)
         self._incoming.feed(record)
         return record
+
+    def _drain(self) -> None:
+        """Until the source hangs up, or for a while: TCP forgets our last words if we do first."""
+        end_s = time.monotonic() + _DRAIN_S
+        rest = memoryview(bytearray(_DRAIN_BYTES))
+        while select.select([self._channel], [], [], max(0.0, end_s - time.monotonic()))[0]:
+            if self._channel.receive(rest) < len(rest):
+                return
 
     def _say(self, record: Record) -> None:
         self._channel.send(self._writer.pack(record))

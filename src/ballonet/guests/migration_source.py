@@ -3,7 +3,8 @@
 Theory of operation.  `begin` starts the engine as a process.  The engine asks; each question is
 answered on the loop's thread, the one to stop when the guest has come to rest.  When the engine is
 gone, whatever it had begun is taken back and the guest goes on here - unless it had asked to hand
-the guest over: from then on it may run at the destination, and it must never run twice.
+the guest over: from then on it may run at the destination, and it must never run twice.  So an
+engine that does not hear, for it waits for a destination that does not, may simply be ended.
 Not here: what is sent, and in which order (migration), how a guest stops (movable_guest.py).
 """
 
@@ -13,12 +14,13 @@ import json
 import socket
 import subprocess
 import sys
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any, Final, Protocol
 
-from ballonet.errors import BallonetError, GuestError, MigrationError
+from ballonet.errors import BallonetError, GuestError, MigrationError, SystemCallError
 from ballonet.migration.link import encode_line
 from ballonet.migration.progress import Progress
 from ballonet.runtime.event_loop import Watcher
@@ -31,9 +33,13 @@ _REST_S: Final = 5.0
 _ANSWER_S: Final = 10.0
 _END_S: Final = 5.0
 _PASSES_KEPT, _STEPS_KEPT = 100, 1000
+#: For an engine that is to cancel, and may wait for a destination that does not read.
+_CANCEL_NS: Final = 2_000_000_000
 
 _Answer = tuple[dict[str, Any], bytes]
 _NOTHING: Final[_Answer] = ({}, b"")
+#: What a migration has come to.
+_OVER: Final = frozenset({"completed", "failed", "cancelled"})
 
 
 class MovableMachine(Protocol):
@@ -74,6 +80,11 @@ class MovableMachine(Protocol):
         """What the guest and its device are besides memory, by name. Raises: BallonetError."""
         ...
 
+    @property
+    def is_paused(self) -> bool:
+        """Its operator wants it to stand still."""
+        ...
+
 
 class MigrationSource:
     """The migrations of one machine, one after the other."""
@@ -98,11 +109,12 @@ class MigrationSource:
         self._received = b""
         self._protecting: Iterator[None] | None = None
         self._has_stopped = False
+        self.deadline_ns: int | None = None  #: when an engine that is to cancel is ended
 
     @property
     def is_active(self) -> bool:
         """One is under way."""
-        return self._link is not None
+        return self._link is not None and self.status not in _OVER
 
     def begin(self, order: Mapping[str, object]) -> None:
         """Start an engine with its order. Raises: MigrationError."""
@@ -110,15 +122,20 @@ class MigrationSource:
             raise MigrationError("There's a migration process in progress")
         if self.is_handed_over:
             raise MigrationError("the guest has moved already")
-        self.close()
+        if self._link is not None:  # of one that has told all, and only has to end
+            self._engine_is_lost()
         self._order = {**order, **self._machine.facts()}
         ours, theirs = socket.socketpair()
         with theirs:
-            self._engine = subprocess.Popen(
-                [sys.executable, "-m", "ballonet.migration.engine", str(theirs.fileno())],
-                stdin=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()],
-            )
+            try:
+                self._engine = subprocess.Popen(
+                    [sys.executable, "-m", "ballonet.migration.engine", str(theirs.fileno())],
+                    stdin=subprocess.DEVNULL,
+                    pass_fds=[theirs.fileno()],
+                )
+            except OSError as error:
+                ours.close()
+                raise SystemCallError("starting", "an engine", error.strerror or "") from error
         ours.settimeout(_ANSWER_S)
         self._link, self._received, self.reason = ours, b"", None
         self.progress = Progress()
@@ -128,15 +145,16 @@ class MigrationSource:
         self._set_status("setup")
 
     def wish(self, what: str) -> None:
-        """Tell the engine to `cancel`."""
-        if self._link is not None:
+        """Tell the engine to `cancel`; a guest that was handed over is not called back."""
+        if self.is_active and not self.is_handed_over:
             self._set_status("cancelling")
+            self.deadline_ns = time.monotonic_ns() + _CANCEL_NS
             self._say(encode_line({"wish": what}))
-
-    deadline_ns = None  #: it needs none
 
     def work(self) -> bool:
         """A step of what takes longer; True if there is more to do."""
+        if self.deadline_ns is not None and time.monotonic_ns() >= self.deadline_ns:
+            self._engine_is_lost()
         if self._protecting is not None:
             try:
                 next(self._protecting)
@@ -167,7 +185,7 @@ class MigrationSource:
         except OSError:
             data = b""
         if not data or len(self._received) > _LINE_MAX:
-            self._engine_is_gone()
+            self._engine_is_lost()
             return
         *lines, self._received = (self._received + data).split(b"\n")
         for line in lines:
@@ -181,8 +199,7 @@ class MigrationSource:
             case "start_tracking":
                 self._protecting = self._machine.start_tracking()
             case "stop_guest":
-                self._has_stopped = True
-                self._machine.stop(self._stopped, _REST_S)
+                self._stop()
             case name:
                 self._answer(lambda: self._do(name, message))
 
@@ -202,7 +219,8 @@ class MigrationSource:
             case "state":
                 return self._save_states()
             case "hand_over":
-                self.is_handed_over = True
+                self.is_handed_over, self.deadline_ns = True, None
+                return {"paused": self._machine.is_paused}, b""
         return _NOTHING
 
     def _hear(self, message: dict[str, Any]) -> None:
@@ -218,8 +236,20 @@ class MigrationSource:
             case "step":
                 self.steps.append(message)
             case "status":
-                self.reason = message["reason"]
-                self._set_status(message["status"])
+                self._ended(message["status"], message["reason"])
+
+    def _ended(self, status: str, reason: str | None) -> None:
+        if self.is_handed_over and reason is not None:
+            reason = f"the guest was handed over, whether it arrived is not known: {reason}"
+        self.reason = reason
+        self._set_status(status)
+
+    def _stop(self) -> None:
+        self._has_stopped = True
+        try:
+            self._machine.stop(self._stopped, _REST_S)
+        except BallonetError as error:
+            self._stopped(error)
 
     def _stopped(self, error: BallonetError | None) -> None:
         if error is None:
@@ -237,9 +267,13 @@ class MigrationSource:
             self._say(encode_line({"answer": answer}, raw))
 
     def _say(self, line: bytes) -> None:
-        if self._link is not None:
-            with suppress(OSError):  # that it is gone is read, and answered there
-                self._link.sendall(line)
+        if self._link is None:
+            return
+        try:
+            self._link.sendall(line)
+        except OSError:  # it is gone, or does not read: half a line is worse than none
+            with suppress(OSError):
+                self._link.shutdown(socket.SHUT_RDWR)  # read as the end, and answered there
 
     def _save_states(self) -> _Answer:
         states = self._machine.save_states()
@@ -254,24 +288,30 @@ class MigrationSource:
             self._has_stopped = False
             self._machine.resume()
 
-    def _engine_is_gone(self) -> None:
-        """Take back what it had begun."""
+    def _engine_is_lost(self) -> None:
+        """Take back what it had begun; it has ended, or is ended here."""
         self._hang_up()
+        if self._engine is not None:
+            self._engine.kill()
+            self._engine.wait()
+            self._engine = None
         self._protecting = None
-        self._machine.stop_tracking()
-        if self.is_handed_over:
-            if self.status != "completed":
-                self.reason = "the engine was lost after the guest was handed over: see there"
-                self._set_status("failed")
-            return
         self._machine.throttle(0)
+        with suppress(BallonetError):  # what the device refuses is its own trouble
+            self._machine.stop_tracking()
+        if self.is_handed_over:
+            if self.status not in _OVER:
+                self._ended("failed", "the engine of the migration is gone")
+            return
         with suppress(BallonetError):  # a device that is away is waited for by the guest
             self._resume()
-        if self.status in ("setup", "active", "cancelling"):
-            self.reason = self.reason or "the engine of the migration is gone"
-            self._set_status("cancelled" if self.status == "cancelling" else "failed")
+        if self.status not in _OVER:
+            is_cancelled = self.status == "cancelling"
+            reason = None if is_cancelled else "the engine of the migration is gone"
+            self._ended("cancelled" if is_cancelled else "failed", reason)
 
     def _hang_up(self) -> None:
+        self.deadline_ns = None
         if self._link is not None:
             self._watcher.unregister(self._link.fileno())
             self._link.close()

@@ -38,8 +38,8 @@ class DeviceHints:
 
     def begin(self) -> int:
         """Begin a round; returns its id."""
-        answer = self._ask("x-ballonet-begin-hints", lease=_LEASE_S)
-        self._round = int(answer["id"]) if answer else -1
+        number = self._ask("x-ballonet-begin-hints", lease=_LEASE_S).get("id")
+        self._round = -1 if number is None else int(number)  # None: this driver gives none
         return self._round
 
     def take(self, wait_ns: int) -> Iterator[tuple[int, PageRuns]]:

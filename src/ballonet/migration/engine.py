@@ -69,8 +69,12 @@ class _Engine:
             self._passes.convergence.state_ns = _STOP_NS + _STOP_NS_PER_GIB * facts.size // (
                 1 << 30
             )
-            guest.begin(has_checksums=settings.checksums, may_postcopy=settings.postcopy)
-            self._passes.run()
+            try:
+                guest.begin(has_checksums=settings.checksums, may_postcopy=settings.postcopy)
+                self._passes.run()
+            except MigrationError:
+                guest.hear_why()
+                raise
             self._tell(is_done=True)
 
     def _make_hints(self, stack: ExitStack, noted: NotedSource) -> HintFilter | None:
@@ -123,6 +127,7 @@ def _settings_of(order: dict[str, Any]) -> MigrationSettings:
         head_start_ns=parameters["x-ballonet-head-start"] * _NS_PER_MS,
         throttles=capabilities["auto-converge"],
         checksums=capabilities["x-ballonet-checksums"],
+        verifies=capabilities["x-ballonet-verify"],
         postcopy=capabilities["postcopy-ram"],
     )
 
@@ -132,8 +137,8 @@ def main(fd: int) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the machine's: it ends, and so do we
     with socket.socket(fileno=fd) as sock:
         link = EngineLink(sock)
-        order, _ = link.ask("order")
         try:
+            order, _ = link.ask("order")
             _Engine(link, order).run()
         except BallonetError as error:
             status = "cancelled" if str(error) == "cancelled" else "failed"

@@ -23,7 +23,16 @@ from typing import Final, NoReturn
 
 from ballonet.errors import StreamError, WireError
 from ballonet.migration.record_tables import LIMITS, pack_table, parse_record
-from ballonet.migration.records import Begin, Holes, Pages, Record, RecordType, State, Totals
+from ballonet.migration.records import (
+    Begin,
+    Holes,
+    Pages,
+    Record,
+    RecordType,
+    State,
+    Totals,
+    Verify,
+)
 
 __all__ = ["HEADER_BYTES", "PREAMBLE", "VERSION", "RecordReader", "RecordWriter", "payload_max"]
 
@@ -180,7 +189,7 @@ class RecordWriter:
             case Pages():
                 data = record.data
                 self._pages += record.runs.total_pages
-            case State():
+            case State() | Verify():
                 data = record.data
             case Holes():
                 self._hole_pages += record.runs.total_pages

@@ -62,12 +62,14 @@ class HintFilter:
         """Begin a round; right after the log was read."""
         self._round = self._source.begin()
 
-    def apply(self, pending: NDArray[np.bool_], wait_ns: int = 0) -> int:
-        """Take what is hinted out of `pending` (bool, a place for each pfn); returns the pages."""
+    def apply(
+        self, pending: NDArray[np.bool_], left_out: NDArray[np.bool_], wait_ns: int = 0
+    ) -> int:
+        """Move what is hinted from one set to the other; returns the pages."""
         taken = 0
         for number, runs in self._source.take(wait_ns):
             if number == self._round:
-                taken += _clear(pending, runs)
+                taken += _move(pending, left_out, runs)
         return taken
 
     def stop(self) -> None:
@@ -81,10 +83,11 @@ class HintFilter:
         self._source.done()
 
 
-def _clear(pending: NDArray[np.bool_], runs: PageRuns) -> int:
-    cleared = 0
+def _move(pending: NDArray[np.bool_], left_out: NDArray[np.bool_], runs: PageRuns) -> int:
+    moved = 0
     for first, pages in zip(runs.first_pfns.tolist(), runs.pages.tolist(), strict=True):
         part = pending[first : first + pages]
-        cleared += int(np.count_nonzero(part))
+        moved += int(np.count_nonzero(part))
+        left_out[first : first + pages] |= part
         part[:] = False
-    return cleared
+    return moved

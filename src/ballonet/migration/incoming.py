@@ -1,7 +1,7 @@
 """The destination of a migration: records in, guest memory and states out.
 
     WAITING ─BEGIN─▶ BEGUN ─PASS─▶ PASSES ─STATE─▶ STATES ─END─▶ COMPLETE
-                        PASS, PAGES, HOLES ↺         ↺ STATE
+                PASS, PAGES, HOLES, VERIFY ↺         ↺ STATE
     COMPLETE ─GO─▶ HANDED_OVER
     STATES ─POSTCOPY─▶ MISSING ─the last POSTCOPY─▶ POSTCOPY ─END─▶ COMPLETE
                           ↺ POSTCOPY                   ↺ GO, PAGES, HOLES
@@ -27,6 +27,7 @@ import numpy as np
 from ballonet.errors import StreamError, UsageError
 from ballonet.memory.runs import PageRuns
 from ballonet.migration.page_bounds import PageBounds
+from ballonet.migration.page_checksums import CHECKSUM, checksums_of
 from ballonet.migration.records import (
     STATE_PART_BYTES,
     Begin,
@@ -42,9 +43,23 @@ from ballonet.migration.records import (
     State,
     StateName,
     Totals,
+    Verify,
 )
+from ballonet.migration.run_pieces import pages_of
+from ballonet.units import BALLOON_PAGE_BYTES
 
-__all__ = ["TRANSITIONS", "DestinationMemory", "Incoming", "Phase", "state_bytes_max"]
+__all__ = [
+    "TRANSITIONS",
+    "ComparedMemory",
+    "DestinationMemory",
+    "Incoming",
+    "Phase",
+    "state_bytes_max",
+]
+
+
+#: Of pages that were lost; enough to see where they are.
+_NAMED_PAGES: Final = 4
 
 
 class DestinationMemory(Protocol):
@@ -55,6 +70,13 @@ class DestinationMemory(Protocol):
 
     def make_holes(self, runs: PageRuns) -> None:
         """Let pages hold no memory, and read as zero."""
+
+
+class ComparedMemory(DestinationMemory, Protocol):
+    """One that can be looked at, too."""
+
+    def read(self, runs: PageRuns, buffer: memoryview) -> None:
+        """Fill a buffer with pages, a hole as zeros."""
 
 
 class Phase(Enum):
@@ -80,6 +102,7 @@ TRANSITIONS: Final[Mapping[RecordType, Mapping[Phase, Phase]]] = {
     _T.PASS: {_P.BEGUN: _P.PASSES, _P.PASSES: _P.PASSES},
     _T.PAGES: {_P.PASSES: _P.PASSES, _P.POSTCOPY: _P.POSTCOPY},
     _T.HOLES: {_P.PASSES: _P.PASSES, _P.POSTCOPY: _P.POSTCOPY},
+    _T.VERIFY: {_P.PASSES: _P.PASSES},
     _T.STATE: {_P.PASSES: _P.STATES, _P.STATES: _P.STATES},
     _T.POSTCOPY: dict.fromkeys((_P.PASSES, _P.STATES, _P.MISSING), _P.MISSING),
     _T.GO: {_P.COMPLETE: _P.HANDED_OVER, _P.POSTCOPY: _P.POSTCOPY},
@@ -97,12 +120,13 @@ class Incoming:
 
     def __init__(
         self,
-        memory: DestinationMemory,
+        memory: ComparedMemory,
         regions: tuple[GuestRegion, ...],
         states: frozenset[StateName],
     ) -> None:
         #: Where pages go; whoever lets the guest run in post-copy puts another one here then.
-        self.memory = memory
+        self.memory: DestinationMemory = memory
+        self._read = memory.read
         self._regions, self._wanted_states = regions, states
         self._bounds = PageBounds((region.gpa, region.size) for region in regions)
         self._missing = np.zeros(0, np.bool_)  # by pfn, from the first POSTCOPY on
@@ -166,15 +190,11 @@ class Incoming:
                 self._begin(record)
             case Pass():
                 self._begin_pass(record)
-            case Pages():
+            case Pages() | Holes():
                 self._claim(record, before)
-                (data,) = record.data
-                self.memory.write(record.runs, data)
-                self._pages += record.runs.total_pages
-            case Holes():
-                self._claim(record, before)
-                self.memory.make_holes(record.runs)
-                self._hole_pages += record.runs.total_pages
+                self._fill(record)
+            case Verify():
+                self._compare(record)
             case State():
                 self._keep_state(record)
             case Postcopy():
@@ -200,6 +220,15 @@ class Incoming:
         if record.number != self._passes:
             self._refuse(record, f"number {record.number}, expected {self._passes}")
 
+    def _fill(self, record: Pages | Holes) -> None:
+        if isinstance(record, Pages):
+            (data,) = record.data
+            self.memory.write(record.runs, data)
+            self._pages += record.runs.total_pages
+        else:
+            self.memory.make_holes(record.runs)
+            self._hole_pages += record.runs.total_pages
+
     def _claim(self, record: Pages | Holes, phase: Phase) -> None:
         """These pages exist, and may be overwritten."""
         self._check_bounds(record)
@@ -212,7 +241,19 @@ class Incoming:
             self._missing[here] = False
             self._arrived[here] = True
 
-    def _check_bounds(self, record: Pages | Holes | Postcopy) -> None:
+    def _compare(self, record: Verify) -> None:
+        """What is here is what the source has."""
+        self._check_bounds(record)
+        buffer = memoryview(bytearray(record.runs.total_pages * BALLOON_PAGE_BYTES))
+        self._read(record.runs, buffer)
+        wrong = checksums_of(buffer) != np.frombuffer(record.data[0], CHECKSUM)
+        if wrong.any():
+            pfns = pages_of(record.runs)[wrong].tolist()
+            names = ", ".join(f"{pfn:#x}" for pfn in pfns[:_NAMED_PAGES])
+            more = f" and {len(pfns) - _NAMED_PAGES} more" if len(pfns) > _NAMED_PAGES else ""
+            self._refuse(record, f"not as at the source: pages {names}{more}")
+
+    def _check_bounds(self, record: Pages | Holes | Verify | Postcopy) -> None:
         if self._bounds.find(record.runs) is None:
             self._refuse(record, "pages outside of guest memory")
 

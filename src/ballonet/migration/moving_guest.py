@@ -17,7 +17,7 @@ from typing import Any, Final, Self
 
 import numpy as np
 
-from ballonet.errors import MigrationError
+from ballonet.errors import BallonetError, MigrationError, StreamError, SystemCallError
 from ballonet.memory.held_pages import held_pages
 from ballonet.memory.regions import Region
 from ballonet.memory.runs import PageRuns, merge_pfns
@@ -62,7 +62,7 @@ class MovingGuest:
         self._link, self._channel, self._facts, self._tell = link, channel, facts, tell
         self._stack = ExitStack()
         region = GuestRegion(0, facts.size, 1 << BALLOON_PAGE_SHIFT)
-        self._fd = os.open(f"/proc/{facts.pid}/fd/{facts.memory_fd}", os.O_RDONLY | os.O_CLOEXEC)
+        self._fd = _open_memory(facts)
         self._stack.callback(os.close, self._fd)
         memory = MemoryFile([(Region(0, facts.size, 0, 0), self._fd)])
         self.sender: Final = StreamSender(channel, (region,), memory.read, self._sent)
@@ -73,6 +73,7 @@ class MovingGuest:
         self._sent_bytes = 0
         self._told_ns = 0
         self._throttle_percent = 0
+        self._is_handed_over = False
         self.stopped_ns: int | None = None  #: when the guest was stopped
 
     def __enter__(self) -> Self:
@@ -144,8 +145,9 @@ class MovingGuest:
         self._link.ask("stop_guest")
 
     def resume_guest(self) -> None:
-        """Let them go on here."""
-        self._link.ask("resume_guest")
+        """Let them go on here, unless the guest may run at the destination."""
+        if not self._is_handed_over:
+            self._link.ask("resume_guest")
 
     def send_holes(self) -> None:
         """Tell which pages are not there any more.
@@ -155,6 +157,10 @@ class MovingGuest:
         gone = np.flatnonzero(self._find_holes() & self._has_content)
         if gone.size:
             self.sender.send_holes(merge_pfns(gone.view(np.uint64)))
+
+    def send_checksums(self, runs: PageRuns) -> None:
+        """Have the destination compare these pages with what it has."""
+        self.sender.send_checksums(runs)
 
     def send_state(self) -> None:
         """Send the states of kernel, driver and device."""
@@ -174,8 +180,23 @@ class MovingGuest:
         if self._channel.is_two_way:
             self._wait_for(Loaded)
         self._look()
-        self._link.ask("hand_over")
-        self.sender.go()
+        self._is_handed_over = True  # also if the answer is lost
+        answer, _ = self._link.ask("hand_over")
+        self.sender.go(is_paused=answer["paused"])
+
+    def hear_why(self) -> None:
+        """After an error of the channel: what the destination has said before it left.
+
+        Raises: MigrationError, if it has given up and said why.
+        """
+        if not self._has_answer():
+            return
+        try:
+            record = receive_record(self._channel, self._answers)
+        except BallonetError:
+            return
+        if isinstance(record, Failed):
+            raise MigrationError(f"the destination refuses: {record.reason}")
 
     def _send_present(self, runs: PageRuns, holes: Pages) -> None:
         """Send what is there; what is a hole, or was one when tracking began, is said to be one."""
@@ -206,13 +227,22 @@ class MovingGuest:
 
     def _wait_for(self, kind: type[Ready | Loaded]) -> None:
         """Raises: MigrationError, with what the destination says."""
-        if not self._channel.is_two_way:
-            return
-        record = receive_record(self._channel, self._answers)
+        if self._channel.is_two_way:
+            self._hear(kind)
+
+    def _hear(self, *kinds: type[Ready | Loaded]) -> None:
+        """Raises: MigrationError, unless it is one of these."""
+        try:
+            record = receive_record(self._channel, self._answers)
+        except StreamError as error:
+            raise MigrationError(f"what the destination answers: {error}") from error
         if isinstance(record, Failed):
             raise MigrationError(f"the destination refuses: {record.reason}")
-        if not isinstance(record, kind):
+        if not isinstance(record, kinds):
             raise MigrationError(f"the destination answers {record.TYPE.name}")
+
+    def _has_answer(self) -> bool:
+        return self._channel.is_two_way and bool(select.select([self._channel], [], [], 0)[0])
 
     def _sent(self, size: int) -> None:
         self._sent_bytes += size
@@ -221,7 +251,18 @@ class MovingGuest:
         """Say how far it is, and hear whether it is to go on. Raises: MigrationError."""
         if self._link.wish() == "cancel":
             raise MigrationError("cancelled")
+        if self._has_answer():
+            self._hear()  # nothing but why it has given up
         now_ns = time.monotonic_ns()
         if now_ns - self._told_ns >= _TELL_NS:
             self._told_ns = now_ns
             self._tell()
+
+
+def _open_memory(facts: GuestFacts) -> int:
+    """Raises: SystemCallError, if the guest's process is gone."""
+    try:
+        return os.open(f"/proc/{facts.pid}/fd/{facts.memory_fd}", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        target = f"the memory of process {facts.pid}"
+        raise SystemCallError("opening", target, error.strerror or str(error)) from error

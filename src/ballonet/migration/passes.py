@@ -91,6 +91,10 @@ class Source(Protocol):
         """Tell which pages are not there, the balloon's above all: no log knows them."""
         ...
 
+    def send_checksums(self, runs: PageRuns) -> None:
+        """Tell what is in these pages, to be compared with what has arrived."""
+        ...
+
     def send_state(self) -> None:
         """Send what the guest and its device are besides memory."""
         ...
@@ -131,21 +135,28 @@ class Passes:
     ) -> None:
         """`memory`: the pages that there are at all; `hints`: None, to go without.
 
-        Raises: MigrationError, if there are hints and post-copy may follow.
+        Raises: MigrationError, if there are hints or checksums and post-copy may follow.
         """
+        if settings.verifies and settings.postcopy:
+            raise MigrationError(
+                "what has arrived cannot be compared when the guest goes on with post-copy"
+            )
         if hints is not None and settings.postcopy:
             raise MigrationError(
                 "hints and post-copy exclude each other: a page that was left out would be asked"
                 " for, and the source believes that it need not send it"
             )
         self.pending: Pages = memory.copy()  #: still to be sent
+        #: Not sent because of hints, and so anything at the destination.
+        self.left_out: Pages = np.zeros_like(memory)
         self.convergence: Final = Convergence(settings, clock)
         self.number = 0  #: of the pass under way
         self.hinted_pages = 0  #: left out so far
         self.sent_pages = 0
         self.sent_bytes = 0
+        self.verified_pages = 0  #: to be compared at the destination, at the end
         self._source, self._settings, self._clock = source, settings, clock
-        self._hints, self._observe = hints, observe
+        self._memory, self._hints, self._observe = memory, hints, observe
 
     @property
     def remaining_pages(self) -> int:
@@ -208,6 +219,10 @@ class Passes:
         for runs in self._pieces():
             self._send(runs)
         self._source.send_holes()
+        if self._settings.verifies:
+            pfns = np.flatnonzero(self._memory & ~self.left_out)
+            self._source.send_checksums(merge_pfns(pfns.view(np.uint64)))
+            self.verified_pages = pfns.size
         self._source.send_state()
         ns = self._clock.now_ns() - begun_ns
         sent_bytes = self.sent_bytes - sent_bytes
@@ -235,7 +250,7 @@ class Passes:
         for start in range(0, pfns.size, _PIECE_PAGES):
             piece = pfns[start : start + _PIECE_PAGES]
             piece = piece[self.pending[piece]]  # a hint may have come since
-            self.pending[piece] = False
+            self.pending[piece] = self.left_out[piece] = False
             if piece.size:
                 yield merge_pfns(piece.view(np.uint64))
 
@@ -248,4 +263,4 @@ class Passes:
 
     def _leave_out(self, wait_ns: int = 0) -> None:
         if self._hints is not None:
-            self.hinted_pages += self._hints.apply(self.pending, wait_ns)
+            self.hinted_pages += self._hints.apply(self.pending, self.left_out, wait_ns)

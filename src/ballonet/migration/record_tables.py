@@ -14,6 +14,7 @@ import numpy as np
 from ballonet.errors import UsageError, WireError
 from ballonet.memory.regions import REGIONS_MAX
 from ballonet.memory.runs import PageRuns
+from ballonet.migration.page_checksums import CHECKSUM
 from ballonet.migration.records import (
     PAGES_BYTES_MAX,
     PAGES_MAX,
@@ -37,6 +38,7 @@ from ballonet.migration.records import (
     State,
     StateName,
     Totals,
+    Verify,
     Wanted,
 )
 from ballonet.units import BALLOON_PAGE_BYTES
@@ -78,7 +80,10 @@ LIMITS: Final[Mapping[RecordType, Limit]] = {
     RecordType.STATE: Limit(_STATE.size, _STATE.size, STATE_PART_BYTES),
     RecordType.POSTCOPY: _limit(_TOTALS.size + _BOOL.size, RUNS_MAX, _RUN),
     RecordType.END: Limit(_TOTALS.size, _TOTALS.size),
-    RecordType.GO: Limit(0, 0),
+    RecordType.GO: Limit(_BOOL.size, _BOOL.size),
+    RecordType.VERIFY: Limit(
+        _RUN.itemsize, PAGES_MAX * _RUN.itemsize, PAGES_MAX * CHECKSUM.itemsize
+    ),
     RecordType.READY: Limit(0, 0),
     RecordType.LOADED: Limit(0, 0),
     RecordType.WANTED: Limit(_NUMBER.size, _NUMBER.size),
@@ -96,7 +101,7 @@ def pack_table(record: Record) -> bytes:
             return _BEGIN.pack(BALLOON_PAGE_BYTES, flags) + regions
         case Pass():
             return _NUMBER.pack(record.number)
-        case Pages() | Holes():
+        case Pages() | Holes() | Verify():
             return _pack_runs(record.runs)
         case State():
             return _STATE.pack(record.name, record.part, record.parts)
@@ -106,7 +111,7 @@ def pack_table(record: Record) -> bytes:
         case End():
             return _TOTALS.pack(*record.totals)
         case Go():
-            return b""
+            return _BOOL.pack(record.is_paused)
         case _:
             return _pack_backward(record)
 
@@ -162,6 +167,13 @@ def _parse_holes(table: memoryview, _: memoryview) -> Holes:
     return Holes(_parse_runs(table))
 
 
+def _parse_verify(table: memoryview, data: memoryview) -> Verify:
+    runs = _parse_runs(table)
+    if runs.total_pages * CHECKSUM.itemsize != len(data):
+        raise WireError("data", len(data), f"must be checksums of {runs.total_pages}", _SOURCE)
+    return Verify(runs, (data,))
+
+
 def _parse_state(table: memoryview, data: memoryview) -> State:
     name, part, parts = _STATE.unpack(table)
     if name not in set(StateName):
@@ -210,7 +222,8 @@ _PARSERS: Final[Mapping[RecordType, _Parser]] = {
     RecordType.STATE: _parse_state,
     RecordType.POSTCOPY: _parse_postcopy,
     RecordType.END: _parse_end,
-    RecordType.GO: lambda _table, _data: Go(),
+    RecordType.GO: lambda table, _: Go(_parse_bool("is_paused", table)),
+    RecordType.VERIFY: _parse_verify,
     RecordType.READY: lambda _table, _data: Ready(),
     RecordType.LOADED: lambda _table, _data: Loaded(),
     RecordType.WANTED: _parse_wanted,
@@ -243,10 +256,14 @@ def _parse_runs(raw: memoryview) -> PageRuns:
 
 
 def _parse_last_and_runs(raw: memoryview) -> tuple[bool, PageRuns]:
-    (is_last,) = _BOOL.unpack_from(raw)
-    if is_last > 1:
-        raise WireError("is_last", is_last, "must be 0 or 1", _SOURCE)
-    return bool(is_last), _parse_runs(raw[_BOOL.size :])
+    return _parse_bool("is_last", raw), _parse_runs(raw[_BOOL.size :])
+
+
+def _parse_bool(field: str, raw: memoryview) -> bool:
+    (value,) = _BOOL.unpack_from(raw)
+    if value > 1:
+        raise WireError(field, value, "must be 0 or 1", _SOURCE)
+    return bool(value)
 
 
 def _entries(

@@ -13,7 +13,9 @@ brackets what follows it as data:
      5 STATE      name u32, part u32, parts u32 (at most 1 MiB of that state)
      6 POSTCOPY   totals, is_last u32, then runs the destination lacks and has to ask for
      7 END        totals
-     8 GO         the source has given the guest up: it is the destination's
+     8 GO         is_paused u32: the source has given the guest up, it is the destination's
+     9 VERIFY     runs (CRC-32 u32 of each page, in the order of the runs, at most 256 pages): so
+                  they must be at the destination now
     destination to source
     16 READY      BEGIN was accepted
     17 LOADED     everything was checked and loaded, the guest can run once GO comes
@@ -62,6 +64,7 @@ __all__ = [
     "State",
     "StateName",
     "Totals",
+    "Verify",
     "Wanted",
 ]
 
@@ -85,6 +88,7 @@ class RecordType(IntEnum):
     POSTCOPY = 6
     END = 7
     GO = 8
+    VERIFY = 9
     READY = 16
     LOADED = 17
     WANTED = 18
@@ -185,6 +189,16 @@ class Go:
     """The guest is the destination's: it never runs at the source again by itself."""
 
     TYPE: ClassVar = RecordType.GO
+    is_paused: bool = False  #: its operator had it stand still
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Verify:
+    """What the destination must have got, if nothing was lost."""
+
+    TYPE: ClassVar = RecordType.VERIFY
+    runs: PageRuns
+    data: tuple[memoryview, ...]  #: checksums; as with `Pages`
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,6 +249,7 @@ Record: TypeAlias = (
     | Postcopy
     | End
     | Go
+    | Verify
     | Ready
     | Loaded
     | Wanted

@@ -18,6 +18,7 @@ from ballonet.memory.runs import PageRuns, merge_pfns
 from ballonet.migration.channels import Channel
 from ballonet.migration.framing import RecordWriter
 from ballonet.migration.page_bounds import PageBounds
+from ballonet.migration.page_checksums import checksums_of
 from ballonet.migration.records import (
     PAGES_MAX,
     RUNS_MAX,
@@ -34,6 +35,7 @@ from ballonet.migration.records import (
     State,
     StateName,
     Totals,
+    Verify,
 )
 from ballonet.migration.run_pieces import WORDS, find_zero_pages, pages_of, pieces, slices, spans
 from ballonet.units import BALLOON_PAGE_BYTES
@@ -104,6 +106,13 @@ class StreamSender:
         for part in slices(self.bounds.split(runs), RUNS_MAX):
             self._send(Holes(part))
 
+    def send_checksums(self, runs: PageRuns) -> None:
+        """Say what is in pages, for the destination to compare. Raises: what reading raises."""
+        for piece in pieces(self.bounds.split(runs), PAGES_MAX):
+            buffer = self._buffer[: piece.total_pages * BALLOON_PAGE_BYTES]
+            self._read(piece, buffer)
+            self._send(Verify(piece, (checksums_of(buffer).data.cast("B"),)))
+
     def send_state(self, name: StateName, state: bytes | bytearray) -> None:
         """Send the state of a part of the guest, which stands still."""
         view = memoryview(state)
@@ -123,9 +132,9 @@ class StreamSender:
         self._send(End(self.totals))
         self._channel.finish()
 
-    def go(self) -> None:
-        """Give the guest up: it is the destination's."""
-        self._send(Go())
+    def go(self, *, is_paused: bool = False) -> None:
+        """Give the guest up: it is the destination's, and stands still there if it did here."""
+        self._send(Go(is_paused))
 
     def _send_some(self, pfns: NDArray[np.uint64], is_sent: NDArray[np.bool_]) -> None:
         """Send some of the pages in the buffer, from where they lie."""

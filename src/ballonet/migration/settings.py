@@ -27,4 +27,5 @@ class MigrationSettings:
     head_start_ns: int = 100_000_000  #: to hear what is free before anything is sent
     throttles: bool = False  #: slow a guest down that writes faster than can be sent
     checksums: bool = True  #: of the contents of pages; everything else always has one
+    verifies: bool = False  #: the destination compares all that it has got, before it has the guest
     postcopy: bool = False  #: the guest may go on before all of its memory is there

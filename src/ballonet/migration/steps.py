@@ -77,6 +77,11 @@ class NotedSource:
         self._source.send_holes()
         self._note("what is not there any more was told")
 
+    def send_checksums(self, runs: PageRuns) -> None:
+        """Tell what is in these pages, to be compared with what has arrived."""
+        self._source.send_checksums(runs)
+        self._note(f"checksums of {runs.total_pages} pages sent, to be compared there")
+
     def send_state(self) -> None:
         """Send what there is besides memory."""
         self._source.send_state()

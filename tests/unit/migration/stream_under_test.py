@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterable, Sequence
 from typing import Final
 
@@ -22,6 +23,7 @@ from ballonet.migration.records import (
     Record,
     State,
     StateName,
+    Verify,
 )
 
 PAGE: Final = 4096
@@ -40,6 +42,10 @@ class PlainMemory:
         """One page after the other."""
         for place, pfn in enumerate(numbers(runs)):
             self.pages[pfn] = bytes(data[place * PAGE : (place + 1) * PAGE])
+
+    def read(self, runs: PageRuns, buffer: memoryview) -> None:
+        """Holes as zeros."""
+        buffer[:] = b"".join(self.pages.get(pfn, bytes(PAGE)) for pfn in numbers(runs))
 
     def make_holes(self, runs: PageRuns) -> None:
         """Forget them."""
@@ -74,6 +80,12 @@ def state(name: StateName, data: bytes, part: int = 0, parts: int = 1) -> State:
     return State(name, part, parts, (memoryview(data),))
 
 
+def verify(fills: Iterable[int], *pairs: tuple[int, int]) -> Verify:
+    """The checksums of such pages."""
+    raw = b"".join(zlib.crc32(page(fill)).to_bytes(4, "little") for fill in fills)
+    return Verify(make_runs(*pairs), (memoryview(raw),))
+
+
 def begin(*, has_checksums: bool = True, may_postcopy: bool = False) -> Begin:
     """For the memory above."""
     return Begin(REGIONS, has_checksums, may_postcopy)
@@ -88,6 +100,7 @@ def small_migration() -> list[Record]:
         Holes(make_runs((4, 12), (40, 8))),
         Pass(2),
         pages([9], (1, 1)),
+        verify([9, 0], (1, 1), (4, 1)),
         state(StateName.KERNEL, b"kernel, part one", 0, 2),
         state(StateName.KERNEL, b" and two", 1, 2),
         state(StateName.DEVICE, b"device"),

@@ -16,6 +16,7 @@ from tests.unit.migration.stream_under_test import (
     pages,
     small_migration,
     state,
+    verify,
 )
 
 from ballonet.errors import StreamError, SystemCallError, UsageError
@@ -96,6 +97,7 @@ SAMPLES: dict[RecordType, Record] = {
     RecordType.POSTCOPY: Postcopy(Totals(0, 0, 0), is_last=False, runs=make_runs()),
     RecordType.END: End(Totals(0, 0, 0)),
     RecordType.GO: Go(),
+    RecordType.VERIFY: verify([0], (3, 1)),
 }
 
 
@@ -108,6 +110,8 @@ def allowed(kind: RecordType, phase: Phase) -> bool:
             return phase in (Phase.BEGUN, Phase.PASSES)
         case "PAGES" | "HOLES":
             return phase in (Phase.PASSES, Phase.POSTCOPY)
+        case "VERIFY":
+            return phase is Phase.PASSES
         case "STATE":
             return phase in (Phase.PASSES, Phase.STATES)
         case "POSTCOPY":
@@ -154,6 +158,13 @@ WRONG: dict[str, list[Record]] = {
     "a run over the gap": [begin(), Pass(1), Holes(make_runs((0, 48)))],
     "a page behind all regions": [begin(), Pass(1), pages([1], (48, 1))],
     "the second run behind all regions": [begin(), Pass(1), pages([1, 2], (0, 1), (60, 1))],
+    "a page that is not as at the source": [
+        begin(),
+        Pass(1),
+        pages([1, 2], (0, 2)),
+        verify([1, 3], (0, 2)),
+    ],
+    "checksums of a page in the gap": [begin(), Pass(1), verify([0], (16, 1))],
     "a state that is not wanted": [begin(), Pass(1), state(StateName.DRIVER, b"d")],
     "a state twice": [begin(), Pass(1), *[state(StateName.KERNEL, b"k")] * 2],
     "a part left out": [begin(), Pass(1), state(StateName.KERNEL, b"k", 1, 3)],
@@ -172,17 +183,17 @@ WRONG: dict[str, list[Record]] = {
     "a state without end": [begin(), Pass(1), state(StateName.KERNEL, b"k", 0, 1 << 31)],
     "post-copy that was not announced": [
         *small_migration(),
-        Postcopy(Totals(4, 20, 9), is_last=True, runs=make_runs((1, 1))),
+        Postcopy(Totals(4, 20, 10), is_last=True, runs=make_runs((1, 1))),
     ],
     "an end without all states": [begin(), Pass(1), End(Totals(0, 0, 2))],
     "an end in the middle of a state": [
         *small_migration()[:-1],
         state(StateName.DEVICE, b"d", 0, 2),
-        End(Totals(4, 20, 9)),
+        End(Totals(4, 20, 10)),
     ],
-    "an end with a page too few": [*small_migration(), End(Totals(3, 20, 9))],
-    "an end with a hole too many": [*small_migration(), End(Totals(4, 21, 9))],
-    "an end with a record too many": [*small_migration(), End(Totals(4, 20, 10))],
+    "an end with a page too few": [*small_migration(), End(Totals(3, 20, 10))],
+    "an end with a hole too many": [*small_migration(), End(Totals(4, 21, 10))],
+    "an end with a record too many": [*small_migration(), End(Totals(4, 20, 11))],
 }
 
 
@@ -204,8 +215,14 @@ def test_what_is_wrong_is_refused_at_that_record_and_all_after_it(name: str) -> 
         _ = incoming.states
 
 
+def test_pages_that_differ_are_named_but_not_all() -> None:
+    incoming = fed(destination(), begin(), Pass(1), pages([1] * 8, (0, 8)))
+    with pytest.raises(StreamError, match=r"source: pages 0x1, 0x2, 0x3, 0x4 and 2 more$"):
+        incoming.feed(verify([1, 2, 2, 2, 2, 2, 2, 1], (0, 8)))
+
+
 def test_the_totals_of_the_small_migration_are_right() -> None:
-    incoming = fed(destination(), *small_migration(), End(Totals(4, 20, 9)))
+    incoming = fed(destination(), *small_migration(), End(Totals(4, 20, 10)))
     assert incoming.is_complete
 
 

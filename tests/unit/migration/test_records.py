@@ -5,7 +5,7 @@ import struct
 
 import numpy as np
 import pytest
-from tests.unit.migration.stream_under_test import begin, make_runs, page, pages, state
+from tests.unit.migration.stream_under_test import begin, make_runs, page, pages, state, verify
 
 from ballonet.errors import UsageError, WireError
 from ballonet.memory.runs import PageRuns
@@ -28,6 +28,7 @@ from ballonet.migration.records import (
     State,
     StateName,
     Totals,
+    Verify,
     Wanted,
 )
 
@@ -52,7 +53,8 @@ GOLDEN: dict[str, tuple[Record, str]] = {
         "0100000000000000 0200000000000000 0300000000000000 01000000 090000000000000004000000",
     ),
     "END": (End(TOTALS), "0100000000000000 0200000000000000 0300000000000000"),
-    "GO": (Go(), ""),
+    "GO": (Go(is_paused=True), "01000000"),
+    "VERIFY": (verify([0, 7], (7, 2)), "070000000000000002000000"),
     "READY": (Ready(), ""),
     "LOADED": (Loaded(), ""),
     "WANTED": (Wanted(0x1234), "3412000000000000"),
@@ -65,7 +67,7 @@ GOLDEN: dict[str, tuple[Record, str]] = {
 
 
 def data_of(record: Record) -> bytes:
-    return b"".join(record.data) if isinstance(record, Pages | State) else b""
+    return b"".join(record.data) if isinstance(record, Pages | State | Verify) else b""
 
 
 def fields(record: Record) -> dict[str, object]:
@@ -125,10 +127,13 @@ WRONG: dict[str, tuple[RecordType, bytes, bytes]] = {
     "a page without data": (RecordType.PAGES, table_of_runs((3, 1)), b""),
     "less than its pages": (RecordType.PAGES, table_of_runs((3, 2)), page(1)),
     "more than its pages": (RecordType.PAGES, table_of_runs((3, 1)), page(1) + b"!"),
+    "a checksum too few": (RecordType.VERIFY, table_of_runs((3, 2)), b"\1\2\3\4"),
+    "a checksum too many": (RecordType.VERIFY, table_of_runs((3, 1)), bytes(8)),
     "a state of nobody": (RecordType.STATE, struct.pack("<III", 9, 0, 1), b"x"),
     "a part too many": (RecordType.STATE, struct.pack("<III", 1, 2, 2), b"x"),
     "no parts": (RecordType.STATE, struct.pack("<III", 1, 0, 0), b"x"),
     "a wanted page beyond all addresses": (RecordType.WANTED, struct.pack("<Q", 1 << 51), b""),
+    "a pause that is 2": (RecordType.GO, struct.pack("<I", 2), b""),
     "a last one that is 2": (RecordType.RECEIVED, struct.pack("<I", 2), b""),
     "a reason that is no text": (RecordType.FAILED, b"\xff", b""),
     "a reason of two lines": (RecordType.FAILED, b"one\ntwo", b""),
