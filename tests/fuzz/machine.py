@@ -298,10 +298,12 @@ class Machine:
 
     def hint_round(self) -> None:
         device = self.device
-        step = self._script.choose(
-            (device.begin_hint_round, lambda: device.hint_round.stop(60.0), device.hint_round.done)
+        steps: tuple[Callable[[], object], ...] = (
+            device.begin_hint_round,
+            lambda: device.hint_round.stop(60.0),
+            device.hint_round.done,
         )
-        step()
+        self._script.choose(steps)()
 
     def statistics(self) -> None:
         with suppress(SettingsError):

@@ -73,7 +73,7 @@ class History:
             self.interleave()
         self.settle()
 
-    def actions(self) -> list[Callable[[], None]]:
+    def actions(self) -> list[Callable[[], object]]:
         pair = self.pair
         return [
             lambda: pair.set_target(int(self.random.integers(self.pages))),

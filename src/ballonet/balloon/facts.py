@@ -29,6 +29,7 @@ __all__ = [
     "Discarded",
     "Fact",
     "GuestChanged",
+    "HintLeaseEnded",
     "HintRoundChanged",
     "Kicked",
     "MessageReceived",
@@ -74,6 +75,13 @@ class HintRoundChanged:
 
     state: str  #: name of a HintState
     cmd_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class HintLeaseEnded:
+    """Whoever began hint rounds was silent too long: the guest is given its pages back."""
+
+    cmd_id: int  #: of the last round
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +141,7 @@ News = (
     | ActualChanged
     | StatsReceived
     | HintRoundChanged
+    | HintLeaseEnded
     | PagesHinted
     | PagesReported
     | PagesRejected

@@ -7,7 +7,7 @@ from enum import Enum
 
 from ballonet.virtio.stats import UNSET, StatsSample
 
-__all__ = ["StatsDiagnosis", "StatsReading"]
+__all__ = ["AgedSample", "StatsDiagnosis", "StatsReading"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +29,16 @@ class StatsReading:
     def is_empty(self) -> bool:
         """The buffer had no whole entry: a driver that has no value yet."""
         return not (self.sample.values or self.sample.unknown)
+
+
+@dataclass(frozen=True, slots=True)
+class AgedSample:
+    """One sample as it is told to another process, whose clock is another one."""
+
+    sample: StatsSample
+    age_ns: int  #: when it is told
+    received_wall_s: int
+    is_first: bool  #: as in a reading
 
 
 class StatsDiagnosis(Enum):

@@ -187,20 +187,23 @@ class Balloon:
         self.statistics.forget_guest()
         self._link.cut()
 
-    def begin_hint_round(self, lease_s: float = HINT_LEASE_S) -> None:
+    def begin_hint_round(self, lease_s: float = HINT_LEASE_S) -> int | None:
         """Ask for hints, right after the dirty log was read; ends an older round.
 
-        They arrive as PagesHinted. Without a running driver there is nobody to ask: done.
+        Returns the round's id; they arrive as PagesHinted of this id.  None: there is nobody to
+        ask, because no driver runs, or it gives no hints.
         """
         if self.queues.are_stopped:
             self.hint_round.done()
-        elif self._has(Feature.FREE_PAGE_HINT):
-            self.hint_round.begin(lease_s)
+            return None
+        if not self._has(Feature.FREE_PAGE_HINT):
+            return None
+        self.hint_round.begin(lease_s)
+        return self.hint_round.cmd_id
 
     def tick(self) -> None:
         """Serve the timers that have run out."""
-        if self.hint_round.expired():
-            self.hint_round.done()
+        self.hint_round.end_if_expired()
         self.polling.expired()
 
     def _has(self, feature: Feature) -> bool:

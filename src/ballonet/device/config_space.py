@@ -65,6 +65,11 @@ class ConfigSpace:
         self._show_actual(actual_pages)
         self._left_pages = actual_pages
 
+    def take_over_actual(self, actual_pages: int) -> None:
+        """The guest that said this to another device is here now: its memory came along."""
+        self._show_actual(actual_pages)
+        self._left_pages = None
+
     def reset(self) -> None:
         """Virtio reset: the target and `actual` stay, as in QEMU."""
         self.poison.reset()

@@ -21,7 +21,7 @@ from enum import Enum, auto
 from typing import Final
 
 from ballonet.balloon.clock import NS_PER_S, Clock
-from ballonet.balloon.facts import HintRoundChanged, Observers
+from ballonet.balloon.facts import HintLeaseEnded, HintRoundChanged, Observers
 from ballonet.virtio.hint_ids import CMD_ID_DONE, CMD_ID_MIN, CMD_ID_STOP, next_cmd_id
 
 __all__ = ["HINT_LEASE_S", "HintRound", "HintState"]
@@ -82,9 +82,16 @@ class HintRound:
         if self.state is not HintState.DONE:
             self._enter(HintState.DONE, tell=True)
 
-    def expired(self) -> bool:
-        """Whoever began rounds has not been heard of for the time of its lease."""
-        return self.deadline_ns is not None and self._clock.now_ns() >= self.deadline_ns
+    def go_on_after(self, cmd_id: int) -> None:
+        """Another device had rounds up to this id, which are over: its guest has to be told."""
+        self.cmd_id = cmd_id
+        self.done()
+
+    def end_if_expired(self) -> None:
+        """Let the driver have its pages if whoever began rounds was silent for all its lease."""
+        if self.deadline_ns is not None and self._clock.now_ns() >= self.deadline_ns:
+            self._observers.tell(HintLeaseEnded(self.cmd_id))
+            self.done()
 
     def on_command(self, cmd_id: int) -> None:
         """Take what the driver said: the id of a round, or STOP."""

@@ -33,6 +33,11 @@ class PagePoison:
         elif alone or not self._was_non_zero:
             self.is_known, self._was_non_zero = True, False
 
+    def take_over(self, value: int | None) -> None:
+        """Believe what another device knew; None: nothing, and then a zero alone tells nothing."""
+        self.value, self.is_known = value or 0, value is not None
+        self._was_non_zero = value != 0
+
     def allows_discard(self) -> bool:
         """A free page of the guest may be replaced by a zero page."""
         return not self.negotiated or (self.is_known and self.value == 0)

@@ -1,22 +1,49 @@
 """What a device must still know after its process was replaced while its guest went on.
 
 Without the target the guest would be told to take everything back; without the id of the last hint
-round an old one could be used again.
+round an old one could be used again.  A round of before is over: the guest is shown DONE, or it
+would keep the pages it has hinted.
+Not here: the file (vhost_user/state_file.py), what a migration takes along (moved_state.py).
 """
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, Final, Self
+from typing import Any, Final, NamedTuple, Self
 
 from ballonet.device.balloon import Balloon
+from ballonet.device.statistics import POLL_INTERVAL_S_MAX
 from ballonet.errors import SettingsError
-from ballonet.virtio.hint_ids import CMD_ID_MAX, CMD_ID_MIN
+from ballonet.virtio.hint_ids import CMD_ID_MAX, CMD_ID_MIN, cmd_id_after
 
-__all__ = ["DeviceState", "restore_state", "state_of"]
+__all__ = ["STATE_FIELDS", "DeviceState", "StateField", "restore_state", "state_of"]
 
 VERSION: Final = 1
-_U32: Final = 1 << 32
+_U32_MAX: Final = (1 << 32) - 1
+#: Ids that are left out when a file is gone on from.  It is written a little later than a round
+#: begins, and while a disk is full much later; a round whose id a driver had before is none to it,
+#: and what it says of the old one would be taken for the new.  More rounds than these no migration
+#: has in that time.
+_UNSAVED_ROUNDS: Final = 1 << 16
+
+
+class StateField(NamedTuple):
+    """One number of the state: how a file and a migration's blob name it, and what it may be."""
+
+    name: str  #: in a file
+    tag: int  #: in a blob; never to be used again for something else
+    least: int
+    most: int
+    is_optional: bool = False  #: None is a value of it
+
+
+STATE_FIELDS: Final = (
+    StateField("target_pages", 1, 0, _U32_MAX),
+    StateField("actual_pages", 2, 0, _U32_MAX),
+    StateField("poison_val", 3, 0, _U32_MAX, is_optional=True),
+    StateField("cmd_id", 4, CMD_ID_MIN, CMD_ID_MAX),
+    StateField("poll_interval_s", 5, 0, POLL_INTERVAL_S_MAX),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,15 +65,13 @@ class DeviceState:
         """Read what was written down. Raises: SettingsError."""
         if not isinstance(fields, dict) or fields.get("version") != VERSION:
             raise SettingsError("state file", str(fields)[:80], f"version {VERSION}")
-        values = {name: fields.get(name) for name in cls.__dataclass_fields__}
-        limits = dict.fromkeys(values, (0, _U32 - 1)) | {"cmd_id": (CMD_ID_MIN, CMD_ID_MAX)}
-        for name, value in values.items():
-            if name == "poison_val" and value is None:
+        for name, _, least, most, is_optional in STATE_FIELDS:
+            value = fields.get(name)
+            if is_optional and value is None:
                 continue
-            least, most = limits[name]
             if type(value) is not int or not least <= value <= most:  # True is an int, too
                 raise SettingsError(f"state file: {name}", str(value), f"{least} to {most}")
-        return cls(**values)  # type: ignore[arg-type]
+        return cls(**{row.name: fields[row.name] for row in STATE_FIELDS if row.name in fields})
 
 
 def state_of(balloon: Balloon) -> DeviceState:
@@ -69,5 +94,5 @@ def restore_state(balloon: Balloon, state: DeviceState) -> None:
         balloon.request.ask(state.target_pages, state.actual_pages)
     if state.poison_val is not None:
         balloon.config.poison.write(state.poison_val, alone=True)
-    balloon.hint_round.cmd_id = state.cmd_id
+    balloon.hint_round.go_on_after(cmd_id_after(state.cmd_id, _UNSAVED_ROUNDS))
     balloon.statistics.set_poll_interval(state.poll_interval_s)

@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import Final
 
 from ballonet.balloon.clock import NS_PER_S, Clock
-from ballonet.balloon.stats_reading import StatsDiagnosis, StatsReading
+from ballonet.balloon.stats_reading import AgedSample, StatsDiagnosis, StatsReading
 from ballonet.errors import SettingsError
 from ballonet.virtio.stats import parse_stats
 
@@ -55,6 +55,30 @@ class Statistics:
         wait_ns = interval_s * NS_PER_S if self.poll_interval_s else 0
         self.poll_interval_s = interval_s
         self._arm(wait_ns if interval_s else None)
+
+    @property
+    def aged_sample(self) -> AgedSample | None:
+        """The newest sample, for another device."""
+        if self.reading is None:
+            return None
+        age_ns = max(0, self._clock.now_ns() - self.reading.received_ns)
+        return AgedSample(
+            self.reading.sample, age_ns, self.reading.received_wall_s, self.reading.is_first
+        )
+
+    def take_over(self, aged: AgedSample | None, interval_s: int) -> None:
+        """Another device had this sample, and asked so often: with an interval, ask at once.
+
+        Raises: SettingsError.
+        """
+        self.set_poll_interval(0)
+        self.set_poll_interval(interval_s)
+        self.reading = None
+        if aged is not None:
+            received_ns = self._clock.now_ns() - aged.age_ns
+            self.reading = StatsReading(
+                aged.sample, received_ns, aged.received_wall_s, aged.is_first
+            )
 
     def suspend(self) -> None:
         """Time stands still from now on; safe to call again."""

@@ -10,6 +10,7 @@ from ballonet.balloon.facts import (
     ChainRefused,
     DiscardFailed,
     Fact,
+    HintLeaseEnded,
     HintRoundChanged,
     Negotiated,
     PagesRejected,
@@ -46,5 +47,8 @@ class FrontEndLog:
                 self._quiet.warn("discard", f"discard failed: {reason}")
             case Negotiated(features):
                 _log.info("driver accepted %s", ", ".join(feature_names(features)) or "nothing")
+            case HintLeaseEnded(cmd_id):
+                text = "is over: nobody asked for its pages in time, the guest has them back"
+                self._quiet.warn("lease", f"hint round {cmd_id:#x} {text}")
             case HintRoundChanged(state, cmd_id):
                 _log.debug("hint round %#x: %s", cmd_id, state.lower())

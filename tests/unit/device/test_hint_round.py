@@ -3,7 +3,7 @@
 import pytest
 from tests.support.clock import FakeClock
 
-from ballonet.balloon.facts import Fact, HintRoundChanged, Observers
+from ballonet.balloon.facts import Fact, HintLeaseEnded, HintRoundChanged, Observers
 from ballonet.device.hint_round import HintRound, HintState
 from ballonet.virtio.hint_ids import CMD_ID_DONE, CMD_ID_MIN, CMD_ID_STOP
 
@@ -130,9 +130,25 @@ def test_a_migration_that_is_silent_for_too_long_loses_its_lease() -> None:
     clock.advance(50)
     machine.stop(LEASE_S)  # it lives: the lease begins anew
     clock.advance(50)
-    assert not machine.expired()
+    machine.end_if_expired()
+    assert machine.state is STOP
     clock.advance(11)
-    assert machine.expired()
-    machine.done()
+    machine.facts.clear()
+    machine.end_if_expired()
+    assert machine.state is DONE
+    assert machine.facts == [
+        HintLeaseEnded(machine.cmd_id),
+        HintRoundChanged("DONE", machine.cmd_id),
+    ]
     assert machine.deadline_ns is None
-    assert not machine.expired()
+    machine.end_if_expired()
+    assert len(machine.facts) == 2
+
+
+def test_rounds_of_another_device_are_over_and_the_next_id_is_above_theirs() -> None:
+    machine = Watched()
+    machine.go_on_after(FIRST_ID + 41)
+    assert machine.shown_cmd_id == CMD_ID_DONE
+    assert machine.announced == 1
+    machine.begin(LEASE_S)
+    assert machine.cmd_id == FIRST_ID + 42
