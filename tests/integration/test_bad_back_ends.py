@@ -14,7 +14,7 @@ from tests.support.wait import holds
 from tests.support.wire import HEADER, REPLY, U64, VERSION, Req
 
 from ballonet.errors import GuestError
-from ballonet.vhost_user import back_end_socket, frontend
+from ballonet.vhost_user import back_end_link, back_end_socket
 from ballonet.vhost_user.frontend import FrontEnd
 
 Answer = Callable[[int, bytes], bytes | None]
@@ -191,7 +191,7 @@ def test_an_answer_that_comes_byte_by_byte_for_ever_is_given_up(
 def test_a_device_that_is_lost_at_each_request_is_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(frontend, "_GIVE_UP_S", 0.5)
+    monkeypatch.setattr(back_end_link, "_GIVE_UP_S", 0.5)
 
     def answer(code: int, payload: bytes) -> bytes | None:
         return b"" if code == Req.GET_CONFIG else answer_well(code, payload)

@@ -57,9 +57,16 @@ class BackEndSocket:
         if sent != len(data):
             raise ConnectionError("the device does not read")
 
-    def ask(self, code: Request, payload: bytes = b"", *, size: int = U64.size) -> bytes:
+    def ask(
+        self,
+        code: Request,
+        payload: bytes = b"",
+        fds: Sequence[int] = (),
+        *,
+        size: int = U64.size,
+    ) -> bytes:
         """Send a request and return its answer of `size` bytes. Raises: OSError; GuestError."""
-        self.send(code, payload)
+        self.send(code, payload, fds)
         return self.receive(code, size)
 
     def receive(self, code: Request, size: int = U64.size) -> bytes:

@@ -11,7 +11,7 @@ import math
 import socket
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import Final, TypeVar
 
 from ballonet.balloon.facts import Fact, RingBroken
 from ballonet.device.balloon import Balloon
@@ -27,9 +27,12 @@ from ballonet.vhost_user.messages import Message, Request
 from ballonet.vhost_user.problems import find_problem
 from ballonet.vhost_user.requests.dispatch import ACCESSES, dispatch, refusal
 from ballonet.vhost_user.session import Session
+from ballonet.vhost_user.state_transfer import StateTransfer
 from ballonet.virtio.queues import QueueRole
 
 __all__ = ["Connection"]
+
+T = TypeVar("T")
 
 #: Time a turn may spend on rings before everybody else is looked at again.
 WORK_PER_TURN_NS: Final = 250_000
@@ -64,13 +67,16 @@ class Connection:
         sock: socket.socket,
         balloon: Balloon,
         *,
+        transfer: StateTransfer,
         quiet: QuietLog,
         ended: Callable[[], None],
     ) -> None:
         self.memory: Final = GuestMemory()
         self._loop, self._balloon, self._quiet, self._ended = loop, balloon, quiet, ended
         self._socket = MessageSocket(sock)
-        self._links = FrontEndLinks(loop, self._kicked, self._socket.claim, quiet)
+        self._links = FrontEndLinks(loop, self._kicked, self._socket.claim, quiet, transfer)
+        self._transfer = transfer
+        self._postponed: Message | None = None  # until the transfer has ended
         self._session = Session(balloon, self.memory, self._links, full_fence)
         self._vrings = self._session.vrings
         self._open = True
@@ -81,15 +87,16 @@ class Connection:
         balloon.observers.add(self._observe)
         loop.register(self._socket.fileno(), self._readable)
 
-    def execute(self, command: Callable[[], None]) -> None:
+    def execute(self, command: Callable[[], T]) -> T:
         """Do what the host asks of the device, even if this connection turns out to be cut.
 
         Raises: what the command raises.
         """
         self._guarded(self.memory.check_files)
-        command()
+        result = command()
         if self._open:
             self._vrings.log_all_written()
+        return result
 
     def tick(self) -> None:
         """Let the device serve its timers."""
@@ -199,8 +206,27 @@ class Connection:
             self._guarded(self._take_messages)
 
     def _take_messages(self) -> None:
-        while self._open and (message := self._socket.take()) is not None:
+        while self._open and self._postponed is None:
+            message = self._socket.take()
+            if message is None:
+                return
+            if message.code == Request.CHECK_DEVICE_STATE and self._transfer.is_busy:
+                self._postpone(message)
+            else:
+                self._take(message)
+
+    def _postpone(self, message: Message) -> None:
+        """Go on with this message, and read those after it, when the transfer has ended."""
+        self._postponed = message
+        self._loop.unregister(self._socket.fileno())
+        self._transfer.when_ended(lambda: self._guarded(self._read_on))
+
+    def _read_on(self) -> None:
+        message, self._postponed = self._postponed, None
+        if self._open and message is not None:
+            self._loop.register(self._socket.fileno(), self._readable)
             self._take(message)
+            self._take_messages()
 
     def _take(self, message: Message) -> None:
         if _log.isEnabledFor(logging.DEBUG):

@@ -12,6 +12,7 @@ from ballonet.runtime.event_loop import Watcher
 from ballonet.runtime.quiet_log import QuietLog
 from ballonet.vhost_user.messages import BackendRequest, LogArea, pack_message
 from ballonet.vhost_user.notifiers import SEND_FLAGS, adopt_unix_socket
+from ballonet.vhost_user.state_transfer import StateTransfer
 from ballonet.vhost_user.vring import FdKind
 from ballonet.vhost_user.vring_fds import VringFds
 
@@ -29,8 +30,10 @@ class FrontEndLinks:
         kicked: Callable[[int], None],
         claim: Callable[[int], None],
         quiet: QuietLog,
+        transfer: StateTransfer,
     ) -> None:
         """`claim` is told of each descriptor that is owned here from now on."""
+        self._transfer = transfer
         self._vring_fds = VringFds(watcher, kicked)
         self._claim, self._quiet = claim, quiet
         self._channel: socket.socket | None = None
@@ -70,6 +73,20 @@ class FrontEndLinks:
         if self._dirty_log is not None:
             self._dirty_log.mark(gpa, length)
 
+    def send_state(self, fd: int, blob: bytes) -> None:
+        """Begin to write the device's state. Raises: SessionError, SystemCallError."""
+        self._transfer.send(fd, blob)
+        self._claim(fd)
+
+    def receive_state(self, fd: int) -> None:
+        """Begin to read one. Raises: SessionError, SystemCallError."""
+        self._transfer.receive(fd)
+        self._claim(fd)
+
+    def state_outcome(self) -> bytes:
+        """What was read, by a transfer that has ended. Raises: SessionError, if it failed."""
+        return self._transfer.outcome()
+
     def call(self, queue: int) -> None:
         """Tell the driver that the queue has used chains."""
         self._vring_fds.signal(queue, FdKind.CALL)
@@ -91,7 +108,8 @@ class FrontEndLinks:
             self._quiet.warn("channel", f"telling of the new target: {error.strerror}")
 
     def close(self) -> None:
-        """Close them all."""
+        """Close them all; one that a state goes over is closed at its end."""
+        self._transfer.forget()
         self._vring_fds.close()
         if self._dirty_log is not None:
             self._dirty_log.close()

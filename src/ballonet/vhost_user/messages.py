@@ -97,6 +97,8 @@ class Request(IntEnum):
     REM_MEM_REG = 38
     SET_STATUS = 39
     GET_STATUS = 40
+    SET_DEVICE_STATE_FD = 42
+    CHECK_DEVICE_STATE = 43
 
 
 class BackendRequest(IntEnum):
@@ -116,6 +118,7 @@ class ProtocolFeature(IntFlag):
     RESET_DEVICE = 1 << 13
     CONFIGURE_MEM_SLOTS = 1 << 15
     STATUS = 1 << 16
+    DEVICE_STATE = 1 << 19
 
 
 class Rule(NamedTuple):
@@ -171,6 +174,10 @@ RULES: Final[Mapping[int, Rule]] = {
     Request.REM_MEM_REG: _exactly(40, fds_max=1, needs=int(ProtocolFeature.CONFIGURE_MEM_SLOTS)),
     Request.SET_STATUS: _exactly(8, needs=int(ProtocolFeature.STATUS)),
     Request.GET_STATUS: _exactly(0, needs=int(ProtocolFeature.STATUS), replies=True),
+    Request.SET_DEVICE_STATE_FD: _exactly(
+        8, fds_min=1, fds_max=1, needs=int(ProtocolFeature.DEVICE_STATE), replies=True
+    ),
+    Request.CHECK_DEVICE_STATE: _exactly(0, needs=int(ProtocolFeature.DEVICE_STATE), replies=True),
 }
 
 
@@ -283,6 +290,10 @@ class LogArea(NamedTuple):
         if len(payload) != 16:
             raise WireError("SET_LOG_BASE", f"{len(payload)} bytes", "must be 16", _SOURCE)
         return cls._make(_LOG_AREA.unpack(payload))
+
+    def pack(self) -> bytes:
+        """The same shape, as a request."""
+        return _LOG_AREA.pack(*self)
 
 
 def parse_header(raw: bytes | bytearray) -> tuple[int, int, int]:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from threading import Thread
-from typing import Final
+from typing import Final, TypeVar
 
 from ballonet.balloon.clock import earliest
 from ballonet.balloon.facts import GuestChanged
@@ -26,8 +26,11 @@ from ballonet.runtime.system_clock import SystemClock
 from ballonet.vhost_user.connection import Connection
 from ballonet.vhost_user.front_end_log import FrontEndLog
 from ballonet.vhost_user.state_file import StateFile
+from ballonet.vhost_user.state_transfer import StateTransfer
 
 __all__ = ["DeviceServer", "make_server", "serving"]
+
+T = TypeVar("T")
 
 #: After a refusal of the system, as when descriptors run out.
 _ACCEPT_AGAIN_NS: Final = 500_000_000
@@ -53,6 +56,7 @@ class DeviceServer:
         self._state_file = None if state_path is None else StateFile(state_path, self._clock)
         self._restore()
         self.loop: Final = EventLoop(self._work, self._deadline_ns)  #: served by `run`
+        self._transfer = StateTransfer(self.loop.post)
         self._sock = sock
         self._connection: Connection | None = None
         self._listening = listening
@@ -100,12 +104,9 @@ class DeviceServer:
         """What has to be mended at the front-end, in one line; None: nothing that is known."""
         return None if self._connection is None else self._connection.find_problem()
 
-    def execute(self, command: Callable[[], None]) -> None:
+    def execute(self, command: Callable[[], T]) -> T:
         """Let the device do what the host asks for; its memory is looked after before."""
-        if self._connection is not None:
-            self._connection.execute(command)
-        else:
-            command()
+        return command() if self._connection is None else self._connection.execute(command)
 
     def _restore(self) -> None:
         """Go on where an earlier process stopped. Raises: SettingsError; SystemCallError."""
@@ -174,7 +175,12 @@ class DeviceServer:
     def _connect(self, sock: socket.socket) -> None:
         _log.info("front-end connected")
         self._connection = Connection(
-            self.loop, sock, self.balloon, quiet=self._quiet, ended=self._disconnected
+            self.loop,
+            sock,
+            self.balloon,
+            transfer=self._transfer,
+            quiet=self._quiet,
+            ended=self._disconnected,
         )
         self.balloon.observers.tell(GuestChanged())
 

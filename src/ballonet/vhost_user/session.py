@@ -38,6 +38,18 @@ class FrontEndFds(Protocol):
         """Note bytes as written in the dirty log."""
         ...
 
+    def send_state(self, fd: int, blob: bytes) -> None:
+        """Begin to write a device's state. Raises: SessionError, SystemCallError."""
+        ...
+
+    def receive_state(self, fd: int) -> None:
+        """Begin to read one. Raises: SessionError, SystemCallError."""
+        ...
+
+    def state_outcome(self) -> bytes:
+        """What was read, by a transfer that has ended. Raises: SessionError, if it failed."""
+        ...
+
 
 @dataclass(slots=True)
 class Session:
@@ -49,6 +61,7 @@ class Session:
     fence: Fence
     protocol: int = 0  #: vhost-user's own features that are in use
     status: int = 0
+    is_loading: bool = False  #: a state of another device comes, or has come
     config_end: int = 0  #: how far into the configuration space it has reached, in bytes
     vrings: VringTable = field(init=False)
     inflate_messages_before: int = field(init=False)  #: of other sessions

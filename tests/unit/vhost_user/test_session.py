@@ -49,6 +49,8 @@ class Fds:
     """Descriptors as the session hands them on."""
 
     put: list[tuple[int, FdKind, int | None]] = field(default_factory=list)
+    states: dict[int, bytes] = field(default_factory=dict)  #: by descriptor
+    last_fd: int = -1  #: from which one is read
 
     def put_vring_fd(self, queue: int, kind: FdKind, fd: int | None) -> None:
         self.put.append((queue, kind, fd))
@@ -61,6 +63,15 @@ class Fds:
 
     def mark_dirty(self, gpa: int, length: int) -> None:
         raise NotImplementedError
+
+    def send_state(self, fd: int, blob: bytes) -> None:
+        self.states[fd] = blob
+
+    def receive_state(self, fd: int) -> None:
+        self.last_fd = fd
+
+    def state_outcome(self) -> bytes:
+        return self.states.pop(self.last_fd, b"")
 
 
 @dataclass

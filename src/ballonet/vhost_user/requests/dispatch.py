@@ -20,7 +20,13 @@ from ballonet.vhost_user.messages import (
     check_shape,
     pack_message,
 )
-from ballonet.vhost_user.requests import configuration, guest_memory, negotiation, vrings
+from ballonet.vhost_user.requests import (
+    configuration,
+    device_state,
+    guest_memory,
+    negotiation,
+    vrings,
+)
 from ballonet.vhost_user.session import Session
 
 __all__ = ["ACCESSES", "dispatch", "refusal"]
@@ -32,6 +38,7 @@ _HANDLERS: Final[Mapping[Request, Handler]] = {
     **guest_memory.HANDLERS,
     **vrings.HANDLERS,
     **configuration.HANDLERS,
+    **device_state.HANDLERS,
 }
 #: Told of as what the driver reads and writes, unless they make no sense.
 ACCESSES: Final = frozenset({Request.GET_CONFIG, Request.SET_CONFIG})
@@ -79,8 +86,11 @@ def _answer(session: Session, message: Message) -> bytes | None:
 def refusal(session: Session, message: Message) -> bytes | None:
     """What tells the front-end that its message was refused; None if it does not wait to be told.
 
-    One that waits for an answer of another kind cannot be told.
+    One that waits for an answer of another kind cannot be told, unless that has room for it.
     """
+    answer = device_state.REFUSALS.get(message.code)  # type: ignore[call-overload]
+    if answer is not None and session.protocol & ProtocolFeature.DEVICE_STATE:
+        return pack_message(message.code, answer, reply=True)
     has_answer = message.code in RULES and RULES[message.code].replies
     if not message.need_reply or not session.acknowledges or has_answer:
         return None
