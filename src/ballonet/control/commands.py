@@ -10,13 +10,15 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import replace
-from typing import Final
+from typing import Final, TypeVar
 
 from ballonet.balloon.facts import CommandGiven, Fact
 from ballonet.control.status import Status
 from ballonet.vhost_user.server import DeviceServer
 
 __all__ = ["Commands", "KeptStatus"]
+
+T = TypeVar("T")
 
 #: Between two statuses that are kept: each costs some 10 µs of the device's thread.
 _KEEP_NS: Final = 2_000_000
@@ -91,13 +93,13 @@ class Commands:
     def __init__(self, server: DeviceServer, kept: KeptStatus) -> None:
         self._server, self._kept = server, kept
 
-    def give(self, name: str, command: Callable[[], None], **arguments: object) -> Future[None]:
+    def give(self, name: str, command: Callable[[], T], **arguments: object) -> Future[T]:
         """Have a command obeyed, and told. Raises: UsageError, if the device has ended."""
 
-        def execute() -> None:
+        def execute() -> T:
             self._tell(name, arguments)
             try:
-                self._server.execute(command)
+                return self._server.execute(command)
             finally:
                 self._kept.expired()  # whoever waits for the command must not see what was before
 

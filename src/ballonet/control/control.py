@@ -8,14 +8,24 @@ future of one is done when the device has obeyed it, which says nothing about th
 from __future__ import annotations
 
 from concurrent.futures import Future
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from ballonet.balloon.facts import Observe
 from ballonet.balloon.inhibition import InhibitReason
 from ballonet.balloon.stats_reading import StatsReading
 from ballonet.control.status import Status
+from ballonet.memory.runs import PageRuns
 
-__all__ = ["Control", "StatsControl"]
+__all__ = ["Control", "HintControl", "Hints", "StatsControl"]
+
+
+class Hints(NamedTuple):
+    """A part of what a driver has hinted in one round."""
+
+    cmd_id: int
+    state: str  #: of the round, a HintState's name: after START nothing more comes
+    runs: PageRuns
+    has_more: bool  #: there is more to take at once
 
 
 class StatsControl(Protocol):
@@ -40,8 +50,47 @@ class StatsControl(Protocol):
         ...
 
 
+class HintControl(Protocol):
+    """Pages that a migration need not send, as the driver of one balloon hints them.
+
+    A round lives from one reading of the dirty log to the next.  Whoever begins rounds is heard of
+    again within its lease, or the guest is given its pages back.
+    """
+
+    def begin(self, lease_s: float) -> Future[int | None]:
+        """Ask for hints, right after the dirty log was read and armed; ends an older round.
+
+        The future has the round's id; None: no driver runs, or it gives no hints.
+        Raises: UsageError.
+        """
+        ...
+
+    def take(self, cmd_id: int, runs_max: int) -> Future[Hints]:
+        """What was hinted in the present round and not taken yet, the lowest runs first.
+
+        The future raises GuestError, if the present round is another one.  Raises: UsageError.
+        """
+        ...
+
+    def stop(self, lease_s: float) -> Future[None]:
+        """End the round; when this is done no hint of it will come any more.
+
+        What has come can still be taken, before the dirty log is read again.  Raises: UsageError.
+        """
+        ...
+
+    def finish(self) -> Future[None]:
+        """Let the guest take its hinted pages back: on every way out. Raises: UsageError."""
+        ...
+
+
 class Control(Protocol):
     """One balloon."""
+
+    @property
+    def hints(self) -> HintControl:
+        """Free page hints, for a migration."""
+        ...
 
     @property
     def stats(self) -> StatsControl:

@@ -12,13 +12,13 @@ from ballonet.balloon.facts import Observe
 from ballonet.balloon.inhibition import InhibitReason
 from ballonet.control.commands import Commands, KeptStatus
 from ballonet.control.device_stats import DeviceStats
+from ballonet.control.hint_rounds import HintRounds
 from ballonet.control.status import Status
-from ballonet.device.balloon import Balloon, BalloonSettings
-from ballonet.device.hint_round import HINT_LEASE_S
+from ballonet.device.balloon import BalloonSettings
 from ballonet.errors import SettingsError
 from ballonet.vhost_user.server import DeviceServer, make_server, serving
 
-__all__ = ["DeviceControl", "HintRounds", "controlling"]
+__all__ = ["DeviceControl", "controlling"]
 
 _ASK_TIMEOUT_S: Final = 10.0
 
@@ -32,7 +32,7 @@ class DeviceControl:
         self._kept = KeptStatus(server)
         self._commands = Commands(server, self._kept)
         self.stats: Final = DeviceStats(server, self._commands)
-        self.hints: Final = HintRounds(server.balloon, self._commands)
+        self.hints: Final = HintRounds(server, self._commands)
 
     def keep_latest(self) -> None:
         """Have `latest` kept from now on. Raises: TimeoutError, if the device does not answer."""
@@ -111,27 +111,6 @@ class DeviceControl:
     def stop(self) -> None:
         """Let the device end; may be called from a signal handler."""
         self.server.stop()
-
-
-class HintRounds:
-    """Rounds of free page hints, as a migration begins and ends them; hints come as PagesHinted."""
-
-    def __init__(self, balloon: Balloon, commands: Commands) -> None:
-        self._balloon, self._commands = balloon, commands
-
-    def begin(self, lease_s: float = HINT_LEASE_S) -> Future[None]:
-        """Ask for hints, right after the dirty log was read; ends an older round."""
-        begin = self._balloon.begin_hint_round
-        return self._commands.give("begin hint round", lambda: begin(lease_s))
-
-    def stop(self, lease_s: float = HINT_LEASE_S) -> Future[None]:
-        """End the round; when this is done no hint of it will come any more."""
-        stop = self._balloon.hint_round.stop
-        return self._commands.give("stop hint round", lambda: stop(lease_s))
-
-    def finish(self) -> Future[None]:
-        """Let the guest take its hinted pages back."""
-        return self._commands.give("finish hints", self._balloon.hint_round.done)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from typing import Final, TypeVar
 from ballonet.control.control import Control
 from ballonet.control.status import told
 from ballonet.errors import UsageError
+from ballonet.monitor.device_hints import DeviceHints
 from ballonet.monitor.outbox import EventData
 from ballonet.qmp.version import NEWEST, QemuVersion
 from ballonet.units import bytes_to_pages, pages_to_bytes
@@ -40,6 +41,7 @@ class DeviceMachine:
         self.balloon_id, self.name, self.version = balloon_id, name, version
         self._control, self._memory_bytes = control, memory_bytes
         self._post = post
+        self.hints: Final = DeviceHints(control.hints)
         self._has_ended = False
 
     @property

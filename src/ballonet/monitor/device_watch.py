@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from ballonet.balloon.facts import ActualChanged, Fact, PagesReported, RingBroken
+from ballonet.balloon.facts import ActualChanged, Fact, HintLeaseEnded, PagesReported, RingBroken
 from ballonet.balloon.request import Stage
 from ballonet.control.control import Control
 from ballonet.monitor.outbox import EventData
@@ -43,6 +43,8 @@ class DeviceWatch:
             case RingBroken(queue, reason):
                 name = "x-ballonet-device-broken"
                 self._post(name, lambda: {"queue": queue, "reason": reason})
+            case HintLeaseEnded(cmd_id):
+                self._post("x-ballonet-hint-lease-ended", lambda: {"id": cmd_id})
             case PagesReported(size, is_skipped):
                 name = "x-ballonet-reporting"
                 self._post(name, lambda: {"reported": size, "skipped": is_skipped})

@@ -28,10 +28,16 @@ EVENTS: Final = (
     "RESUME",
     "x-ballonet-device-broken",
     "x-ballonet-guest-unresponsive",
+    "x-ballonet-hint-lease-ended",
     "x-ballonet-out-of-puff",
     "x-ballonet-reporting",
 )
 _INT_MAX: Final = 2**63 - 1
+#: Of a migration that says nothing, in seconds: of one that does not say how long it may be silent,
+#: and the longest, after which a guest has waited for its free memory for a day.
+_LEASE_S, _LEASE_S_MAX = 600, 86400
+#: Runs of hinted pages in one answer, unless the client wants fewer.
+_HINTED_RUNS: Final = 1024
 
 Arguments = Mapping[str, object]
 
@@ -136,6 +142,28 @@ def _expedite(machine: MonitoredMachine, _: Arguments) -> object:
     return _empty(machine.expedite())
 
 
+def _begin_hints(machine: MonitoredMachine, arguments: Arguments) -> object:
+    lease_s = _within(arguments, "lease", _LEASE_S, _LEASE_S_MAX)
+
+    async def begin() -> object:
+        return {"id": await machine.hints.begin(lease_s)}
+
+    return begin()
+
+
+def _take_hints(machine: MonitoredMachine, arguments: Arguments) -> object:
+    runs_max = _within(arguments, "runs", _HINTED_RUNS, _HINTED_RUNS)
+    return machine.hints.take(_integer(arguments, "id"), runs_max)
+
+
+def _stop_hints(machine: MonitoredMachine, arguments: Arguments) -> object:
+    return _empty(machine.hints.stop(_within(arguments, "lease", _LEASE_S, _LEASE_S_MAX)))
+
+
+def _finish_hints(machine: MonitoredMachine, _: Arguments) -> object:
+    return _empty(machine.hints.finish())
+
+
 def _qom_list(machine: MonitoredMachine, arguments: Arguments) -> object:
     return list_properties(machine, _text(arguments, "path"))
 
@@ -183,6 +211,17 @@ def _integer(arguments: Arguments, name: str) -> int:
     return value
 
 
+def _within(arguments: Arguments, name: str, default: int, most: int) -> int:
+    """A number that need not be given. Raises: CommandError."""
+    if name not in arguments:
+        return default
+    value = _integer(arguments, name)
+    if not 1 <= value <= most:
+        raise CommandError(f"Parameter '{name}' expects a value from 1 to {most}")
+    return value
+
+
+_LEASE: Final = Parameter("lease", "int", required=False)
 _PATH, _PROPERTY = Parameter("path", "str"), Parameter("property", "str")
 COMMANDS: Final[Mapping[str, Command]] = {
     "balloon": Command(_balloon, (Parameter("value", "int"),)),
@@ -208,6 +247,12 @@ COMMANDS: Final[Mapping[str, Command]] = {
         (Parameter("command-line", "str"), Parameter("cpu-index", "int", required=False)),
         "str",
     ),
+    "x-ballonet-begin-hints": Command(_begin_hints, (_LEASE,), "any"),
     "x-ballonet-expedite": Command(_expedite),
+    "x-ballonet-finish-hints": Command(_finish_hints),
     "x-ballonet-info": Command(lambda machine, _: machine.info(), returns="any"),
+    "x-ballonet-stop-hints": Command(_stop_hints, (_LEASE,)),
+    "x-ballonet-take-hints": Command(
+        _take_hints, (Parameter("id", "int"), Parameter("runs", "int", required=False)), "any"
+    ),
 }

@@ -12,7 +12,27 @@ from typing import Protocol
 
 from ballonet.qmp.version import QemuVersion
 
-__all__ = ["MonitoredMachine"]
+__all__ = ["MonitoredHints", "MonitoredMachine"]
+
+
+class MonitoredHints(Protocol):
+    """Pages that a migration need not send, as the guest's driver hints them in rounds."""
+
+    def begin(self, lease_s: int) -> Awaitable[int]:
+        """Ask for hints, for so many seconds at most; the id of the round."""
+        ...
+
+    def take(self, cmd_id: int, runs_max: int) -> Awaitable[dict[str, object]]:
+        """A part of what was hinted in a round, for `x-ballonet-take-hints`."""
+        ...
+
+    def stop(self, lease_s: int) -> Awaitable[None]:
+        """End the round: no hint of it comes after this."""
+        ...
+
+    def finish(self) -> Awaitable[None]:
+        """Let the guest take its pages back."""
+        ...
 
 
 class MonitoredMachine(Protocol):
@@ -21,6 +41,11 @@ class MonitoredMachine(Protocol):
     balloon_id: str  #: the last part of its path in the object tree
     name: str | None  #: of the guest
     version: QemuVersion  #: that its monitor speaks as
+
+    @property
+    def hints(self) -> MonitoredHints:
+        """Free page hints, for a migration."""
+        ...
 
     @property
     def ram_bytes(self) -> int | None:

@@ -8,7 +8,28 @@ from collections.abc import Awaitable
 from ballonet.qmp.hmp import run_line
 from ballonet.qmp.version import NEWEST, QemuVersion
 
-__all__ = ["FakeMachine", "result_of", "type_line"]
+__all__ = ["FakeHints", "FakeMachine", "result_of", "type_line"]
+
+
+class FakeHints:
+    """Rounds that bring what they are told to."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[object, ...]] = []
+
+    async def begin(self, lease_s: int) -> int:
+        self.told.append(("begin", lease_s))
+        return 7
+
+    async def take(self, cmd_id: int, runs_max: int) -> dict[str, object]:
+        self.told.append(("take", cmd_id, runs_max))
+        return {"id": cmd_id}
+
+    async def stop(self, lease_s: int) -> None:
+        self.told.append(("stop", lease_s))
+
+    async def finish(self) -> None:
+        self.told.append(("finish",))
 
 
 class FakeMachine:
@@ -29,6 +50,7 @@ class FakeMachine:
         self.stats_last_update_s = 0
         self.poll_interval_s = 0
         self.told: list[str] = []
+        self.hints = FakeHints()
 
     async def set_logical_bytes(self, size: int) -> None:
         self.logical_bytes = size
