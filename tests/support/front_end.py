@@ -286,5 +286,14 @@ class FrontEnd:
         """The device's view of the status."""
         return self._ask_u64(Req.GET_STATUS)
 
+    def set_device_state_fd(self, direction: int, fd: int, *, phase: int = 0) -> int:
+        """Let a state be saved (0) to a descriptor, or loaded (1) from it."""
+        payload = _STATE.pack(direction, phase)
+        return int(U64.unpack(self.wire.ask(Req.SET_DEVICE_STATE_FD, payload, [fd]))[0])
+
+    def check_device_state(self) -> int:
+        """Wait for the end of it: 0 for success."""
+        return self._ask_u64(Req.CHECK_DEVICE_STATE)
+
     def _ask_u64(self, request: Req) -> int:
         return int(U64.unpack(self.wire.ask(request))[0])

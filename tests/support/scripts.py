@@ -31,6 +31,7 @@ from tests.support.session import (
 from tests.support.wire import (
     PROTOCOL_BACKEND_REQ,
     PROTOCOL_CONFIG,
+    PROTOCOL_DEVICE_STATE,
     PROTOCOL_LOG_SHMFD,
     PROTOCOL_MEM_SLOTS,
     PROTOCOL_MQ,
@@ -63,7 +64,9 @@ FIVE_QUEUES: Final = DRIVER_BITS | FREE_PAGE_HINT | PAGE_REPORTING
 _TRANSPORT_BITS: Final = ((1 << 41) - 1) ^ ((1 << 28) - 1) ^ PROTOCOL_FEATURES  # 28 to 40 less 30
 _UML_PROTOCOL: Final = PROTOCOL_MQ | PROTOCOL_REPLY_ACK | PROTOCOL_BACKEND_REQ | PROTOCOL_CONFIG
 _CH_PROTOCOL: Final = _UML_PROTOCOL | PROTOCOL_LOG_SHMFD | PROTOCOL_MEM_SLOTS
-_QEMU_PROTOCOL: Final = _CH_PROTOCOL | PROTOCOL_RESET_DEVICE | PROTOCOL_STATUS
+_QEMU_PROTOCOL: Final = (
+    _CH_PROTOCOL | PROTOCOL_RESET_DEVICE | PROTOCOL_STATUS | PROTOCOL_DEVICE_STATE
+)
 _LIVE_STATUS: Final = 0x0F  # ACKNOWLEDGE, DRIVER, DRIVER_OK, FEATURES_OK
 
 
@@ -184,11 +187,16 @@ def reconnect_qemu(
 
     Rings go on at what the device has used [QEMU virtio_queue_restore_last_avail_idx].
     """
+    greet_again(where, session, protocol=protocol)
+    bases = {queue: session.split_ring(queue).used_idx for queue in session.rings}
+    run_qemu(session, wanted, bases=bases)
+
+
+def greet_again(where: Path, session: Session, *, protocol: int = _QEMU_PROTOCOL) -> None:
+    """A guest that is there already is connected, to this device or another one; no ring runs."""
     session.front_end.close()
     session.front_end = FrontEnd.connect(where)
     _greet_like_qemu(session, protocol)
-    bases = {queue: session.split_ring(queue).used_idx for queue in session.rings}
-    run_qemu(session, wanted, bases=bases)
 
 
 def _greet_like_qemu(session: Session, protocol: int) -> None:

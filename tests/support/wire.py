@@ -57,6 +57,8 @@ class Req(IntEnum):
     REM_MEM_REG = 38
     SET_STATUS = 39
     GET_STATUS = 40
+    SET_DEVICE_STATE_FD = 42
+    CHECK_DEVICE_STATE = 43
 
 
 CONFIG_CHANGE: Final = 2  #: back-end to front-end
@@ -69,6 +71,7 @@ PROTOCOL_CONFIG: Final = 1 << 9
 PROTOCOL_RESET_DEVICE: Final = 1 << 13
 PROTOCOL_MEM_SLOTS: Final = 1 << 15
 PROTOCOL_STATUS: Final = 1 << 16
+PROTOCOL_DEVICE_STATE: Final = 1 << 19
 
 
 class RefusedError(Exception):

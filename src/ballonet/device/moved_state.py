@@ -121,7 +121,7 @@ def moved_state_of(balloon: Balloon) -> MovedState:
 def take_over(balloon: Balloon, moved: MovedState) -> None:
     """Go on with a guest that another device had, before a ring runs.
 
-    With a polling interval the driver is asked for statistics as soon as its rings run.
+    With a polling interval the driver is asked for statistics when its rings have run so long.
     Raises: SessionError, if this device cannot go on with such a guest; nothing has changed then.
     """
     missing = Feature(moved.features & ~int(balloon.settings.offered))

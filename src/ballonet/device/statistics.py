@@ -67,7 +67,7 @@ class Statistics:
         )
 
     def take_over(self, aged: AgedSample | None, interval_s: int) -> None:
-        """Another device had this sample, and asked so often: with an interval, ask at once.
+        """Another device had this sample, and asked so often: ask anew after an interval.
 
         Raises: SettingsError.
         """

@@ -10,6 +10,7 @@ Source: QEMU docs/interop/vhost-user.rst "Migrating back-end state".
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import select
 import time
@@ -49,10 +50,12 @@ class StateTransfer:
         Raises: SessionError, if another transfer is under way; SystemCallError.  The descriptor is
         still the caller's then.
         """
+        _check_kind(fd, os.O_WRONLY)
         self._begin(fd, partial(_write_all, fd, blob))
 
     def receive(self, fd: int) -> None:
         """The same for reading a state to its end."""
+        _check_kind(fd, os.O_RDONLY)
         self._begin(fd, partial(_read_all, fd))
 
     def when_ended(self, ended: Callable[[], None]) -> None:
@@ -80,7 +83,6 @@ class StateTransfer:
     def _begin(self, fd: int, transfer: Callable[[], bytes]) -> None:
         if self.is_busy:
             raise SessionError(_REQUEST, "another transfer is under way")
-        _check_kind(fd)
         end = partial(self._end, self._asker)
         thread = Thread(
             target=self._run, args=(fd, transfer, end), name="ballonet-state", daemon=True
@@ -115,18 +117,23 @@ class StateTransfer:
             ended()
 
 
-def _check_kind(fd: int) -> None:
-    """Raises: SystemCallError, unless it is a pipe or a Unix socket; nothing is asked of others.
+def _check_kind(fd: int, way: int) -> None:
+    """Raises: SystemCallError, unless it is a Unix socket, or the right end of a pipe.
 
-    A file may be of a file system whose owner answers when he likes; a named pipe lies in one.
+    Nothing is asked of others: a file may be of a file system whose owner answers when he likes,
+    and a named pipe lies in one.
     """
+    what, reason = "the descriptor for a state", "it is neither a pipe nor a Unix socket"
     try:
-        kind = str(Path(f"/proc/self/fd/{fd}").readlink())
-        if not kind.startswith("pipe:["):
+        if str(Path(f"/proc/self/fd/{fd}").readlink()).startswith("pipe:["):
+            mode = fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE
+        else:
             adopt_unix_socket(fd).detach()
+            mode = os.O_RDWR
     except OSError as error:
-        reason = "it is neither a pipe nor a Unix socket"
-        raise SystemCallError("using", "the descriptor for a state", reason) from error
+        raise SystemCallError("using", what, reason) from error
+    if mode not in (way, os.O_RDWR):
+        raise SystemCallError("using", what, "it is the other end of a pipe")
 
 
 def _write_all(fd: int, blob: bytes) -> bytes:
