@@ -78,7 +78,7 @@ def test_what_is_marked_between_the_look_and_the_clearing_stays(
             return call(bits, operation, bit)
 
         with monkeypatch.context() as patched:
-            patched.setattr(dirty_log.np, "flatnonzero", look_and_be_late)
+            patched.setattr(np, "flatnonzero", look_and_be_late)
             patched.setattr(dirty_log._AtomicBits, "call", call_late)
             assert log.take().tolist() == [5]
         assert log.take().tolist() == [6, 64]
