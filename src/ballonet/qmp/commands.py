@@ -275,8 +275,8 @@ COMMANDS: Final[Mapping[str, Command]] = {
         _take_hints,
         (Parameter("id", "int"), Parameter("runs", "int", required=False)),
         "any",
-        "hints of the present round that were not taken yet, the lowest first: `runs` of first page "
-        "and count, in pages of 4 KiB, at most as many as asked for (1024); `more`: there are more "
-        "at once; `state` of the round. Another round than the present is refused",
+        "hints of the present round that were not taken yet, the lowest first: `runs` of first "
+        "page and count, in pages of 4 KiB, at most as many as asked for (1024); `more`: there are "
+        "more at once; `state` of the round. Another round than the present is refused",
     ),
 }
