@@ -54,7 +54,7 @@ class HintControl(Protocol):
     """Pages that a migration need not send, as the driver of one balloon hints them.
 
     A round lives from one reading of the dirty log to the next.  Whoever begins rounds is heard of
-    again within its lease, or the guest is given its pages back.
+    again within its lease, be it by `take`, or the guest is given its pages back.
     """
 
     def begin(self, lease_s: float) -> Future[int | None]:

@@ -59,6 +59,7 @@ class HintRounds:
             raise GuestError(f"the lease of hint round {cmd_id:#x} is over: its pages are in use")
         if cmd_id != self._pages.cmd_id:
             raise GuestError(f"{cmd_id:#x} is not the present hint round")
+        self._balloon.hint_round.heard()
         runs = self._pages.take(runs_max)
         return Hints(cmd_id, self._balloon.hint_round.state.name, runs, self._pages.has_more)
 

@@ -50,6 +50,7 @@ class HintRound:
         self.state = HintState.STOP
         self.cmd_id = CMD_ID_MIN  #: of the newest round; the first has the id above
         self.deadline_ns: int | None = None  #: end of the lease
+        self._lease_ns = 0
 
     @property
     def shown_cmd_id(self) -> int:
@@ -77,6 +78,11 @@ class HintRound:
         self._renew(lease_s)
         if self.state is not HintState.STOP:
             self._enter(HintState.STOP, tell=True)
+
+    def heard(self) -> None:
+        """Whoever began the round is still there: a lease that has not ended begins anew."""
+        if self.deadline_ns is not None:
+            self.deadline_ns = self._clock.now_ns() + self._lease_ns
 
     def done(self) -> None:
         """No more rounds: the driver may take its pages back."""
@@ -112,7 +118,8 @@ class HintRound:
             self.done()
 
     def _renew(self, lease_s: float) -> None:
-        self.deadline_ns = self._clock.now_ns() + int(lease_s * NS_PER_S)
+        self._lease_ns = int(lease_s * NS_PER_S)
+        self.deadline_ns = self._clock.now_ns() + self._lease_ns
 
     def _enter(self, state: HintState, *, tell: bool) -> None:
         self.state = state

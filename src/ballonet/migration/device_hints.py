@@ -20,8 +20,8 @@ from ballonet.runtime.monitor_socket import MonitorSocket
 
 __all__ = ["DeviceHints"]
 
-#: Of an engine that is gone the guest gets its pages back after this.
-_LEASE_S: Final = 30
+#: Of an engine that is gone the guest gets its pages back after this; one that sends asks more often.
+_LEASE_S: Final = 10
 _LOOK_S: Final = 0.005
 #: A word of the device that says it hears of no more pages in this round.
 _ENDED: Final = frozenset({"stop", "done"})

@@ -132,6 +132,10 @@ def test_a_migration_that_is_silent_for_too_long_loses_its_lease() -> None:
     clock.advance(50)
     machine.end_if_expired()
     assert machine.state is STOP
+    machine.heard()
+    clock.advance(50)
+    machine.end_if_expired()
+    assert machine.state is STOP
     clock.advance(11)
     machine.facts.clear()
     machine.end_if_expired()
@@ -140,6 +144,7 @@ def test_a_migration_that_is_silent_for_too_long_loses_its_lease() -> None:
         HintLeaseEnded(machine.cmd_id),
         HintRoundChanged("DONE", machine.cmd_id),
     ]
+    machine.heard()  # too late
     assert machine.deadline_ns is None
     machine.end_if_expired()
     assert len(machine.facts) == 2

@@ -1,0 +1,300 @@
+"""Embedded guests that move: their processes, and a destination in the test that can spoil it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from threading import Thread
+from typing import Any, Final
+
+import numpy as np
+from tests.integration.device_under_test import DeviceProcess
+from tests.support.programs import wait_for_listener
+from tests.support.qmp_client import QmpClient
+from tests.support.wait import PATIENCE_S, wait_until
+
+from ballonet.errors import BallonetError
+from ballonet.memory.runs import PageRuns
+from ballonet.migration.channels import SocketChannel
+from ballonet.migration.framing import RecordReader, RecordWriter
+from ballonet.migration.incoming import Incoming
+from ballonet.migration.receiver import receive_record
+from ballonet.migration.records import (
+    FORWARD,
+    Begin,
+    End,
+    Go,
+    GuestRegion,
+    Loaded,
+    Ready,
+    Record,
+    StateName,
+)
+
+BALLONET: Final = str(Path(sys.executable).with_name("ballonet"))
+PAGE: Final = 4096
+MIB: Final = 1 << 20
+OVER: Final = frozenset({"completed", "failed", "cancelled"})
+
+
+class MovingGuest:
+    """`ballonet guest embedded` with a monitor, behind a device; a context manager."""
+
+    def __init__(self, directory: Path, name: str, device: Path, *options: str) -> None:
+        self.monitor_path: Final = directory / f"{name}.qmp"
+        self.log_path: Final = directory / f"{name}.log"
+        self._received = b""
+        self._qmp: QmpClient | None = None
+        self._line, theirs = socket.socketpair()
+        self._line.settimeout(PATIENCE_S)
+        command = [BALLONET, "guest", "embedded", "--socket", str(device)]
+        command += ["--qmp", f"unix:{self.monitor_path},server=on,wait=off"]
+        command += ["--device-qmp", f"{device}.qmp", "--control-fd", str(theirs.fileno()), *options]
+        with theirs, self.log_path.open("wb") as log:
+            self.process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=[theirs.fileno()],
+            )
+
+    def __enter__(self) -> MovingGuest:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+        self._line.close()
+        if self._qmp is not None:
+            self._qmp.__exit__()
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    @property
+    def qmp(self) -> QmpClient:
+        """Its monitor."""
+        if self._qmp is None:
+            wait_until(self._is_served, PATIENCE_S, "its monitor is not served")
+            self._qmp = QmpClient(self.monitor_path).negotiate()
+        return self._qmp
+
+    def _is_served(self) -> bool:
+        assert self.process.poll() is None, self.log()
+        with suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
+            probe.connect(str(self.monitor_path))
+            return True
+        return False
+
+    def kill(self) -> None:
+        """End it as nobody can prevent."""
+        self.process.kill()
+        self.process.wait()
+
+    def log(self) -> list[str]:
+        """What it has printed."""
+        return self.log_path.read_text(encoding="utf-8").splitlines()
+
+    def ask(self, what: str, **arguments: object) -> Any:  # noqa: ANN401 - JSON
+        """Something of the guest, over its control socket."""
+        self._line.sendall(json.dumps({"do": what, **arguments}).encode() + b"\n")
+        while b"\n" not in self._received:
+            data = self._line.recv(1 << 16)
+            assert data, self.log()
+            self._received += data
+        line, _, self._received = self._received.partition(b"\n")
+        return json.loads(line)["result"]
+
+    def do(self, command: str, **arguments: object) -> Any:  # noqa: ANN401 - JSON
+        """A command of its monitor that succeeds."""
+        reply = self.qmp.ask(command, **arguments)
+        assert "return" in reply, reply
+        return reply["return"]
+
+    def switch(self, **capabilities: bool) -> None:
+        """Capabilities, with `_` for `-`."""
+        rows = [
+            {"capability": name.replace("_", "-"), "state": on} for name, on in capabilities.items()
+        ]
+        self.do("migrate-set-capabilities", capabilities=rows)
+
+    def status(self) -> str:
+        """Of the guest, as QEMU names it."""
+        return str(self.do("query-status")["status"])
+
+    def moved(self, uri: str) -> dict[str, Any]:
+        """Have it move, and wait for how that ended."""
+        self.do("migrate", uri=uri)
+        return self.over()
+
+    def over(self) -> dict[str, Any]:
+        """How its migration has ended."""
+
+        def ended() -> dict[str, Any] | None:
+            answer: dict[str, Any] = self.do("query-migrate")
+            return answer if answer["status"] in OVER else None
+
+        return wait_until(ended, PATIENCE_S, "the migration does not end")
+
+    def engines(self) -> list[int]:
+        """Its children, zombies too."""
+        path = Path(f"/proc/{self.pid}/task/{self.pid}/children")
+        return [int(one) for one in path.read_text().split()]
+
+    def belongings(self) -> list[str]:
+        """What it has open, and mapped of what has a name."""
+        links = []
+        for link in Path(f"/proc/{self.pid}/fd").iterdir():
+            with suppress(FileNotFoundError):
+                links.append(str(link.readlink()).partition("[")[0].partition(":/")[0])
+        lines = Path(f"/proc/{self.pid}/maps").read_text().splitlines()
+        return sorted([*links, *(line.split()[-1] for line in lines if "memfd" in line)])
+
+    def is_watched(self) -> bool:
+        """The kernel still sees the writes of the guest's process."""
+        smaps = Path(f"/proc/{self.pid}/smaps").read_text()
+        flags = [line.split()[1:] for line in smaps.splitlines() if line.startswith("VmFlags")]
+        assert flags
+        return any("uw" in one for one in flags)
+
+
+@contextmanager
+def device(directory: Path, name: str, *options: str | Path) -> Iterator[DeviceProcess]:
+    """`ballonet device` with a monitor beside its socket."""
+    path = directory / name
+    with DeviceProcess(
+        path, directory / f"{name}.log", "--qmp", f"unix:{path}.qmp,server=on,wait=off", *options
+    ) as process:
+        wait_for_listener(Path(f"{path}.qmp"))
+        yield process
+
+
+def ask_device(path: Path, command: str, **arguments: object) -> Any:  # noqa: ANN401 - JSON
+    """A command of a device's monitor that succeeds."""
+    with QmpClient(Path(f"{path}.qmp")) as client:
+        reply = client.negotiate().ask(command, **arguments)
+    assert "return" in reply, reply
+    return reply["return"]
+
+
+class PlainMemory:
+    """A `ComparedMemory` of bytes."""
+
+    def __init__(self, size: int) -> None:
+        self.pages = np.zeros((size // PAGE, PAGE), np.uint8)
+
+    def _slices(self, runs: PageRuns) -> Iterator[slice]:
+        for first, pages in zip(runs.first_pfns.tolist(), runs.pages.tolist(), strict=True):
+            yield slice(first, first + pages)
+
+    def write(self, runs: PageRuns, data: memoryview) -> None:
+        """Put pages there."""
+        rows, done = np.frombuffer(data, np.uint8).reshape(-1, PAGE), 0
+        for where in self._slices(runs):
+            count = where.stop - where.start
+            self.pages[where] = rows[done : done + count]
+            done += count
+
+    def read(self, runs: PageRuns, buffer: memoryview) -> None:
+        """Fill a buffer with pages."""
+        buffer[:] = b"".join(self.pages[where].tobytes() for where in self._slices(runs))
+
+    def make_holes(self, runs: PageRuns) -> None:
+        """Zeros."""
+        for where in self._slices(runs):
+            self.pages[where] = 0
+
+
+#: Told of each record before it is taken, with its number from 1; True: no more is taken.
+Spoil = Callable[[int, Record, "Arrival"], bool]
+
+
+class Arrival:
+    """A destination in the test, for one guest; a context manager."""
+
+    def __init__(self, path: Path, size: int, spoil: Spoil = lambda *_: False) -> None:
+        self.uri: Final = f"unix:{path}"
+        self.memory: Final = PlainMemory(size)
+        self.incoming: Final = Incoming(
+            self.memory, (GuestRegion(0, size, PAGE),), frozenset(StateName)
+        )
+        self.records: list[Record] = []
+        self.has_gone = False  # it was told to let the guest run
+        self.error: BallonetError | None = None
+        self.channel: SocketChannel
+        self._spoil, self._writer = spoil, RecordWriter()
+        self._listening = socket.socket(socket.AF_UNIX)
+        self._listening.bind(str(path))
+        self._listening.listen()
+        self._path = path
+        self._thread = Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> Arrival:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._listening.shutdown(socket.SHUT_RDWR)
+        self._thread.join(PATIENCE_S)
+        self._listening.close()
+        self._path.unlink()
+
+    def say(self, record: Record) -> None:
+        """Answer."""
+        self.channel.send(self._writer.pack(record))
+
+    def drain(self) -> None:
+        """Read on and understand nothing, until the source leaves."""
+        rest = memoryview(bytearray(1 << 16))
+        with suppress(BallonetError):
+            while self.channel.receive(rest) == len(rest):
+                pass
+
+    def _run(self) -> None:
+        try:
+            sock, _ = self._listening.accept()
+        except OSError:
+            return
+        with SocketChannel(sock, "source", int(PATIENCE_S)) as self.channel:
+            try:
+                self._receive()
+            except BallonetError as error:
+                self.error = error
+
+    def _receive(self) -> None:
+        reader = RecordReader(FORWARD)
+        while not self.has_gone:
+            record = receive_record(self.channel, reader)
+            self.records.append(record)
+            if self._spoil(len(self.records), record, self):
+                return
+            self.incoming.feed(record)
+            match record:
+                case Begin():
+                    self.say(Ready())
+                case End():
+                    self.say(Loaded())
+                case Go():
+                    self.has_gone = True
+
+
+@contextmanager
+def two_devices(directory: Path, *options: str) -> Iterator[tuple[Path, Path]]:
+    """Where a guest is, and where it may go."""
+    with ExitStack() as stack:
+        for name in ("a", "b"):
+            stack.enter_context(device(directory, name, *options))
+        yield directory / "a", directory / "b"
+
+
+def kill(pid: int) -> None:
+    """As nobody can prevent."""
+    os.kill(pid, signal.SIGKILL)
