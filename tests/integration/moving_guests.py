@@ -9,23 +9,22 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Thread
-from typing import Any, Final
+from typing import Any, Final, Self
 
-import numpy as np
 from tests.integration.device_under_test import DeviceProcess
 from tests.support.programs import wait_for_listener
 from tests.support.qmp_client import QmpClient
 from tests.support.wait import PATIENCE_S, wait_until
 
 from ballonet.errors import BallonetError
-from ballonet.memory.runs import PageRuns
-from ballonet.migration.channels import SocketChannel
+from ballonet.memory.regions import Region
+from ballonet.migration.channels import Channel, SocketChannel
 from ballonet.migration.framing import RecordReader, RecordWriter
 from ballonet.migration.incoming import Incoming
-from ballonet.migration.receiver import receive_record
+from ballonet.migration.memory_file import MemoryFile
 from ballonet.migration.records import (
     FORWARD,
     Begin,
@@ -37,6 +36,7 @@ from ballonet.migration.records import (
     Record,
     StateName,
 )
+from ballonet.migration.rendezvous import connect
 
 BALLONET: Final = str(Path(sys.executable).with_name("ballonet"))
 PAGE: Final = 4096
@@ -66,7 +66,7 @@ class MovingGuest:
                 pass_fds=[theirs.fileno()],
             )
 
-    def __enter__(self) -> MovingGuest:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -119,6 +119,10 @@ class MovingGuest:
         assert "return" in reply, reply
         return reply["return"]
 
+    def refused(self, command: str, **arguments: object) -> str:
+        """Why its monitor refuses a command."""
+        return str(self.qmp.ask(command, **arguments)["error"]["desc"])
+
     def switch(self, **capabilities: bool) -> None:
         """Capabilities, with `_` for `-`."""
         rows = [
@@ -144,6 +148,10 @@ class MovingGuest:
 
         return wait_until(ended, PATIENCE_S, "the migration does not end")
 
+    def ended(self) -> tuple[int, list[str]]:
+        """Wait for its end; its exit code, and what it has printed."""
+        return self.process.wait(PATIENCE_S), self.log()
+
     def engines(self) -> list[int]:
         """Its children, zombies too."""
         path = Path(f"/proc/{self.pid}/task/{self.pid}/children")
@@ -156,7 +164,14 @@ class MovingGuest:
             with suppress(FileNotFoundError):
                 links.append(str(link.readlink()).partition("[")[0].partition(":/")[0])
         lines = Path(f"/proc/{self.pid}/maps").read_text().splitlines()
-        return sorted([*links, *(line.split()[-1] for line in lines if "memfd" in line)])
+        return sorted([*links, *(line.split()[5] for line in lines if "memfd" in line)])
+
+    def named_file(self, name: str) -> int:
+        """A descriptor of something it has open, as its own; whoever takes it closes it."""
+        for link in Path(f"/proc/{self.pid}/fd").iterdir():
+            if name in str(link.readlink()):
+                return os.open(link, os.O_RDWR)
+        raise AssertionError(f"it has no {name}")
 
     def is_watched(self) -> bool:
         """The kernel still sees the writes of the guest's process."""
@@ -185,32 +200,15 @@ def ask_device(path: Path, command: str, **arguments: object) -> Any:  # noqa: A
     return reply["return"]
 
 
-class PlainMemory:
-    """A `ComparedMemory` of bytes."""
-
-    def __init__(self, size: int) -> None:
-        self.pages = np.zeros((size // PAGE, PAGE), np.uint8)
-
-    def _slices(self, runs: PageRuns) -> Iterator[slice]:
-        for first, pages in zip(runs.first_pfns.tolist(), runs.pages.tolist(), strict=True):
-            yield slice(first, first + pages)
-
-    def write(self, runs: PageRuns, data: memoryview) -> None:
-        """Put pages there."""
-        rows, done = np.frombuffer(data, np.uint8).reshape(-1, PAGE), 0
-        for where in self._slices(runs):
-            count = where.stop - where.start
-            self.pages[where] = rows[done : done + count]
-            done += count
-
-    def read(self, runs: PageRuns, buffer: memoryview) -> None:
-        """Fill a buffer with pages."""
-        buffer[:] = b"".join(self.pages[where].tobytes() for where in self._slices(runs))
-
-    def make_holes(self, runs: PageRuns) -> None:
-        """Zeros."""
-        for where in self._slices(runs):
-            self.pages[where] = 0
+def resize(path: Path, guest: MovingGuest, balloon_bytes: int) -> None:
+    """Have so much in its balloon."""
+    total = ask_device(path, "query-memory-size-summary")["base-memory"]
+    ask_device(path, "balloon", value=total - balloon_bytes)
+    wait_until(
+        lambda: guest.ask("driver")["actual_pages"] == balloon_bytes // PAGE,
+        PATIENCE_S,
+        "the balloon does not follow",
+    )
 
 
 #: Told of each record before it is taken, with its number from 1; True: no more is taken.
@@ -222,30 +220,26 @@ class Arrival:
 
     def __init__(self, path: Path, size: int, spoil: Spoil = lambda *_: False) -> None:
         self.uri: Final = f"unix:{path}"
-        self.memory: Final = PlainMemory(size)
+        self.fd: Final = os.memfd_create("arrival")
+        os.ftruncate(self.fd, size)
         self.incoming: Final = Incoming(
-            self.memory, (GuestRegion(0, size, PAGE),), frozenset(StateName)
+            MemoryFile([(Region(0, size, 0, 0), self.fd)]),
+            (GuestRegion(0, size, PAGE),),
+            frozenset(StateName),
         )
-        self.records: list[Record] = []
+        self.raw: list[bytes] = []  # of each record
         self.has_gone = False  # it was told to let the guest run
-        self.error: BallonetError | None = None
         self.channel: SocketChannel
         self._spoil, self._writer = spoil, RecordWriter()
-        self._listening = socket.socket(socket.AF_UNIX)
-        self._listening.bind(str(path))
-        self._listening.listen()
-        self._path = path
-        self._thread = Thread(target=self._run, daemon=True)
+        self._waiting = _Waiting(path, self._receive)
 
-    def __enter__(self) -> Arrival:
-        self._thread.start()
+    def __enter__(self) -> Self:
+        self._waiting.begin()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._listening.shutdown(socket.SHUT_RDWR)
-        self._thread.join(PATIENCE_S)
-        self._listening.close()
-        self._path.unlink()
+        self._waiting.end()
+        os.close(self.fd)
 
     def say(self, record: Record) -> None:
         """Answer."""
@@ -258,23 +252,11 @@ class Arrival:
             while self.channel.receive(rest) == len(rest):
                 pass
 
-    def _run(self) -> None:
-        try:
-            sock, _ = self._listening.accept()
-        except OSError:
-            return
-        with SocketChannel(sock, "source", int(PATIENCE_S)) as self.channel:
-            try:
-                self._receive()
-            except BallonetError as error:
-                self.error = error
-
-    def _receive(self) -> None:
-        reader = RecordReader(FORWARD)
-        while not self.has_gone:
-            record = receive_record(self.channel, reader)
-            self.records.append(record)
-            if self._spoil(len(self.records), record, self):
+    def _receive(self, channel: SocketChannel) -> None:
+        self.channel = channel
+        for record, raw in records_of(channel):
+            self.raw.append(raw)
+            if self._spoil(len(self.raw), record, self):
                 return
             self.incoming.feed(record)
             match record:
@@ -284,15 +266,90 @@ class Arrival:
                     self.say(Loaded())
                 case Go():
                     self.has_gone = True
+                    return
+                case _:
+                    pass
 
 
-@contextmanager
-def two_devices(directory: Path, *options: str) -> Iterator[tuple[Path, Path]]:
-    """Where a guest is, and where it may go."""
-    with ExitStack() as stack:
-        for name in ("a", "b"):
-            stack.enter_context(device(directory, name, *options))
-        yield directory / "a", directory / "b"
+#: Told of each record before it is passed on, with its number from 1.
+Watch = Callable[[int, Record], None]
+
+
+class Relay:
+    """Between a source and a destination that are real; a context manager."""
+
+    def __init__(self, path: Path, there: Path, watch: Watch) -> None:
+        self.uri: Final = f"unix:{path}"
+        self._there, self._watch = there, watch
+        self._waiting = _Waiting(path, self._pass_on)
+
+    def __enter__(self) -> Self:
+        self._waiting.begin()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._waiting.end()
+
+    def _pass_on(self, source: SocketChannel) -> None:
+        with connect(f"unix:{self._there}", int(PATIENCE_S)) as there:
+            back = Thread(target=_copy, args=(there, source), daemon=True)
+            back.start()
+            try:
+                for number, (record, raw) in enumerate(records_of(source), 1):
+                    self._watch(number, record)
+                    there.send([raw])
+            finally:
+                there.abort()
+                back.join(PATIENCE_S)
+
+
+class _Waiting:
+    """A thread that serves one connection."""
+
+    def __init__(self, path: Path, serve: Callable[[SocketChannel], None]) -> None:
+        self._path, self._serve = path, serve
+        self._listening = socket.socket(socket.AF_UNIX)
+        self._listening.bind(str(path))
+        self._listening.listen()
+        self._thread = Thread(target=self._run, daemon=True)
+
+    def begin(self) -> None:
+        self._thread.start()
+
+    def end(self) -> None:
+        self._listening.shutdown(socket.SHUT_RDWR)
+        self._thread.join(PATIENCE_S)
+        self._listening.close()
+        self._path.unlink()
+
+    def _run(self) -> None:
+        with suppress(OSError, BallonetError):
+            sock, _ = self._listening.accept()
+            with SocketChannel(sock, "source", int(PATIENCE_S)) as channel:
+                self._serve(channel)
+
+
+def records_of(channel: Channel) -> Iterator[tuple[Record, bytes]]:
+    """Every record that comes, and its bytes. Raises: StreamError, at the end."""
+    reader = RecordReader(FORWARD)
+    raw = b""
+    while True:
+        buffer = reader.buffer
+        if channel.receive(buffer) < len(buffer):
+            reader.cut()
+        raw += bytes(buffer)
+        record = reader.filled()
+        if record is not None:
+            yield record, raw
+            raw = b""
+
+
+def _copy(there: Channel, here: Channel) -> None:
+    byte = memoryview(bytearray(1))
+    with suppress(BallonetError):
+        while there.receive(byte):
+            here.send([byte])
+    here.abort()
 
 
 def kill(pid: int) -> None:

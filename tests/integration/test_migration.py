@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from threading import Event
 
 import pytest
 from tests.integration.moving_guests import (
     MIB,
+    PAGE,
     Arrival,
     MovingGuest,
     device,
     kill,
+    resize,
 )
+from tests.support.small_disk import small_disk
 from tests.support.wait import PATIENCE_S, wait_until
 
-from ballonet.migration.records import End, Failed, Record
+from ballonet.migration.records import End, Failed, Pages, Record
 
 SMALL = 32 * MIB
 
@@ -24,7 +29,7 @@ SMALL = 32 * MIB
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A directory with a device, and a guest of little memory that stays there."""
     path = tmp_path_factory.mktemp("m")
-    with device(path, "a"):
+    with device(path, "a", "--no-free-page-reporting"), device(path, "b"):
         yield path
 
 
@@ -129,3 +134,108 @@ def test_a_migration_that_ends_at_any_record_leaves_the_guest_whole(
         whole.check(has_free=way != "engine killed")
     whole.wait_for_free()  # of an engine that was killed, when its lease is over
     assert at > 15
+
+
+def test_after_a_migration_that_failed_the_device_notes_no_writes(
+    place: Path, stayer: MovingGuest
+) -> None:
+    logs: list[int] = []
+
+    def keep_log(_: int, record: Record, __: Arrival) -> bool:
+        if isinstance(record, End):
+            logs.append(stayer.named_file("ballonet-dirty-log"))
+        return isinstance(record, End)
+
+    with Arrival(place / "in", SMALL, keep_log) as arrival:
+        assert stayer.moved(arrival.uri)["status"] == "failed"
+    size = os.fstat(logs[0]).st_size
+    os.pwrite(logs[0], bytes(size), 0)
+    resize(place / "a", stayer, 4 * MIB)
+    resize(place / "a", stayer, 0)
+    assert not os.pread(logs[0], size, 0).strip(b"\0")
+    os.close(logs[0])
+
+
+def test_hints_save_what_is_free(place: Path, stayer: MovingGuest) -> None:
+    stayer.ask("use_memory", percent=80)
+    sent = {}
+    for hints in (True, False):
+        stayer.switch(x_ballonet_hints=hints)
+        with Arrival(place / "in", SMALL, lambda _, record, __: isinstance(record, End)) as there:
+            sent[hints] = stayer.moved(there.uri)["ram"]
+    stayer.switch(x_ballonet_hints=True)
+    assert sent[False]["x-ballonet-hinted"] == 0
+    assert sent[True]["x-ballonet-hinted"] * PAGE > 4 * MIB
+    assert sent[True]["transferred"] < sent[False]["transferred"] - 4 * MIB
+
+
+def test_a_migration_is_cancelled_though_the_destination_does_not_read(
+    place: Path, stayer: MovingGuest, whole: Wholeness
+) -> None:
+    read_on = Event()
+    stayer.ask("use_memory", percent=80)
+    stayer.switch(x_ballonet_hints=False)  # or there is too little to fill a socket with
+    whole.begin()
+
+    def stop_reading(_: int, record: Record, __: Arrival) -> bool:
+        return isinstance(record, Pages) and read_on.wait(PATIENCE_S)
+
+    with Arrival(place / "in", SMALL, stop_reading) as arrival:
+        stayer.do("migrate", uri=arrival.uri)
+        wait_until(lambda: stayer.do("query-migrate")["status"] == "active", PATIENCE_S, "begins")
+        assert "in progress" in stayer.refused("migrate", uri=arrival.uri)
+        stayer.do("migrate_cancel")
+        assert stayer.over()["status"] == "cancelled"
+        read_on.set()
+    stayer.switch(x_ballonet_hints=True)
+    whole.check()
+
+
+def test_a_guest_that_was_stopped_stays_stopped_if_it_does_not_move(
+    place: Path, stayer: MovingGuest
+) -> None:
+    stayer.do("stop")
+    refusals: list[str] = []
+
+    def try_cont(_: int, record: Record, __: Arrival) -> bool:
+        if isinstance(record, End):
+            refusals.append(stayer.refused("cont"))
+        return isinstance(record, End)
+
+    with Arrival(place / "in", SMALL, try_cont) as arrival:
+        assert stayer.moved(arrival.uri)["status"] == "failed"
+    assert refusals == ["Migration is not finalized yet"]
+    assert stayer.status() == "paused"
+    stayer.do("cont")
+    assert stayer.status() == "running"
+    assert stayer.ask("driver")
+
+
+@pytest.mark.parametrize("what", ["nobody", "a file", "a folder for a file", "no URI"])
+def test_a_destination_that_is_none_is_one_line_and_the_guest_goes_on(
+    place: Path, stayer: MovingGuest, whole: Wholeness, what: str
+) -> None:
+    (place / "file").touch()
+    uri = {
+        "nobody": f"unix:{place}/nobody",
+        "a file": f"unix:{place}/file",
+        "a folder for a file": f"file:{place}",
+        "no URI": "carrier-pigeon:home",
+    }[what]
+    whole.begin()
+    answer = stayer.moved(uri)
+    assert answer["status"] == "failed"
+    assert answer["error-desc"].count("\n") == 0
+    assert (uri if what != "a folder for a file" else str(place)) in answer["error-desc"]
+    whole.check()
+
+
+def test_a_full_disk_is_one_line_and_the_guest_goes_on(
+    tmp_path: Path, stayer: MovingGuest, whole: Wholeness
+) -> None:
+    with small_disk(tmp_path / "disk") as disk:
+        whole.begin()
+        answer = stayer.moved(f"file:{disk.path}/guest")
+        assert answer["status"] == "failed"
+        assert answer["error-desc"].endswith("No space left on device")
+        whole.check()

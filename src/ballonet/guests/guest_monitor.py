@@ -7,6 +7,8 @@ Not here: the protocol (qmp), how it moves (migration_source.py).
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -154,6 +156,8 @@ class GuestMonitor:
     def quit(self) -> None:
         """Switch it off."""
         self._outbox.post("SHUTDOWN", lambda: {"guest": False, "reason": "host-qmp-quit"})
+        if self._machine.waits_for_state:  # its thread is not in the loop, but waits for a source
+            os.kill(os.getpid(), signal.SIGTERM)
         self._machine.stop()
 
     def close(self) -> None:
