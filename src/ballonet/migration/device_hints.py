@@ -20,7 +20,7 @@ from ballonet.runtime.monitor_socket import MonitorSocket
 
 __all__ = ["DeviceHints"]
 
-#: An engine that is gone leaves the guest without these pages for so long; one that sends renews it.
+#: An engine that is gone leaves the guest without these pages so long; one that sends renews it.
 _LEASE_S: Final = 10
 _LOOK_S: Final = 0.005
 #: A word of the device that says it hears of no more pages in this round.
