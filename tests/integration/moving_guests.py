@@ -192,6 +192,17 @@ def device(directory: Path, name: str, *options: str | Path) -> Iterator[DeviceP
         yield process
 
 
+@contextmanager
+def waiting(
+    path: Path, memory: str = "64M", name: str = "b", *options: str
+) -> Iterator[MovingGuest]:
+    """A machine that waits for a guest at `in`, behind a device."""
+    incoming = ("--incoming", f"unix:{path}/in")
+    with MovingGuest(path, "there", path / name, "--memory", memory, *incoming, *options) as guest:
+        wait_until(guest.log, PATIENCE_S, "it does not say that it waits")
+        yield guest
+
+
 def ask_device(path: Path, command: str, **arguments: object) -> Any:  # noqa: ANN401 - JSON
     """A command of a device's monitor that succeeds."""
     with QmpClient(Path(f"{path}.qmp")) as client:

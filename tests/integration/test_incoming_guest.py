@@ -5,12 +5,11 @@ from __future__ import annotations
 import signal
 import socket
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from tests.integration.moving_guests import MIB, Arrival, MovingGuest, device
-from tests.support.programs import wait_for_listener
+from tests.integration.moving_guests import MIB, Arrival, MovingGuest, device, waiting
 from tests.support.wait import PATIENCE_S
 
 from ballonet.errors import BallonetError
@@ -69,15 +68,6 @@ def stream(place: Path) -> Stream:
         assert guest.ask("hog", size=3 * MIB)
         assert guest.moved(arrival.uri)["status"] == "failed"
     return found
-
-
-@contextmanager
-def waiting(path: Path, name: str = "b", memory: str = "32M") -> Iterator[MovingGuest]:
-    """It has begun to wait."""
-    incoming = ("--incoming", f"unix:{path}/in")
-    with MovingGuest(path, "there", path / name, "--memory", memory, *incoming) as guest:
-        wait_for_listener(path / "in")
-        yield guest
 
 
 def arrive(path: Path, raw: Sequence[bytes]) -> list[Record]:
@@ -161,7 +151,7 @@ WRONG: dict[str, tuple[Callable[[Stream], list[bytes]], str]] = {
 @pytest.mark.parametrize("what", list(WRONG))
 def test_what_is_no_guest_is_refused_in_one_line(place: Path, stream: Stream, what: str) -> None:
     make, reason = WRONG[what]
-    with waiting(place) as there:
+    with waiting(place, "32M") as there:
         answers = arrive(place, make(stream))
         code, lines = there.ended()
     assert code == 1
@@ -177,7 +167,7 @@ def test_what_is_no_guest_is_refused_in_one_line(place: Path, stream: Stream, wh
 def test_a_guest_of_another_size_is_refused_and_its_source_is_told(
     place: Path, stream: Stream
 ) -> None:
-    with waiting(place, memory="64M") as there:
+    with waiting(place, "64M") as there:
         (answer,) = arrive(place, stream.raw)
         code, lines = there.ended()
     assert isinstance(answer, Failed)
@@ -192,7 +182,7 @@ def test_a_device_that_cannot_serve_the_guest_leaves_it_where_it_is(
     with (
         device(tmp_path, "c", "--no-free-page-hint"),
         MovingGuest(place, "here", place / "a", "--memory", "32M") as here,
-        waiting(tmp_path, "c") as there,
+        waiting(tmp_path, "32M", "c") as there,
     ):
         answer = here.moved(f"unix:{tmp_path}/in")
         code, lines = there.ended()
@@ -207,7 +197,7 @@ def test_a_device_that_cannot_serve_the_guest_leaves_it_where_it_is(
 def test_a_machine_that_waits_is_interrupted_and_leaves_nothing(
     place: Path, stream: Stream, number: signal.Signals, moment: str
 ) -> None:
-    with waiting(place) as there, socket.socket(socket.AF_UNIX) as sock:
+    with waiting(place, "32M") as there, socket.socket(socket.AF_UNIX) as sock:
         if moment == "in the middle":
             sock.connect(str(place / "in"))
             sock.sendall(stream.raw[0])
@@ -220,7 +210,7 @@ def test_a_machine_that_waits_is_interrupted_and_leaves_nothing(
 
 
 def test_a_machine_that_waits_can_be_switched_off(place: Path) -> None:
-    with waiting(place) as there:
+    with waiting(place, "32M") as there:
         there.do("quit")
         code, lines = there.ended()
     assert (code, len(lines)) == (128 + signal.SIGTERM, 1)

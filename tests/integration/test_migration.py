@@ -106,7 +106,7 @@ WAYS: dict[str, tuple[Callable[[Arrival, MovingGuest], bool], str]] = {
     "closed": (close, ""),
     "engine killed": (kill_engine, "the engine of the migration is gone"),
     "refused": (fail, "the destination refuses: there is no room"),
-    "answered with rubbish": (rave, "what the destination answers: "),
+    "answered with rubbish": (rave, "the destination is gone, or makes no sense: "),
 }
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +19,8 @@ from tests.integration.moving_guests import (
     device,
     kill,
     resize,
+    waiting,
 )
-from tests.support.programs import wait_for_listener
 from tests.support.wait import PATIENCE_S, wait_until
 
 from ballonet.migration.records import End, Pages, Pass, Record, State
@@ -39,16 +38,6 @@ def road(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 def leaving(path: Path, *options: str) -> MovingGuest:
     return MovingGuest(path, "here", path / "a", "--memory", "64M", *options)
-
-
-@contextmanager
-def waiting(path: Path, *options: str) -> Iterator[MovingGuest]:
-    """A machine that waits for a guest, at `in`."""
-    incoming = f"unix:{path}/in"
-    options = ("--memory", "64M", "--incoming", incoming, *options)
-    with MovingGuest(path, "there", path / "b", *options) as guest:
-        wait_for_listener(path / "in")
-        yield guest
 
 
 def first(kind: type[Record], do: Callable[[], None]) -> Callable[[int, Record], None]:
@@ -77,7 +66,7 @@ def test_a_guest_under_work_moves_with_its_balloon(tmp_path: Path, ring: str, po
         device(tmp_path, "a", *options),
         device(tmp_path, "b", *options),
         leaving(tmp_path, *guest) as here,
-        waiting(tmp_path, *guest) as there,
+        waiting(tmp_path, "64M", "b", *guest) as there,
     ):
         total = here.ask("meminfo")["MemTotal"]
         assert here.ask("hog", size=4 * MIB)
@@ -172,6 +161,17 @@ def test_hinted_memory_is_free_at_the_destination(road: Path) -> None:
         assert there.status() == "running"
 
 
+def test_a_guest_that_gives_no_hints_or_cannot_be_asked_moves_without(tmp_path: Path) -> None:
+    with device(tmp_path, "a", "--no-free-page-hint"), leaving(tmp_path) as here:
+        for _ in range(2):
+            with Arrival(tmp_path / "in", SIZE, lambda _, one, __: isinstance(one, End)) as there:
+                answer = here.moved(there.uri)
+            assert answer["error-desc"].startswith("the destination is gone")
+            assert there.incoming.totals.hole_pages
+            assert here.do("query-migrate")["ram"]["x-ballonet-hinted"] == 0
+            (tmp_path / "a.qmp").unlink(missing_ok=True)
+
+
 def test_a_guest_that_stands_still_moves_and_stands_still(road: Path) -> None:
     with leaving(road) as here, waiting(road) as there:
         assert here.ask("hog", size=MIB)
@@ -252,7 +252,11 @@ def asks_machine(engine: int, here: MovingGuest) -> bool:
     return is_stopped and len(call) > 1 and int(call[1], 16) == link
 
 
-def test_a_device_that_is_killed_in_a_round_of_hints_takes_no_page_with_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("bandwidth", [0, 8 * MIB])
+def test_a_device_that_is_killed_in_a_round_of_hints_takes_no_page_with_it(
+    tmp_path: Path, bandwidth: int
+) -> None:
+    """It is there again in time for the stop of a guest that moves slowly, else mostly not."""
     state = ("--state-file", str(tmp_path / "state"))
     with (
         device(tmp_path, "a", *state) as first_device,
@@ -263,6 +267,7 @@ def test_a_device_that_is_killed_in_a_round_of_hints_takes_no_page_with_it(tmp_p
         assert here.ask("hog", size=4 * MIB)
         here.ask("use_memory", percent=60)
         here.switch(x_ballonet_verify=True)
+        here.do("migrate-set-parameters", **{"max-bandwidth": bandwidth})
 
         def end() -> None:
             first_device.kill()
@@ -277,6 +282,7 @@ def test_a_device_that_is_killed_in_a_round_of_hints_takes_no_page_with_it(tmp_p
                 if answer["status"] != "completed":
                     assert answer["error-desc"].count("\n") == 0
                     assert has_given_up(there)
+                assert here.log() == []
                 guest = there if answer["status"] == "completed" else here
                 assert guest.ask("release_hogs") == 1
                 assert guest.status() == "running"

@@ -18,14 +18,15 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from ballonet.errors import BallonetError, GuestError, MigrationError, SystemCallError
+from ballonet.guests.movable_machine import MovableMachine
 from ballonet.migration.link import encode_line
 from ballonet.migration.progress import Progress
 from ballonet.runtime.event_loop import Watcher
 
-__all__ = ["MigrationSource", "MovableMachine"]
+__all__ = ["MigrationSource"]
 
 _LINE_MAX: Final = 1 << 20
 #: For a guest that does not come to rest: it goes on, and the migration has failed.
@@ -40,50 +41,6 @@ _Answer = tuple[dict[str, Any], bytes]
 _NOTHING: Final[_Answer] = ({}, b"")
 #: What a migration has come to.
 _OVER: Final = frozenset({"completed", "failed", "cancelled"})
-
-
-class MovableMachine(Protocol):
-    """What a machine does for its migration; all of it on its loop's thread."""
-
-    def facts(self) -> dict[str, int]:
-        """Where an engine finds the guest: see `GuestFacts`."""
-        ...
-
-    def start_tracking(self) -> Iterator[None]:
-        """Have writes seen, a step at a time so that the guest can go on in between.
-
-        Raises: BallonetError.
-        """
-        ...
-
-    def stop_tracking(self) -> None:
-        """Have them unseen again; safe to call again."""
-        ...
-
-    def take_device_log(self) -> bytes:
-        """Pages the device has written since the last time: ascending, each a u64."""
-        ...
-
-    def throttle(self, percent: int) -> None:
-        """Let the guest stand still for a part of its time."""
-        ...
-
-    def stop(self, stopped: Callable[[BallonetError | None], None], timeout_s: float) -> None:
-        """Stop guest and device; `stopped` is told when they have, or why they do not."""
-        ...
-
-    def resume(self) -> None:
-        """Let both go on, wherever they were on the way to a stop. Raises: BallonetError."""
-        ...
-
-    def save_states(self) -> dict[str, bytes]:
-        """What the guest and its device are besides memory, by name. Raises: BallonetError."""
-        ...
-
-    @property
-    def is_paused(self) -> bool:
-        """Its operator wants it to stand still."""
-        ...
 
 
 class MigrationSource:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,7 +21,7 @@ from ballonet.runtime.monitor_socket import MonitorSocket
 
 __all__ = ["DeviceHints"]
 
-#: An engine that is gone leaves the guest without these pages so long; one that sends renews it.
+#: The guest gets its pages back so long after its engine is gone; one that sends asks more often.
 _LEASE_S: Final = 10
 _LOOK_S: Final = 0.005
 #: A word of the device that says it hears of no more pages in this round.
@@ -73,7 +74,8 @@ class DeviceHints:
     def close(self) -> None:
         """Leave the monitor."""
         if self._monitor is not None:
-            self._monitor.close()
+            with suppress(*_LOST):  # the device may have been killed, and leaving it fails then
+                self._monitor.close()
             self._monitor = None
 
     def _ask(self, command: str, **arguments: object) -> dict[str, Any]:

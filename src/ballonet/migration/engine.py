@@ -71,6 +71,7 @@ class _Engine:
             )
             try:
                 guest.begin(has_checksums=settings.checksums, may_postcopy=settings.postcopy)
+                self._tell()  # the destination is there
                 self._passes.run()
             except MigrationError:
                 guest.hear_why()

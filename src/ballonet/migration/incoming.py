@@ -20,14 +20,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from enum import Enum
-from typing import Final, NoReturn, Protocol
+from typing import Final, NoReturn
 
 import numpy as np
 
 from ballonet.errors import StreamError, UsageError
 from ballonet.memory.runs import PageRuns
+from ballonet.migration.destination_memory import ComparedMemory, DestinationMemory
 from ballonet.migration.page_bounds import PageBounds
-from ballonet.migration.page_checksums import CHECKSUM, checksums_of
+from ballonet.migration.page_checksums import differing, named
 from ballonet.migration.records import (
     STATE_PART_BYTES,
     Begin,
@@ -56,27 +57,6 @@ __all__ = [
     "Phase",
     "state_bytes_max",
 ]
-
-
-#: Of pages that were lost; enough to see where they are.
-_NAMED_PAGES: Final = 4
-
-
-class DestinationMemory(Protocol):
-    """Guest memory that a migration fills; it is one hole at first, and reads as zero."""
-
-    def write(self, runs: PageRuns, data: memoryview) -> None:
-        """Put pages there, the data of each run after that of the one before it."""
-
-    def make_holes(self, runs: PageRuns) -> None:
-        """Let pages hold no memory, and read as zero."""
-
-
-class ComparedMemory(DestinationMemory, Protocol):
-    """One that can be looked at, too."""
-
-    def read(self, runs: PageRuns, buffer: memoryview) -> None:
-        """Fill a buffer with pages, a hole as zeros."""
 
 
 class Phase(Enum):
@@ -246,12 +226,9 @@ class Incoming:
         self._check_bounds(record)
         buffer = memoryview(bytearray(record.runs.total_pages * BALLOON_PAGE_BYTES))
         self._read(record.runs, buffer)
-        wrong = checksums_of(buffer) != np.frombuffer(record.data[0], CHECKSUM)
-        if wrong.any():
-            pfns = pages_of(record.runs)[wrong].tolist()
-            names = ", ".join(f"{pfn:#x}" for pfn in pfns[:_NAMED_PAGES])
-            more = f" and {len(pfns) - _NAMED_PAGES} more" if len(pfns) > _NAMED_PAGES else ""
-            self._refuse(record, f"not as at the source: pages {names}{more}")
+        differ = pages_of(record.runs)[differing(buffer, record.data[0])]
+        if differ.size:
+            self._refuse(record, f"not as at the source: pages {named(differ)}")
 
     def _check_bounds(self, record: Pages | Holes | Verify | Postcopy) -> None:
         if self._bounds.find(record.runs) is None:

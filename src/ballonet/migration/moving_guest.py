@@ -235,7 +235,7 @@ class MovingGuest:
         try:
             record = receive_record(self._channel, self._answers)
         except StreamError as error:
-            raise MigrationError(f"what the destination answers: {error}") from error
+            raise MigrationError(f"the destination is gone, or makes no sense: {error}") from error
         if isinstance(record, Failed):
             raise MigrationError(f"the destination refuses: {record.reason}")
         if not isinstance(record, kinds):

@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import Any, Final
 
 from qemu.qmp.error import QMPError
-from qemu.qmp.legacy import QEMUMonitorProtocol
+from qemu.qmp.legacy import QEMUMonitorProtocol, QMPBadPortError
 
 from ballonet.errors import CommandRefusedError, MonitorError
 
 __all__ = ["MonitorSocket"]
 
 ANSWER_S: Final = 60.0
+#: What a monitor raises that cannot be reached, or is gone in the middle of a word.
+_LOST: Final = (OSError, EOFError, QMPError, QMPBadPortError)
 
 
 class MonitorSocket:
@@ -29,7 +31,7 @@ class MonitorSocket:
         self._protocol.settimeout(ANSWER_S)
         try:
             self._protocol.connect()
-        except (OSError, QMPError) as error:
+        except _LOST as error:
             raise MonitorError(f"no monitor answers at {path}: {error}") from error
 
     def execute(self, command: str, **arguments: object) -> Any:  # noqa: ANN401 - JSON
@@ -37,7 +39,7 @@ class MonitorSocket:
         message: dict[str, object] = {"execute": command, "arguments": arguments}
         try:
             answer = self._protocol.cmd_obj(message)
-        except (OSError, TimeoutError, QMPError) as error:
+        except _LOST as error:
             raise MonitorError(f"the monitor at {self._path} is lost: {error}") from error
         if "error" in answer:
             refused = answer["error"]
