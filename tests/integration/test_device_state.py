@@ -284,10 +284,13 @@ def test_a_front_end_that_leaves_in_the_middle_leaves_nothing_to_the_next(device
         with stopped(device.path) as front_end:
             with pipe() as (_, other):
                 assert front_end.set_device_state_fd(SAVE, other) == REFUSED
+            front_end.wire.send(Req.CHECK_DEVICE_STATE, need_reply=False)
+            device.settle()  # it waits for a transfer that is not its own
             os.close(write)
             with os.fdopen(os.dup(read), "rb") as file:
                 file.read()
-            assert front_end.check_device_state() != OK, "nothing was moved for this one"
+            answer = int.from_bytes(front_end.wire.receive(Req.CHECK_DEVICE_STATE), "little")
+            assert answer != OK, "nothing was moved for this one"
 
             def free() -> bool:
                 with pipe() as (_, other):

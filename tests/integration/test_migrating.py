@@ -293,7 +293,7 @@ def test_machines_that_know_them_are_told_of_hints_and_verifying(tmp_path: Path)
 
 
 def test_somebody_elses_migration_is_not_touched(tmp_path: Path) -> None:
-    machine = MigratingMachine()
+    machine = MigratingMachine(DONE)
     machine.look = ACTIVE
     with pytest.raises(MigrationError, match="another migration"):
         run(machine, tmp_path, downtime_ms=1)

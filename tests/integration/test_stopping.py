@@ -25,6 +25,25 @@ with stopped(int(sys.argv[1])):
     print("here", flush=True)
     threading.Event().wait()
 """
+#: Traces a child that makes no system call, as a kernel does; says which signal brings it back.
+TRACER = """
+import ctypes, os, signal
+libc = ctypes.CDLL(None, use_errno=True)
+ptrace, TRACEME, CONT = libc.ptrace, 0, 7
+child = os.fork()
+if not child:
+    libc.prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG: whatever happens to its tracer
+    ptrace(TRACEME, 0, 0, 0)
+    os.kill(os.getpid(), signal.SIGSTOP)
+    while True:
+        pass
+os.waitpid(child, 0)
+ptrace(CONT, child, 0, 0)
+print(child, flush=True)
+_, status = os.waitpid(child, 0)
+os.kill(child, signal.SIGKILL)
+print(os.WSTOPSIG(status), flush=True)
+"""
 
 
 @contextmanager
@@ -107,3 +126,17 @@ def test_one_that_ends_meanwhile_is_no_reason_for_an_error(
     with stopped(victim.pid):
         victim.kill()
         victim.wait(PATIENCE_S)
+
+
+def state(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+def test_a_program_that_never_asks_its_kernel_for_anything_stands_still_too() -> None:
+    with started(sys.executable, "-c", TRACER) as kernel:
+        assert kernel.stdout is not None
+        child = int(kernel.stdout.readline())
+        wait_until(lambda: state(child) == "R", PATIENCE_S, "it does not run")
+        with stopped(kernel.pid):
+            assert state(child) == "t"
+        assert int(kernel.stdout.readline()) == signal.SIGALRM

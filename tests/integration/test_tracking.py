@@ -25,7 +25,6 @@ from ballonet.errors import MigrationError, UsageError
 from ballonet.memory.discard import punch_hole
 from ballonet.memory.runs import PageRuns
 from ballonet.migration import tracking as module_under_test
-from ballonet.migration.holes import find_holes
 from ballonet.migration.tracking import WriteTracker
 from ballonet.migration.userfault import Feature, Userfault
 
@@ -359,22 +358,3 @@ def test_a_kernel_that_lacks_something_is_told_in_one_line() -> None:
     with pytest.raises(MigrationError, match="lacks one of WP_ASYNC") as refused:
         Userfault.open(Feature.WP_ASYNC | Feature(1 << 60), user_mode_only=True)
     assert "\n" not in str(refused.value)
-
-
-def test_holes_of_a_file_are_those_that_were_never_filled_or_were_punched() -> None:
-    fd = os.memfd_create("holes")
-    try:
-        os.ftruncate(fd, 64 << 30)
-        assert find_holes(fd, 64 << 30) == PageRuns(np.array([0]), np.array([16 << 20]))
-        os.ftruncate(fd, PAGES * PAGE)
-        for fills in (np.r_[0, 3:8, PAGES - 2], np.arange(PAGES)):
-            for page in fills.tolist():
-                os.pwrite(fd, b"x", page * PAGE)
-            expected = set(range(PAGES)) - set(fills.tolist())
-            assert pages_of(find_holes(fd, PAGES * PAGE)) == sorted(expected)
-        punch_hole(fd, 100 * PAGE, 7 * PAGE)
-        assert pages_of(find_holes(fd, PAGES * PAGE)) == list(range(100, 107))
-        assert pages_of(find_holes(fd, 104 * PAGE)) == list(range(100, 104))
-        assert os.fstat(fd).st_blocks * 512 == (PAGES - 7) * PAGE
-    finally:
-        os.close(fd)

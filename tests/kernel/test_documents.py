@@ -34,6 +34,7 @@ def block(document: Path, after: str, number: int = 1) -> str:
 def masked(text: str) -> str:
     """Words only: no borders, no widths, any figure as N."""
     text = re.sub("[\u2500-\u257f]+", " ", text)
+    text = re.sub("[█░·]+…?", "BAR", text)
     text = re.sub(r"\d[\d.,]*", "N", text)
     text = " ".join(text.split())  # a line may end between a figure and its unit
     return re.sub(r"N (B|KiB|MiB|GiB|ms|s)\b", "N unit", text)
@@ -60,6 +61,13 @@ def printed(command: str, folder: Path, columns: int = 80) -> str:
 def test_readme_shows_what_the_demonstration_prints(tmp_path: Path) -> None:
     shown = block(README, "(that is, `ballonet demo`) printed:")
     assert masked(printed("ballonet demo", tmp_path)) == masked(shown)
+
+
+def test_readme_shows_what_a_migration_prints(tmp_path: Path) -> None:
+    """On a busy machine there may be more passes, each as the first."""
+    shown = masked_lines(block(README, "ballonet demo migrate --steps"))
+    lines = masked_lines(printed("ballonet demo migrate", tmp_path))
+    assert set(lines) == set(shown)
 
 
 def test_the_features_document_shows_what_the_features_print(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ import pytest
 from numpy.typing import NDArray
 from tests.kernel.conftest import start
 from tests.support.image_files import PAGE, read_image
+from tests.support.leftovers import family
 from tests.support.small_disk import small_disk
 from tests.support.wait import PATIENCE_S, holds, wait_until
 
@@ -127,7 +128,7 @@ def test_a_snapshot_of_a_kernel_at_work_is_its_memory_at_the_stop_page_by_page(
 def test_while_a_kernel_is_stopped_nothing_of_it_writes(busy: LinuxGuest) -> None:
     with stopped(busy.pid):
         before = Memory(busy).pages
-        assert holds(lambda: bool((Memory(busy).pages == before).all()), 0.3)
+        assert holds(lambda: bool((Memory(busy).pages == before).all()), 0.5)
     busy.check("true")
 
 
@@ -210,7 +211,8 @@ def test_pages_left_out_for_hints_can_be_overwritten_and_the_kernel_never_knows(
     finally:
         device.hints.finish()
         device.unsubscribe(watch.observe)
-    assert np.count_nonzero(left_out) >= free_pages * 8 // 10
+    assert np.count_nonzero(left_out) >= np.count_nonzero(hinted) * 9 // 10
+    assert np.count_nonzero(left_out) >= 100 * MIB // PAGE
     assert guest.check("md5sum /tmp/keep /bin/busybox") == checksum
     wait_until(lambda: guest.meminfo()["MemFree"] // PAGE >= free_pages * 9 // 10, 60, "free again")
     guest.use_memory(90)
@@ -289,7 +291,7 @@ def test_a_process_inside_a_guest_is_refused_and_not_stopped(busy: LinuxGuest, p
     refused = 0
     for child in children:
         done = run("snapshot", str(child), path)
-        text = f"process {child} belongs to the guest of process {busy.pid}: name that one"
+        text = f"process {child} belongs to the guest of process {busy.pid}: name that"
         assert done.returncode == 1
         assert done.stderr in {f"ballonet: {text}\n", f"ballonet: there is no process {child}\n"}
         refused += text in done.stderr
@@ -323,3 +325,13 @@ def test_the_verb_starts_a_guest_of_its_own(path: Path) -> None:
     assert figures["balloon_pages"] > 10_000
     assert figures["pages"] < 256 * MIB // PAGE // 2
     assert run("image", "check", path).returncode == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_the_verb_leaves_no_guest_behind(tmp_path: Path, number: int) -> None:
+    command: list[str | Path] = [BALLONET, "snapshot", "--squeeze", tmp_path / "image"]
+    with family(command, tmp_path) as running:
+        wait_until(lambda: running.runs("linux"), PATIENCE_S, "no kernel was started")
+        running.process.send_signal(number)
+        running.assert_gone()
+    assert running.process.returncode != 0

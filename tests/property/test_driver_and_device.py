@@ -237,8 +237,8 @@ def test_no_guest_that_goes_on_elsewhere_loses_a_byte_or_leaks_a_page() -> None:
 def test_the_oracle_finds_a_move_that_loses_a_page(monkeypatch: pytest.MonkeyPatch) -> None:
     copy = moving.empty_copy
 
-    def lose_one(pair: Pair) -> Pair:
-        there = copy(pair)
+    def lose_one(pair: Pair, memory: memoryview | None) -> Pair:
+        there = copy(pair, memory)
         there.kernel.memory.fill(pair.kernel.table.used_as(Use.CACHE)[-1:], 0)
         return there
 

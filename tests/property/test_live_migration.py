@@ -68,8 +68,7 @@ def wrong_pages(migration: LiveMove) -> list[int]:
     scale = pair.kernel.page_bytes // 4096
     undefined = undefined_frames(pair)
     allowed = (undefined[:, None] * scale + np.arange(scale)).ravel()
-    wrong: list[int] = np.setdiff1d(pages_that_differ(migration), allowed).tolist()
-    return wrong
+    return [int(page) for page in np.setdiff1d(pages_that_differ(migration), allowed)]
 
 
 @pytest.mark.parametrize("part", range(4))

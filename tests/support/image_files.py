@@ -52,6 +52,12 @@ def header(
     return raw + struct.pack("<I", zlib.crc32(raw))
 
 
+def end_mark(pages: int, tables_crc: int) -> bytes:
+    """The last bytes of a file."""
+    raw = b"BALLOEND" + struct.pack("<QI", pages, tables_crc)
+    return raw + struct.pack("<I", zlib.crc32(raw))
+
+
 def read_image(path: Path) -> Image:
     """All of an image of one region at 0, every rule of the table checked."""
     with path.open("rb", buffering=0) as file:
@@ -77,7 +83,5 @@ def read_image(path: Path) -> Image:
             start = first + number * BLOCK
             expected = zlib.crc32(get(start, min(BLOCK, end - start))) if number in full else 0
             assert struct.unpack_from("<I", tables, sums - bitmap + number * 4)[0] == expected
-        mark = get(end, BLOCK)
-    assert mark[:20] == b"BALLOEND" + struct.pack("<QI", len(pages), zlib.crc32(tables))
-    assert mark[20:] == struct.pack("<I", zlib.crc32(mark[:20]))
+        assert get(end, BLOCK) == end_mark(len(pages), zlib.crc32(tables))
     return Image(size, pages)

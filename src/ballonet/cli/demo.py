@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from ballonet.cli.demo_migrate import migrate
 from ballonet.cli.size import SizeType
 from ballonet.control.device_control import DeviceControl
 from ballonet.control.status import Status
@@ -81,7 +82,7 @@ class Figures:
         return self.host_bytes_before - self.host_bytes_inflated
 
 
-@click.command()
+@click.group(invoke_without_command=True)
 @click.option(
     "--memory",
     "memory_bytes",
@@ -104,14 +105,23 @@ class Figures:
 )
 @click.option("--hold", is_flag=True, help="Keep the guest running at the end, until Ctrl-C.")
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as one JSON object.")
+@click.pass_context
 def demo(
-    memory_bytes: int, target_bytes: int | None, kind: str | None, *, hold: bool, as_json: bool
+    context: click.Context,
+    memory_bytes: int,
+    target_bytes: int | None,
+    kind: str | None,
+    *,
+    hold: bool,
+    as_json: bool,
 ) -> None:
-    """A guest gives memory back, and takes it again.
+    """A guest gives memory back, and takes it again; or see `demo migrate`.
 
     Starts a balloon device and a guest, fills the guest's memory and frees it inside the guest,
     inflates the balloon, deflates it, and measures what the host gets back.
     """
+    if context.invoked_subcommand is not None:
+        return
     target_bytes = memory_bytes * 3 // 4 if target_bytes is None else target_bytes
     if target_bytes >= memory_bytes:
         raise click.UsageError("--target: the balloon must be smaller than the guest's --memory")
@@ -130,6 +140,9 @@ def demo(
             )
         if hold:
             _hold(machine, console)
+
+
+demo.add_command(migrate)
 
 
 def _machine(kind: str | None, memory_bytes: int, console: Console) -> Ballooned[Any]:

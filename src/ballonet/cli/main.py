@@ -37,6 +37,7 @@ VERBS: Final = {
     "info": "Show a guest's balloon, ours or QEMU's.",
     "migrate": "Move a running VM, ours or QEMU's.",
     "monitor": "Type a monitor's commands.",
+    "receive": "Wait for a guest that moves here.",
     "set": "Set how much memory a guest keeps.",
     "snapshot": "Write the memory of a running Linux guest to a file.",
     "stats": "Show a guest's memory statistics.",

@@ -26,6 +26,7 @@ from ballonet.vms.migration_setup import DOWNTIME_MOST_MS, MigrationRequest
 __all__ = ["migrate"]
 
 _BANDWIDTH_MOST: Final = 1 << 40
+_BAR_LETTERS: Final = 10  #: so that all is seen on a terminal of 80
 
 
 @click.command()
@@ -66,15 +67,14 @@ def migrate(
 
     VM is a QMP socket, of any QEMU or of a guest of ballonet's; URI is where the destination waits,
     as `unix:PATH` or `tcp:HOST:PORT`.  Until the guest has gone, whatever goes wrong, or Ctrl-C,
-    leaves it running here.  What this changes of the VM's settings is put back.  The exit code is 1
-    unless the guest is at the destination.
+    leaves it running here.  The exit code is 1 unless the guest is at the destination.
 
     --squeeze fills the balloon first, and has the guest take its memory back when it goes.
     With --postcopy the guest is lost if the connection is; free page hints do nothing then.
     """
     request = MigrationRequest(
         uri,
-        downtime_ms=None if downtime_s is None else _milliseconds(downtime_s),
+        downtime_ms=_milliseconds(downtime_s),
         bandwidth_bytes_per_s=bandwidth_bytes,
         timeout_s=timeout_s,
         forces=on_timeout == "force",
@@ -94,8 +94,10 @@ def migrate(
         click.echo(_in_words(outcome))
 
 
-def _milliseconds(downtime_s: float) -> int:
+def _milliseconds(downtime_s: float | None) -> int | None:
     """Raises: SettingsError."""
+    if downtime_s is None:
+        return None
     downtime_ms = round(downtime_s * 1000)
     if not 1 <= downtime_ms <= DOWNTIME_MOST_MS:
         raise SettingsError("--downtime", f"{downtime_s:g}s", "between 1ms and 2000s")
@@ -105,7 +107,11 @@ def _milliseconds(downtime_s: float) -> int:
 @contextmanager
 def _display(console: Console) -> Iterator[MigrationViewer]:
     """Shows how it goes on a terminal, and lines that matter everywhere."""
-    columns = (TextColumn("{task.fields[what]}"), BarColumn(), TextColumn("{task.fields[speed]}"))
+    columns = (
+        TextColumn("{task.fields[what]}"),
+        BarColumn(_BAR_LETTERS),
+        TextColumn("{task.fields[speed]}"),
+    )
     off = not console.is_terminal
     with Progress(*columns, console=console, transient=True, disable=off) as progress:
         task = progress.add_task("", total=1.0, what="", speed="")
@@ -124,15 +130,15 @@ def _where(now: MigrationProgress) -> str:
     look = now.look
     if not look.total_bytes:
         return look.status
-    return f"{look.status}, pass {look.passes}: {format_bytes(look.remaining_bytes)} left"
+    step = f"pass {look.passes}" if look.status == "active" else look.status
+    return f"{step}: {format_bytes(look.remaining_bytes)} left"
 
 
 def _speed(now: MigrationProgress) -> str:
-    parts = [f"{format_bytes(int(now.sent_bytes_per_s))}/s sent"]
+    parts = [] if now.eta_s is None else [f"{now.eta_s:.0f} s left"]
+    parts.append(f"{format_bytes(int(now.sent_bytes_per_s))}/s sent")
     if now.look.dirty_bytes_per_s:
-        parts.append(f"{format_bytes(now.look.dirty_bytes_per_s)}/s written by the guest")
-    if now.eta_s is not None:
-        parts.append(f"{now.eta_s:.0f} s left")
+        parts.append(f"{format_bytes(now.look.dirty_bytes_per_s)}/s written")
     return ", ".join(parts)
 
 

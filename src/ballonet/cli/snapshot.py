@@ -57,6 +57,8 @@ def snapshot(words: tuple[str, ...], memory_bytes: int, *, squeeze: bool, as_jso
         raise click.UsageError(
             "--squeeze: not with GUEST, whose balloon is somebody else's; `ballonet set` it before"
         )
+    if path.is_dir() or not path.parent.is_dir():
+        raise click.UsageError(f"FILE: {path} is no name of a file in a folder that exists")
     console = Console(stderr=as_json, highlight=False)
     squeezed_pages = None
     with ExitStack() as stack:

@@ -6,6 +6,8 @@
     START      REQUESTED   STOP    DONE   STOP          STOP                  hinted
     DONE       REQUESTED   STOP    -      -             -                     ignored
 
+A reset in the middle of rounds is DONE as well; before any it is STOP.
+
 A migration begins a round after each reading of its dirty log and stops it before the next, so a
 hint holds only between the two.  The driver keeps the pages it has hinted until it sees DONE;
 that is shown on every way out, and when whoever began rounds has not been heard of for the time
@@ -107,9 +109,13 @@ class HintRound:
             self._enter(HintState.STOP, tell=False)
 
     def reset(self) -> None:
-        """Virtio reset: the driver has forgotten its pages."""
-        self.state = HintState.STOP
-        self.deadline_ns = None
+        """Virtio reset: the driver has forgotten its pages, if it is not a driver that comes again.
+
+        A front-end that connects anew looks the same, and its driver holds what it has hinted: so
+        rounds end with DONE here too, about which a driver without pages does nothing.
+        """
+        if self.state is not HintState.STOP or self.deadline_ns is not None:
+            self.done()
 
     def _renew(self, lease_s: float) -> None:
         self._lease_ns = int(lease_s * NS_PER_S)

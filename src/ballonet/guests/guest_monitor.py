@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from typing import Any, Final, TypeVar
 
 from ballonet.errors import BallonetError, GuestError, MigrationError
+from ballonet.guests.dirty_rate import DirtyRate
 from ballonet.guests.embedded import EmbeddedMachine
 from ballonet.guests.migration_source import MigrationSource
 from ballonet.guests.movable_guest import MovableGuest
@@ -44,7 +45,8 @@ class GuestMonitor:
         self.source: Final = MigrationSource(self._movable, machine.loop, self._changed)
         self.parameters: dict[str, int] = {row.name: row.default for row in PARAMETERS}
         self.capabilities: dict[str, bool] = dict(CAPABILITIES)
-        machine.companions.append(self.source)
+        self._dirty_rate = DirtyRate(machine.memory.view)
+        machine.companions.extend([self.source, self._dirty_rate])
 
     @property
     def run_state(self) -> str:
@@ -69,6 +71,8 @@ class GuestMonitor:
 
     async def migrate(self, uri: str, *, resume: bool) -> None:
         """Begin. Raises: BallonetError."""
+        if self._dirty_rate.is_measuring:
+            raise MigrationError("the dirty rate is being measured; try again in a moment")
         if resume:
             raise MigrationError("there is no migration that waits to be resumed")
         order = {
@@ -97,6 +101,8 @@ class GuestMonitor:
             "total-time": now.total_ms,
             "setup-time": 0,
             "ram": now.ram(),
+            "x-ballonet-passes": list(source.passes),
+            "x-ballonet-steps": list(source.steps),
         }
         if now.downtime_ms is not None:
             answer["downtime"] = now.downtime_ms
@@ -107,6 +113,16 @@ class GuestMonitor:
         if source.status == "failed" and source.reason is not None:
             answer["error-desc"] = source.reason
         return answer
+
+    async def begin_dirty_rate(self, seconds: int) -> None:
+        """Watch for so long how much the guest writes. Raises: BallonetError."""
+        if self.source.is_active:
+            raise MigrationError("There's a migration process in progress")
+        await self._do(lambda: self._dirty_rate.begin(seconds))
+
+    def dirty_rate(self) -> dict[str, object]:
+        """What `query-dirty-rate` answers."""
+        return self._dirty_rate.info()
 
     async def stop(self) -> None:
         """Let the guest stand still, also if it was to move and does not.
@@ -147,6 +163,7 @@ class GuestMonitor:
     def close(self) -> None:
         """End a migration under way; on the loop's thread."""
         self.source.close()
+        self._dirty_rate.close()
 
     async def _do(self, action: Callable[[], T]) -> T:
         """Do something on the loop's thread. Raises: what it raises; TimeoutError."""

@@ -15,6 +15,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any, Final
@@ -32,6 +33,7 @@ _LINE_MAX: Final = 1 << 20
 _REST_S: Final = 5.0
 _ANSWER_S: Final = 10.0
 _END_S: Final = 5.0
+_PASSES_KEPT, _STEPS_KEPT = 100, 1000
 #: For an engine that is to cancel, and may wait for a destination that does not read.
 _CANCEL_NS: Final = 2_000_000_000
 
@@ -54,6 +56,8 @@ class MigrationSource:
         self.status = "none"  #: one of QEMU's MigrationStatus
         self.reason: str | None = None  #: why the last one failed
         self.progress = Progress()
+        self.passes: deque[dict[str, Any]] = deque(maxlen=_PASSES_KEPT)  #: the last ones
+        self.steps: deque[dict[str, Any]] = deque(maxlen=_STEPS_KEPT)  #: the last ones
         self.is_handed_over = False  #: the guest may run at the destination
         self._machine, self._watcher, self._changed = machine, watcher, changed
         self._engine: subprocess.Popen[bytes] | None = None
@@ -92,6 +96,8 @@ class MigrationSource:
         ours.settimeout(_ANSWER_S)
         self._link, self._received, self.reason = ours, b"", None
         self.progress = Progress()
+        self.passes.clear()
+        self.steps.clear()
         self._watcher.register(ours.fileno(), self._readable)
         self._set_status("setup")
 
@@ -182,7 +188,10 @@ class MigrationSource:
                     self._set_status("active")
                 self._changed("progress", {})
             case "pass":
+                self.passes.append(message)
                 self._changed("pass", message)
+            case "step":
+                self.steps.append(message)
             case "status":
                 self._ended(message["status"], message["reason"])
 

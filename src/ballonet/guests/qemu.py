@@ -195,11 +195,13 @@ class QemuGuest:
     def _is_ready(self) -> bool:
         if self._incoming is None:
             return _READY in self.console()
-        # It greets from its main loop, which comes after everything that listens.
+        # It greets from a thread of its own, and answers from its main loop: when all listens.
         with suppress(OSError), socket.socket(socket.AF_UNIX) as monitor:
             monitor.settimeout(_BOOT_S)
             monitor.connect(str(self.qmp_path))
-            return bool(monitor.recv(1))
+            monitor.sendall(b'{"execute": "qmp_capabilities"}\n')
+            with monitor.makefile("rb") as lines:
+                return b"return" in lines.readline() + lines.readline()
         return False
 
 

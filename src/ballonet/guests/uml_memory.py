@@ -32,12 +32,12 @@ def uml_memory(pid: int) -> Iterator[FilePages]:
 
     Raises: GuestError, if it is no kernel of a User-Mode Linux, or not ours to look into.
     """
-    kernel = _parent_alike(pid)
-    if kernel:
-        # To stop it would look like a signal in the guest.
-        raise GuestError(f"process {pid} belongs to the guest of process {kernel}: name that one")
     fd = _open_memory(pid)
     try:
+        kernel = _parent_alike(pid)
+        if kernel:
+            # To stop it would look like a signal in the guest.
+            raise GuestError(f"process {pid} belongs to the guest of process {kernel}: name that")
         size = os.fstat(fd).st_size
         if not size or size % BALLOON_PAGE_BYTES:
             raise GuestError(f"the memory of process {pid} has {size} bytes, not whole pages")
@@ -52,14 +52,15 @@ def _parent_alike(pid: int) -> int:
     Raises: GuestError.
     """
     try:
-        program = Path(f"/proc/{pid}/exe")
+        program = Path(f"/proc/{pid}/exe").stat()
         lines = Path(f"/proc/{pid}/status").read_text(errors="replace").splitlines()
-        parent = next(int(line.split()[1]) for line in lines if line.startswith("PPid:"))
-        return parent if parent and program.samefile(f"/proc/{parent}/exe") else 0
-    except FileNotFoundError as error:
-        raise GuestError(f"there is no process {pid}") from error
     except OSError as error:
-        raise GuestError(f"process {pid} cannot be looked into: {error.strerror}") from error
+        raise _failed(pid, error) from error
+    parent = next(int(line.split()[1]) for line in lines if line.startswith("PPid:"))
+    with suppress(OSError):  # gone, or somebody else's
+        if os.path.samestat(program, Path(f"/proc/{parent}/exe").stat()):
+            return parent
+    return 0
 
 
 def _open_memory(pid: int) -> int:
@@ -68,7 +69,7 @@ def _open_memory(pid: int) -> int:
         lines = Path(f"/proc/{pid}/maps").read_text(errors="replace").splitlines()
         links = list(Path(f"/proc/{pid}/fd").iterdir())
     except OSError as error:
-        raise GuestError(f"process {pid} cannot be looked into: {error.strerror}") from error
+        raise _failed(pid, error) from error
     rows = [line.split(maxsplit=5) for line in lines]
     mapped = {row[5] for row in rows if row[1] == _SHARED and row[5:]}
     for link in links:
@@ -77,3 +78,9 @@ def _open_memory(pid: int) -> int:
             if target.endswith(_GONE) and target in mapped and stat.S_ISREG(link.stat().st_mode):
                 return os.open(link, os.O_RDONLY | os.O_CLOEXEC)
     raise GuestError(f"process {pid} is no User-Mode Linux: it has no memory file")
+
+
+def _failed(pid: int, error: OSError) -> GuestError:
+    if isinstance(error, FileNotFoundError | ProcessLookupError):
+        return GuestError(f"there is no process {pid}")
+    return GuestError(f"process {pid} cannot be looked into: {error.strerror}")

@@ -109,10 +109,9 @@ class OwnDirtyLog:
         Pages are to be read after this.  What is marked meanwhile stands for the next time: only
         bits that were read are cleared, none beside them.
         """
-        words = self._bits.words()
+        words = self._bits.words().copy()  # numpy refuses to look through what changes meanwhile
         at = np.flatnonzero(words)
         bits = words[at]
-        del words  # or the mapping could not be closed
         for word, value in zip(at.tolist(), bits.tolist(), strict=True):
             for bit in range(_WORD_BITS):
                 if value >> bit & 1:

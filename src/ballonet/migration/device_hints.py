@@ -14,19 +14,16 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from qemu.qmp.error import QMPError
-from qemu.qmp.legacy import QEMUMonitorProtocol, QMPBadPortError
 
+from ballonet.errors import MonitorError
 from ballonet.memory.runs import PageRuns
+from ballonet.runtime.monitor_socket import MonitorSocket
 
 __all__ = ["DeviceHints"]
 
 #: The guest gets its pages back so long after its engine is gone; one that sends asks more often.
 _LEASE_S: Final = 10
 _LOOK_S: Final = 0.005
-_ANSWER_S: Final = 10.0
-#: What a monitor raises that cannot be reached, refuses, or is gone in the middle of a word.
-_LOST: Final = (OSError, EOFError, QMPError, QMPBadPortError)
 #: A word of the device that says it hears of no more pages in this round.
 _ENDED: Final = frozenset({"stop", "done"})
 
@@ -36,7 +33,7 @@ class DeviceHints:
 
     def __init__(self, monitor: Path) -> None:
         self._path = monitor
-        self._monitor: QEMUMonitorProtocol | None = None
+        self._monitor: MonitorSocket | None = None
         self._round = -1  # none
         self.trouble: str | None = None  #: why there are no hints
 
@@ -87,11 +84,9 @@ class DeviceHints:
             return {}
         try:
             if self._monitor is None:
-                self._monitor = QEMUMonitorProtocol(str(self._path))
-                self._monitor.settimeout(_ANSWER_S)
-                self._monitor.connect()
-            answer = self._monitor.cmd(command, **arguments)
-        except _LOST as error:
-            self.trouble = str(error) or type(error).__name__
+                self._monitor = MonitorSocket(self._path)
+            answer = self._monitor.execute(command, **arguments)
+        except MonitorError as error:
+            self.trouble = str(error)
             return {}
         return answer if isinstance(answer, dict) else {}

@@ -26,11 +26,15 @@ from ballonet.migration.passes import PassDone, Passes
 from ballonet.migration.progress import Progress, progress_of
 from ballonet.migration.rendezvous import connect
 from ballonet.migration.settings import MigrationSettings, OnTimeout
+from ballonet.migration.steps import NotedHints, NotedSource
 from ballonet.runtime.system_clock import SystemClock
 
 __all__ = ["main"]
 
 _NS_PER_MS: Final = 1_000_000
+#: What a stop takes besides sending pages, measured: coming to rest, states written, sent and read,
+#: and a device that takes over; more of it the more memory there is to describe.
+_STOP_NS, _STOP_NS_PER_GIB = 30_000_000, 40_000_000
 
 
 class _Engine:
@@ -51,15 +55,19 @@ class _Engine:
             channel = stack.enter_context(connect(self._order["uri"]))
             facts = GuestFacts.from_fields(self._order)
             guest = stack.enter_context(MovingGuest(self._link, channel, facts, self._tell))
-            hints = self._make_hints(stack)
+            noted = NotedSource(guest, self._note)
+            hints = self._make_hints(stack, noted)
             self._guest = guest
             self._passes = Passes(
-                guest,
+                noted,
                 np.ones(guest.pages, np.bool_),
                 settings,
                 SystemClock(),
                 hints=hints,
                 observe=self._passed,
+            )
+            self._passes.convergence.state_ns = _STOP_NS + _STOP_NS_PER_GIB * facts.size // (
+                1 << 30
             )
             try:
                 guest.begin(has_checksums=settings.checksums, may_postcopy=settings.postcopy)
@@ -70,13 +78,16 @@ class _Engine:
                 raise
             self._tell(is_done=True)
 
-    def _make_hints(self, stack: ExitStack) -> HintFilter | None:
+    def _make_hints(self, stack: ExitStack, noted: NotedSource) -> HintFilter | None:
         path = self._order.get("hints")
         if not self._settings.uses_hints or path is None:
             return None
         self._hints = DeviceHints(Path(path))
         stack.callback(self._hints.close)
-        return HintFilter(self._hints, sees_writes=True)
+        return HintFilter(NotedHints(self._hints, self._note, noted.tell_sent), sees_writes=True)
+
+    def _note(self, what: str) -> None:
+        self._link.tell("step", at_ns=time.monotonic_ns() - self._begun_ns, what=what)
 
     def _passed(self, done: PassDone) -> None:
         self._link.tell(

@@ -49,10 +49,7 @@ _CRC: Final = np.dtype("<u4")
 
 
 class ImageWriter:
-    """A new image; a context manager that removes what was not finished.
-
-    Raises in all methods: SystemCallError, naming the file.
-    """
+    """A new image, removed if it was not finished. All methods raise SystemCallError."""
 
     def __init__(self, path: Path, layout: ImageLayout) -> None:
         self.layout: Final = layout
@@ -216,8 +213,9 @@ class ImageReader:
 
     def tables(self) -> Iterator[bytes]:
         """All bytes between header and pages, a piece at a time. Raises: SystemCallError."""
-        for at in range(self.layout.bitmap_offset, self.layout.pages_offset, HEADER_BYTES):
-            yield self._get_all(at, HEADER_BYTES)
+        end, piece = self.layout.pages_offset, pages_to_bytes(BLOCK_PAGES)
+        for at in range(self.layout.bitmap_offset, end, piece):
+            yield self._get_all(at, min(piece, end - at))
 
     def there(self, first_block: int, blocks: int) -> Bools:
         """For each page of some blocks whether it is there. Raises: SystemCallError."""

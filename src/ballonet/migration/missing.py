@@ -23,11 +23,11 @@ import numpy as np
 from ballonet.errors import BallonetError, MigrationError, SystemCallError, UsageError
 from ballonet.memory.backing import file_page_bytes
 from ballonet.memory.discard import punch_hole
+from ballonet.memory.held_pages import held_pages
 from ballonet.memory.runs import PageRuns
-from ballonet.migration.holes import find_holes
 from ballonet.migration.postcopy import FaultAnswer, MissingPages, Run
 from ballonet.migration.userfault import Feature, Mode, Userfault
-from ballonet.units import BALLOON_PAGE_BYTES, BALLOON_PAGE_SHIFT, pages_to_bytes
+from ballonet.units import BALLOON_PAGE_BYTES, BALLOON_PAGE_SHIFT, bytes_to_pages, pages_to_bytes
 
 __all__ = ["GuestSideMissing", "MissingMemory", "drop_stale_pages"]
 
@@ -39,19 +39,15 @@ def drop_stale_pages(fd: int, missing: PageRuns) -> None:
     Raises: MigrationError; SystemCallError.
     """
     try:
-        size = os.fstat(fd).st_size
         if file_page_bytes(fd) != BALLOON_PAGE_BYTES:
             raise MigrationError("post-copy needs guest memory in pages of 4 KiB")
         for first, pages in _each(missing):
             punch_hole(fd, pages_to_bytes(first), pages_to_bytes(pages))
+        held = held_pages(fd, bytes_to_pages(os.fstat(fd).st_size))
     except OSError as error:
         reason = error.strerror or str(error)
         raise SystemCallError("dropping", "pages of guest memory", reason) from error
-    holes = find_holes(fd, size)
-    # The hole, if any, that begins at or before each run has to reach to its end.
-    ends = np.concatenate(([0], holes.first_pfns + holes.pages))
-    before = np.searchsorted(holes.first_pfns, missing.first_pfns, side="right")
-    if (ends[before] < missing.first_pfns + missing.pages).any():
+    if any(held[first : first + pages].any() for first, pages in _each(missing)):
         raise MigrationError("pages that are still to come cannot be taken out of guest memory")
 
 

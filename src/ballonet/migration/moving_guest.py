@@ -18,11 +18,11 @@ from typing import Any, Final, Self
 import numpy as np
 
 from ballonet.errors import BallonetError, MigrationError, StreamError, SystemCallError
+from ballonet.memory.held_pages import held_pages
 from ballonet.memory.regions import Region
 from ballonet.memory.runs import PageRuns, merge_pfns
 from ballonet.migration.channels import Channel
 from ballonet.migration.framing import RecordReader
-from ballonet.migration.holes import find_holes
 from ballonet.migration.link import EngineLink
 from ballonet.migration.memory_file import MemoryFile
 from ballonet.migration.passes import Pages
@@ -69,6 +69,7 @@ class MovingGuest:
         self._answers = RecordReader(BACKWARD)
         self._tracker = WriteTracker(facts.pid, facts.address, facts.size)
         self._holes: Pages | None = None  # while the first pass lasts
+        self._has_content = np.zeros(self.pages, np.bool_)  # sent with it, at any time
         self._sent_bytes = 0
         self._told_ns = 0
         self._throttle_percent = 0
@@ -119,7 +120,7 @@ class MovingGuest:
         """Send pages as they are now; returns the bytes that needs."""
         before = self._sent_bytes
         if self._holes is None:
-            self.sender.send_pages(runs)
+            self._send_pages(runs)
         else:
             self._send_present(runs, self._holes)
         self._look()
@@ -149,8 +150,13 @@ class MovingGuest:
             self._link.ask("resume_guest")
 
     def send_holes(self) -> None:
-        """Tell which pages are not there: memory that was dropped changes without being written."""
-        self.sender.send_holes(find_holes(self._fd, self._facts.size))
+        """Tell which pages are not there any more.
+
+        Memory that was dropped changes without being written; what never was sent is a hole there.
+        """
+        gone = np.flatnonzero(self._find_holes() & self._has_content)
+        if gone.size:
+            self.sender.send_holes(merge_pfns(gone.view(np.uint64)))
 
     def send_checksums(self, runs: PageRuns) -> None:
         """Have the destination compare these pages with what it has."""
@@ -205,14 +211,19 @@ class MovingGuest:
             self.sender.send_holes(merge_pfns(pfns[is_hole]))
             pfns = pfns[~is_hole]
         if pfns.size:
-            self.sender.send_pages(merge_pfns(pfns))
+            self._send_pages(merge_pfns(pfns))
+
+    def _send_pages(self, runs: PageRuns) -> None:
+        for first, pages in zip(runs.first_pfns.tolist(), runs.pages.tolist(), strict=True):
+            self._has_content[first : first + pages] = True
+        self.sender.send_pages(runs)
 
     def _find_holes(self) -> Pages:
-        holes = np.zeros(self.pages, np.bool_)
-        runs = find_holes(self._fd, self._facts.size)
-        for first, pages in zip(runs.first_pfns.tolist(), runs.pages.tolist(), strict=True):
-            holes[first : first + pages] = True
-        return holes
+        """Raises: MigrationError."""
+        try:
+            return ~held_pages(self._fd, self.pages)
+        except OSError as error:
+            raise MigrationError(f"guest memory cannot be looked at: {error.strerror}") from error
 
     def _wait_for(self, kind: type[Ready | Loaded]) -> None:
         """Raises: MigrationError, with what the destination says."""

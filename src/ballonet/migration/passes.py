@@ -154,6 +154,7 @@ class Passes:
         self.hinted_pages = 0  #: left out so far
         self.sent_pages = 0
         self.sent_bytes = 0
+        self.verified_pages = 0  #: to be compared at the destination, at the end
         self._source, self._settings, self._clock = source, settings, clock
         self._memory, self._hints, self._observe = memory, hints, observe
 
@@ -221,6 +222,7 @@ class Passes:
         if self._settings.verifies:
             pfns = np.flatnonzero(self._memory & ~self.left_out)
             self._source.send_checksums(merge_pfns(pfns.view(np.uint64)))
+            self.verified_pages = pfns.size
         self._source.send_state()
         ns = self._clock.now_ns() - begun_ns
         sent_bytes = self.sent_bytes - sent_bytes

@@ -26,6 +26,7 @@ class Progress:
     sent_pages: int = 0  #: with their contents
     hole_pages: int = 0  #: told as not there, or as zeros
     hinted_pages: int = 0  #: left out, because the guest said they are free
+    verified_pages: int = 0  #: compared at the destination, if that was wished
     passes: int = 0
     dirty_pages_per_s: int = 0
     bytes_per_s: int = 0  #: what the channel takes
@@ -54,6 +55,7 @@ class Progress:
             "dirty-sync-count": self.passes,
             "page-size": BALLOON_PAGE_BYTES,
             "x-ballonet-hinted": self.hinted_pages,
+            "x-ballonet-verified": self.verified_pages,
         }
 
 
@@ -68,6 +70,7 @@ def progress_of(passes: Passes, total_pages: int, begun_ns: int, now_ns: int) ->
         transferred_bytes=passes.sent_bytes,
         remaining_bytes=pages_to_bytes(remaining),
         hinted_pages=passes.hinted_pages,
+        verified_pages=passes.verified_pages,
         passes=passes.number,
         dirty_pages_per_s=int(convergence.dirty_bytes_per_s) // BALLOON_PAGE_BYTES,
         bytes_per_s=int(convergence.bytes_per_s),

@@ -58,6 +58,7 @@ class Command:
     run: Callable[[Any, Arguments], object]
     parameters: tuple[Parameter, ...] = ()
     returns: str = "empty"
+    help: str = ""  #: of those that are ours alone
 
 
 def run_command(command: Command, machine: object, arguments: Arguments) -> object:
@@ -247,12 +248,35 @@ COMMANDS: Final[Mapping[str, Command]] = {
         (Parameter("command-line", "str"), Parameter("cpu-index", "int", required=False)),
         "str",
     ),
-    "x-ballonet-begin-hints": Command(_begin_hints, (_LEASE,), "any"),
-    "x-ballonet-expedite": Command(_expedite),
-    "x-ballonet-finish-hints": Command(_finish_hints),
-    "x-ballonet-info": Command(lambda machine, _: machine.info(), returns="any"),
-    "x-ballonet-stop-hints": Command(_stop_hints, (_LEASE,)),
+    "x-ballonet-begin-hints": Command(
+        _begin_hints,
+        (_LEASE,),
+        "any",
+        "ask the guest for free page hints, right after the dirty log was read and armed; returns "
+        "the `id` of the round. Before `lease` seconds (600) are over something is to be begun or "
+        "stopped, or the guest is given its pages back",
+    ),
+    "x-ballonet-expedite": Command(
+        _expedite, help="drop at once what is in the balloon and waits for a quiet moment"
+    ),
+    "x-ballonet-finish-hints": Command(
+        _finish_hints, help="the migration is over, however: the guest is given its pages back"
+    ),
+    "x-ballonet-info": Command(
+        lambda machine, _: machine.info(), returns="any", help="everything that is known; see above"
+    ),
+    "x-ballonet-stop-hints": Command(
+        _stop_hints,
+        (_LEASE,),
+        help="end the round: when this is answered no hint of it comes any more. Its hints can "
+        "still be taken, and hold until the dirty log is read again",
+    ),
     "x-ballonet-take-hints": Command(
-        _take_hints, (Parameter("id", "int"), Parameter("runs", "int", required=False)), "any"
+        _take_hints,
+        (Parameter("id", "int"), Parameter("runs", "int", required=False)),
+        "any",
+        "hints of the present round that were not taken yet, the lowest first: `runs` of first "
+        "page and count, in pages of 4 KiB, at most as many as asked for (1024); `more`: there are "
+        "more at once; `state` of the round. Another round than the present is refused",
     ),
 }

@@ -25,6 +25,7 @@ __all__ = [
     "MigrationParameter",
 ]
 
+_CALC_TIME_MAX: Final = 60
 GUEST_EVENTS: Final = ("MIGRATION", "MIGRATION_PASS", "SHUTDOWN", "STOP", "RESUME")
 
 
@@ -99,6 +100,14 @@ class MigratingMachine(Protocol):
         """What `query-migrate` answers."""
         ...
 
+    def begin_dirty_rate(self, seconds: int) -> Awaitable[None]:
+        """Watch for so long how much it writes. Raises: BallonetError."""
+        ...
+
+    def dirty_rate(self) -> dict[str, object]:
+        """What `query-dirty-rate` answers."""
+        ...
+
     def stop(self) -> Awaitable[None]:
         """Let the guest stand still."""
         ...
@@ -170,6 +179,13 @@ def _query_capabilities(machine: MigratingMachine, _: Arguments) -> object:
     return [{"capability": name, "state": on} for name, on in machine.capabilities.items()]
 
 
+async def _calc_dirty_rate(machine: MigratingMachine, arguments: Arguments) -> object:
+    seconds = int(str(arguments["calc-time"]))  # its type was checked
+    if not 1 <= seconds <= _CALC_TIME_MAX:
+        raise CommandError(f"calc-time is out of range[1, {_CALC_TIME_MAX}].")
+    return await _told(machine.begin_dirty_rate(seconds))
+
+
 def _quit(machine: MigratingMachine, _: Arguments) -> object:
     machine.quit()
     return {}
@@ -200,6 +216,8 @@ GUEST_COMMANDS: Final[Mapping[str, Command]] = {
     "query-migrate-parameters": Command(lambda machine, _: dict(machine.parameters), returns="any"),
     "migrate-set-capabilities": Command(_set_capabilities, (Parameter("capabilities", "any"),)),
     "query-migrate-capabilities": Command(_query_capabilities, returns="any"),
+    "calc-dirty-rate": Command(_calc_dirty_rate, (Parameter("calc-time", "int"),)),
+    "query-dirty-rate": Command(lambda machine, _: machine.dirty_rate(), returns="any"),
     "query-version": Command(lambda _, __: NEWEST.info(), returns="VersionInfo"),
     "query-commands": Command(_query_commands, returns="[NamedInfo]"),
     "query-events": Command(_query_events, returns="[NamedInfo]"),

@@ -109,9 +109,8 @@ class StateTransfer:
 
     def _end(self, asker: object, result: bytes | OSError) -> None:
         self.is_busy = False
-        if asker is not self._asker:
-            return
-        self._result = result
+        if asker is self._asker:
+            self._result = result
         ended, self._ended = self._ended, None
         if ended is not None:
             ended()

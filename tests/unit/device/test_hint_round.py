@@ -58,7 +58,7 @@ TABLE = {
     "begin": ((REQUESTED, REQUESTED, REQUESTED, REQUESTED), (True, True, True, True)),
     "stop": ((STOP, STOP, STOP, STOP), (False, True, True, True)),
     "done": ((DONE, DONE, DONE, DONE), (True, True, True, False)),
-    "reset": ((STOP, STOP, STOP, STOP), (False, False, False, False)),
+    "reset": ((STOP, DONE, DONE, DONE), (False, True, True, False)),
     "its id": ((STOP, START, STOP, DONE), (False, False, False, False)),
     "an older id": ((STOP, REQUESTED, STOP, DONE), (False, False, False, False)),
     "STOP": ((STOP, REQUESTED, STOP, DONE), (False, False, False, False)),
@@ -75,7 +75,7 @@ def test_every_event_in_every_state(event: str, place: int) -> None:
     states, told = TABLE[event]
     assert machine.state is states[place]
     assert machine.announced == told[place]
-    if event != "reset" and (machine.state is not before or event == "begin"):
+    if machine.state is not before or event == "begin":
         assert machine.facts == [HintRoundChanged(machine.state.name, machine.cmd_id)]
     else:
         assert machine.facts == []
@@ -157,3 +157,12 @@ def test_rounds_of_another_device_are_over_and_the_next_id_is_above_theirs() -> 
     assert machine.announced == 1
     machine.begin(LEASE_S)
     assert machine.cmd_id == FIRST_ID + 42
+
+
+def test_a_reset_between_two_rounds_lets_the_driver_have_its_pages() -> None:
+    machine = Watched()
+    machine.begin(LEASE_S)
+    machine.stop(LEASE_S)
+    machine.reset()
+    assert machine.shown_cmd_id == CMD_ID_DONE
+    assert machine.deadline_ns is None

@@ -10,6 +10,7 @@ from ballonet.conform.device import (
     hints,
     inflation,
     legacy,
+    migration,
     reporting,
     rings,
     statistics,
@@ -20,6 +21,6 @@ __all__ = ["DEVICE_CHECKS"]
 
 DEVICE_CHECKS: Final[tuple[Check[Rig], ...]] = tuple(
     check
-    for module in (configuration, inflation, statistics, hints, reporting, rings, legacy)
+    for module in (configuration, inflation, statistics, hints, reporting, rings, migration, legacy)
     for check in module.SUITE.checks
 )

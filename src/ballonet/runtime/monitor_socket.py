@@ -1,0 +1,51 @@
+"""A monitor's socket for a program that can wait: one command after the other.
+
+QEMU's own client library speaks the protocol.  For a monitor of ours: it obeys whatever it is sent.
+Units: seconds.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final
+
+from qemu.qmp.error import QMPError
+from qemu.qmp.legacy import QEMUMonitorProtocol, QMPBadPortError
+
+from ballonet.errors import CommandRefusedError, MonitorError
+
+__all__ = ["MonitorSocket"]
+
+ANSWER_S: Final = 60.0
+#: What a monitor raises that cannot be reached, or is gone in the middle of a word.
+_LOST: Final = (OSError, EOFError, QMPError, QMPBadPortError)
+
+
+class MonitorSocket:
+    """One connection; it has to be closed."""
+
+    def __init__(self, path: Path) -> None:
+        """Connect. Raises: MonitorError."""
+        self._path = path
+        self._protocol = QEMUMonitorProtocol(str(path))
+        self._protocol.settimeout(ANSWER_S)
+        try:
+            self._protocol.connect()
+        except _LOST as error:
+            raise MonitorError(f"no monitor answers at {path}: {error}") from error
+
+    def execute(self, command: str, **arguments: object) -> Any:  # noqa: ANN401 - JSON
+        """What the monitor returns. Raises: MonitorError; CommandRefusedError."""
+        message: dict[str, object] = {"execute": command, "arguments": arguments}
+        try:
+            answer = self._protocol.cmd_obj(message)
+        except _LOST as error:
+            raise MonitorError(f"the monitor at {self._path} is lost: {error}") from error
+        if "error" in answer:
+            refused = answer["error"]
+            raise CommandRefusedError(command, str(refused["class"]), str(refused["desc"]))
+        return answer["return"]
+
+    def close(self) -> None:
+        """Leave it; safe to call again."""
+        self._protocol.close()
