@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -74,8 +73,7 @@ class DeviceHints:
     def close(self) -> None:
         """Leave the monitor."""
         if self._monitor is not None:
-            with suppress(*_LOST):  # the device may have been killed, and leaving it fails then
-                self._monitor.close()
+            self._monitor.close()
             self._monitor = None
 
     def _ask(self, command: str, **arguments: object) -> dict[str, Any]:

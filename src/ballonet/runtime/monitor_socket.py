@@ -6,6 +6,7 @@ Units: seconds.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -48,4 +49,5 @@ class MonitorSocket:
 
     def close(self) -> None:
         """Leave it; safe to call again."""
-        self._protocol.close()
+        with suppress(*_LOST):  # whoever serves it may have been killed, and leaving fails then
+            self._protocol.close()
