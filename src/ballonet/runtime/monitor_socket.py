@@ -49,5 +49,5 @@ class MonitorSocket:
 
     def close(self) -> None:
         """Leave it; safe to call again."""
-        with suppress(*_LOST):  # to leave one that has been killed fails
+        with suppress(*_LOST):  # whoever serves it may have been killed, and leaving fails then
             self._protocol.close()
