@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from threading import Thread
+from threading import Lock, Thread
 from typing import Any, Final, Self
 
 from tests.integration.device_under_test import DeviceProcess
@@ -52,6 +52,7 @@ class MovingGuest:
         self.log_path: Final = directory / f"{name}.log"
         self._received = b""
         self._qmp: QmpClient | None = None
+        self._turn = Lock()
         self._line, theirs = socket.socketpair()
         self._line.settimeout(PATIENCE_S)
         command = [BALLONET, "guest", "embedded", "--socket", str(device)]
@@ -115,13 +116,18 @@ class MovingGuest:
 
     def do(self, command: str, **arguments: object) -> Any:  # noqa: ANN401 - JSON
         """A command of its monitor that succeeds."""
-        reply = self.qmp.ask(command, **arguments)
+        reply = self._ask(command, **arguments)
         assert "return" in reply, reply
         return reply["return"]
 
     def refused(self, command: str, **arguments: object) -> str:
         """Why its monitor refuses a command."""
-        return str(self.qmp.ask(command, **arguments)["error"]["desc"])
+        return str(self._ask(command, **arguments)["error"]["desc"])
+
+    def _ask(self, command: str, **arguments: object) -> dict[str, Any]:
+        """From any thread: whoever watches it while it moves asks too."""
+        with self._turn:
+            return self.qmp.ask(command, **arguments)
 
     def switch(self, **capabilities: bool) -> None:
         """Capabilities, with `_` for `-`."""
