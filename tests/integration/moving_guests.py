@@ -127,7 +127,8 @@ class MovingGuest:
     def _ask(self, command: str, **arguments: object) -> dict[str, Any]:
         """From any thread: whoever watches it while it moves asks too."""
         with self._turn:
-            return self.qmp.ask(command, **arguments)
+            reply: dict[str, Any] = self.qmp.ask(command, **arguments)
+        return reply
 
     def switch(self, **capabilities: bool) -> None:
         """Capabilities, with `_` for `-`."""
