@@ -52,7 +52,7 @@ class MovingGuest:
         self.log_path: Final = directory / f"{name}.log"
         self._received = b""
         self._qmp: QmpClient | None = None
-        self._asking = Lock()
+        self._turn = Lock()
         self._line, theirs = socket.socketpair()
         self._line.settimeout(PATIENCE_S)
         command = [BALLONET, "guest", "embedded", "--socket", str(device)]
@@ -124,9 +124,11 @@ class MovingGuest:
         """Why its monitor refuses a command."""
         return str(self._ask(command, **arguments)["error"]["desc"])
 
-    def _ask(self, command: str, **arguments: object) -> Any:  # noqa: ANN401 - JSON
-        with self._asking:  # a destination asks on a thread of its own
-            return self.qmp.ask(command, **arguments)
+    def _ask(self, command: str, **arguments: object) -> dict[str, Any]:
+        """From any thread: whoever watches it while it moves asks too."""
+        with self._turn:
+            reply: dict[str, Any] = self.qmp.ask(command, **arguments)
+        return reply
 
     def switch(self, **capabilities: bool) -> None:
         """Capabilities, with `_` for `-`."""

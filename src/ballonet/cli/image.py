@@ -119,7 +119,9 @@ def _table(runs: PageRuns) -> Table:
 @contextmanager
 def _display(what: str, pages: int, console: Console) -> Iterator[Callable[[int], None]]:
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:.0f} %"))
-    off = not console.is_terminal
-    with Progress(*columns, console=console, transient=True, disable=off) as progress:
+    if not console.is_terminal:
+        yield lambda _: None
+        return
+    with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task(what, total=pages)
         yield lambda done: progress.update(task, completed=done)

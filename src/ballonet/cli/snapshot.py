@@ -129,8 +129,10 @@ def _display(console: Console) -> Iterator[Callable[[Step, int, int], None]]:
         TextColumn("{task.fields[size]}"),
         TimeElapsedColumn(),
     )
-    off = not console.is_terminal
-    with Progress(*columns, console=console, transient=True, disable=off) as progress:
+    if not console.is_terminal:
+        yield lambda *_: None
+        return
+    with Progress(*columns, console=console, transient=True) as progress:
         task: TaskID = progress.add_task("", total=None, size="")
 
         def show(step: Step, done_pages: int, pages: int) -> None:
