@@ -142,7 +142,8 @@ class GuestMonitor:
     async def cont(self) -> None:
         """Let it go on. Raises: GuestError, if it has moved, or is about to."""
         if self.source.is_handed_over:
-            raise GuestError("the guest has moved: it may run at the destination")
+            await self._do(self.source.take_back)
+            self._outbox.post("RESUME", dict)
         if self.run_state == "finish-migrate":
             raise GuestError("Migration is not finalized yet")
         if self._movable.is_paused:

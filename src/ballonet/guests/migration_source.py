@@ -108,6 +108,16 @@ class MigrationSource:
             self.deadline_ns = time.monotonic_ns() + _CANCEL_NS
             self._say(encode_line({"wish": what}))
 
+    def take_back(self) -> None:
+        """Let a guest go on here that was handed over: its operator knows that it runs nowhere.
+
+        Raises: GuestError, if it has arrived, or is still on its way; BallonetError.
+        """
+        if self.status != "failed":
+            raise GuestError("the guest has moved: it may run at the destination")
+        self.is_handed_over = False
+        self._resume()
+
     def work(self) -> bool:
         """A step of what takes longer; True if there is more to do."""
         if self.deadline_ns is not None and time.monotonic_ns() >= self.deadline_ns:
@@ -197,7 +207,10 @@ class MigrationSource:
 
     def _ended(self, status: str, reason: str | None) -> None:
         if self.is_handed_over and reason is not None:
-            reason = f"the guest was handed over, whether it arrived is not known: {reason}"
+            reason = (
+                f"the guest was handed over, whether it arrived is not known: {reason};"
+                " `cont` lets it go on here, if it does not run there"
+            )
         self.reason = reason
         self._set_status(status)
 
