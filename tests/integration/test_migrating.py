@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -421,3 +422,65 @@ def test_a_guest_that_stands_still_for_a_moment_after_a_failure_goes_on(tmp_path
     machine.do_query_status = lambda _: {"running": next(seen)}  # type: ignore[method-assign]
     outcome, _ = run(machine, tmp_path)
     assert outcome.why == "failed; the VM goes on at the source"
+
+
+PAUSED = look("postcopy-paused", 3) | {"error-desc": "the channel broke"}
+
+
+def resuming(folder: Path, *looks: dict[str, Any]) -> tuple[MigrationOutcome, MigratingMachine]:
+    machine = MigratingMachine(*looks)
+    machine.look = PAUSED
+    outcome, told = run(machine, folder, resumes=True)
+    assert told.lines == []
+    assert machine.sent == [("migrate", {"uri": "unix:/there", "resume": True})]
+    return outcome, machine
+
+
+def test_an_interrupted_post_copy_goes_on_and_nothing_else_is_touched(tmp_path: Path) -> None:
+    """As QEMU, which says so until it has found its destination."""
+    again = look("postcopy-recover", 3) | {"x-ballonet-note": "told the first time"}
+    outcome, _ = resuming(tmp_path, PAUSED, PAUSED, again, look("postcopy-active", 3), DONE)
+    assert outcome.is_completed
+
+
+def test_a_post_copy_that_is_interrupted_again_is_told(tmp_path: Path) -> None:
+    more = look("postcopy-paused", 3) | {"error-desc": "it broke again"}
+    outcome, _ = resuming(tmp_path, PAUSED, look("postcopy-active", 3), more)
+    assert outcome.why.endswith("at both ends: it broke again")
+
+
+def test_only_what_is_interrupted_can_be_resumed(tmp_path: Path) -> None:
+    machine = MigratingMachine()
+    machine.look = look("completed")
+    with pytest.raises(MigrationError, match="no post-copy of this machine is interrupted"):
+        run(machine, tmp_path, resumes=True)
+    assert not machine.sent
+
+
+def test_what_a_machine_wants_people_to_know_is_said_once(tmp_path: Path) -> None:
+    noted = ACTIVE | {"x-ballonet-note": "look\nout"}
+    _, told = run(MigratingMachine(noted, noted, DONE), tmp_path)
+    assert told.lines == ["look out"]
+
+
+def test_a_guest_that_has_gone_by_itself_is_not_called_back(tmp_path: Path) -> None:
+    """When time was over the machine let it go."""
+    machine = MigratingMachine(look("postcopy-active", 2))
+    told = Told()
+
+    async def interrupt_when_shown() -> None:
+        task: asyncio.Task[MigrationOutcome] | None = None
+
+        def show(_: object) -> None:
+            if task is not None:
+                task.cancel()
+
+        told.viewer = replace(told.viewer, show=show)
+        task = asyncio.ensure_future(migration(tmp_path / "qmp", told))
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    with serving(machine, tmp_path / "qmp"):
+        asyncio.run(interrupt_when_shown())
+    assert "post-copy cannot be cancelled" in told.lines[0]
+    assert "migrate_cancel" not in machine.names()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import mmap
 import os
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final
 
 import numpy as np
@@ -20,10 +20,13 @@ from tests.support.wait import PATIENCE_S, holds, wait_until
 from tests.support.wire import is_readable
 
 from ballonet.errors import MigrationError, SystemCallError
+from ballonet.memory.discard import punch_hole
 from ballonet.memory.runs import PageRuns, merge_pfns
 from ballonet.migration import missing as module_under_test
+from ballonet.migration.arrival_journal import ArrivalJournal
 from ballonet.migration.missing import MissingMemory, drop_stale_pages
-from ballonet.migration.postcopy import MissingPages, ServedPages
+from ballonet.migration.postcopy import MissingPages, Run, ServedPages
+from ballonet.migration.userfault import Userfault
 
 PAGES: Final = 2048
 CHUNK: Final = 64
@@ -34,7 +37,7 @@ Contents = NDArray[np.uint64]
 class Move:
     """A guest at its destination, its memory at the source, a channel that may break."""
 
-    def __init__(self, guest: MemoryProcess, seed: int = 1, urgent: PageRuns | None = None) -> None:
+    def __init__(self, guest: MemoryProcess, seed: int = 1) -> None:
         self.guest = guest
         self.random = np.random.default_rng(seed)
         #: A third is missing, a third has arrived, and a third are holes.
@@ -47,15 +50,17 @@ class Move:
         for pfn in np.flatnonzero(self.missing)[::2].tolist():  # came once, and changed since
             os.pwrite(guest.fd, b"stale", pfn * PAGE)
         drop_stale_pages(guest.fd, merge_pfns(np.flatnonzero(self.missing).astype(np.uint32)))
-        self.served = ServedPages(self.missing, urgent)
+        self.served = ServedPages(self.missing)
         self.asked: deque[int] = deque()
         self.is_broken = False
         self.address = int(guest.ask("miss"))
         self.fd = guest.receive_fd()
-        self.memory = self.receiver(MissingPages(self.missing, urgent))
+        self.memory = self.receiver(MissingPages(self.missing))
 
-    def receiver(self, pages: MissingPages) -> MissingMemory:
-        memory = MissingMemory(os.dup(self.fd), self.address, pages, self.ask)
+    def receiver(
+        self, pages: MissingPages, note: Callable[[Run], None] = lambda _: None
+    ) -> MissingMemory:
+        memory = MissingMemory(os.dup(self.fd), self.address, pages, self.ask, note)
         memory.start()
         return memory
 
@@ -217,6 +222,80 @@ def test_a_guest_whose_pages_nobody_fetches_any_more_waits_instead_of_reading_ze
     assert wrong_pages(move.guest.answer(), move.source[[pfn]]) == []
 
 
+def test_what_has_arrived_is_noted_before_the_guest_can_write_to_it(move: Move) -> None:
+    pfn = int(np.flatnonzero(move.missing)[9])
+    noted: list[Run] = []
+
+    def note(run: Run) -> None:
+        assert holds(lambda: not move.guest.has_answered, 0.1)
+        noted.append(run)
+
+    move.memory.close()
+    move.memory = move.receiver(MissingPages(move.missing), note)
+    move.guest.tell("write", np.array([pfn]), 5)
+    wait_until(lambda: move.asked, PATIENCE_S, "nothing is asked for")
+    move.deliver_page(pfn)
+    move.guest.answer()
+    assert noted == [Run(pfn, 1)]
+    hole = int(np.flatnonzero(move.missing)[10])
+    move.memory.make_holes(PageRuns(np.array([hole]), np.array([1])))
+    assert noted[1:] == [Run(hole, 1)]
+
+
+class _KilledError(Exception):
+    """Nothing more is done."""
+
+
+def test_whoever_takes_over_knows_what_is_there_and_lets_it_be_written(move: Move) -> None:
+    """The one before was killed between putting a page in its place and noting it."""
+    pfn = int(np.flatnonzero(move.missing)[9])
+    journal = ArrivalJournal(move.missing)
+
+    def end(_: Run) -> None:
+        raise _KilledError
+
+    move.memory.close()
+    move.memory = move.receiver(MissingPages(move.missing), end)
+    with pytest.raises(_KilledError):
+        move.deliver_page(pfn)
+    move.guest.tell("write", np.array([pfn]), 5)
+    assert holds(lambda: not move.guest.has_answered, 0.1)
+    move.memory.close()
+    missing = journal.missing(move.guest.fd)
+    assert np.flatnonzero(move.missing & ~missing).tolist() == [pfn]
+    move.memory = move.receiver(MissingPages(missing), journal.note)
+    move.guest.answer()
+    move.source[pfn, 5] = 5
+    move.serve()
+    assert wrong_pages(move.guest.contents(), move.source) == []
+
+
+def test_a_page_that_came_and_was_given_back_does_not_come_again(move: Move) -> None:
+    pfn = int(np.flatnonzero(move.missing)[9])
+    journal = ArrivalJournal(move.missing)
+    move.memory.close()
+    move.memory = move.receiver(MissingPages(move.missing), journal.note)
+    move.deliver_page(pfn)
+    punch_hole(move.guest.fd, pfn * PAGE, PAGE)
+    missing = journal.missing(move.guest.fd)
+    assert not missing[pfn]
+    move.memory.close()
+    move.memory = move.receiver(MissingPages(missing), journal.note)
+    move.deliver_page(pfn)
+    assert not move.guest.ask("read", np.array([pfn])).any()
+
+
+def test_a_fault_that_was_heard_by_somebody_who_is_gone_is_served(move: Move) -> None:
+    hole = int(np.flatnonzero(~move.source.any(axis=1))[9])
+    move.memory.close()
+    move.guest.tell("read", np.array([hole]))
+    wait_until(lambda: is_readable(move.fd, 0), PATIENCE_S, "the guest does not wait")
+    assert Userfault(move.fd).read_faults() == [move.address + hole * PAGE]
+    assert not is_readable(move.fd, 0)
+    move.memory = move.receiver(MissingPages(move.missing))
+    assert not move.guest.answer().any()
+
+
 def test_all_must_be_there_before_the_end(move: Move) -> None:
     with pytest.raises(MigrationError, match="pages have not arrived"):
         move.memory.finish()
@@ -232,19 +311,6 @@ def test_the_trap_another_mapping_finds_zeros_and_a_write_there_is_noticed(move:
         assert devices[pfn * PAGE : (pfn + 1) * PAGE] == bytes(PAGE)
     with pytest.raises(MigrationError, match="written before its contents had arrived"):
         move.deliver_page(pfn)
-
-
-def test_once_what_is_urgent_is_there_another_mapping_finds_it_right(guest: MemoryProcess) -> None:
-    urgent = PageRuns(np.array([7, 1000]), np.array([300, 500]))
-    move = Move(guest, urgent=urgent)
-    while move.memory.urgent_pages:
-        runs = move.next_runs()
-        assert runs is not None
-        move.deliver(runs)
-    assert move.memory.left_pages > 0
-    rings = np.r_[7:307, 1000:1500]
-    assert wrong_pages(guest.contents()[rings], move.source[rings]) == []
-    move.close()
 
 
 def test_a_hole_that_somebody_else_fills_while_the_guest_waits_at_it_keeps_that(

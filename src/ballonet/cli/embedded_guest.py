@@ -13,9 +13,11 @@ import click
 
 from ballonet.cli.monitor_address import MonitorAddress
 from ballonet.cli.size import SizeType
+from ballonet.errors import MigrationError
 from ballonet.guests.embedded import EmbeddedGuestSettings, EmbeddedMachine
 from ballonet.guests.guest_monitor import GuestMonitor, monitoring_guest
 from ballonet.guests.migration_destination import MigrationDestination
+from ballonet.guests.postcopy_arrival import PostcopyArrival
 from ballonet.kernel.kernel import KernelSettings
 from ballonet.kernel.workloads import WORKLOADS
 from ballonet.migration.rendezvous import listen
@@ -122,31 +124,45 @@ def embedded(
         machine = stack.enter_context(
             EmbeddedMachine(settings, waits_for_state=incoming_uri is not None)
         )
-        monitor = None
+        monitor = arrival = None
         if options["qmp_path"] is not None:
             sock = stack.enter_context(listening_socket(options["qmp_path"]))
             device_qmp = options["device_qmp_path"]
             hints = None if device_qmp is None else str(device_qmp.absolute())
             monitor = stack.enter_context(monitoring_guest(machine, [sock], hints_monitor=hints))
         if incoming_uri is not None:
-            _receive(machine, incoming_uri, monitor)
+            arrival = _receive(machine, incoming_uri, monitor)
+            if arrival is not None:
+                stack.callback(arrival.close)
         _run(machine, control)
+        if arrival is not None and arrival.status == "failed":
+            raise MigrationError(f"the guest is lost: {arrival.reason}")
 
 
-def _receive(machine: EmbeddedMachine, uri: str, monitor: GuestMonitor | None) -> None:
+def _receive(
+    machine: EmbeddedMachine, uri: str, monitor: GuestMonitor | None
+) -> PostcopyArrival | None:
     """Wait for a guest; one that was paused stays so if there is a monitor to let it go on.
 
+    Returns how its memory arrives, where that may be later.
     Raises: BallonetError; the source has it then.
     """
-    with listen(uri) as listener:
+    with ExitStack() as waiting:
+        listener = waiting.enter_context(listen(uri))
         click.echo(f"ballonet: waiting for a guest at {listener.uri}", err=True)
         with listener.accept() as channel:
-            destination = MigrationDestination(machine, channel)
+            destination = MigrationDestination(machine, channel, listener)
             destination.receive()
-    if destination.is_paused and monitor is not None:
-        monitor.arrive_paused()
+        arrival = destination.postcopy
+        if arrival is not None:
+            arrival.follow(waiting.pop_all())
+    if monitor is not None:
+        monitor.arrived(arrival, is_paused=destination.is_paused)
     machine.go_on()
-    click.echo("ballonet: the guest has arrived", err=True)
+    is_whole = arrival is None or arrival.is_whole
+    text = "has arrived" if is_whole else "goes on here, and its memory follows"
+    click.echo(f"ballonet: the guest {text}", err=True)
+    return arrival
 
 
 def _run(machine: EmbeddedMachine, control: socket.socket | None) -> None:

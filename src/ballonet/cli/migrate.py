@@ -48,6 +48,7 @@ _BAR_LETTERS: Final = 10  #: so that all is seen on a terminal of 80
     help="Then end it, or have the guest stand still for the rest, however long that takes.",
 )
 @click.option("--postcopy", is_flag=True, help="The guest goes on there after the first pass.")
+@click.option("--resume", is_flag=True, help="Go on with a post-copy that was interrupted.")
 @click.option("--squeeze", is_flag=True, help="First take what the guest does not need.")
 @click.option("--no-hints", is_flag=True, help="Send also what is free; only ballonet's guests.")
 @click.option("--verify", is_flag=True, help="Compare all memory; only ballonet's guests.")
@@ -70,7 +71,8 @@ def migrate(
     leaves it running here.  The exit code is 1 unless the guest is at the destination.
 
     --squeeze fills the balloon first, and has the guest take its memory back when it goes.
-    With --postcopy the guest is lost if the connection is; free page hints do nothing then.
+    With --postcopy nothing ends it once the guest has gone, and free page hints do nothing.  If the
+    connection breaks then, the guest waits: --resume goes on, over another one.
     """
     request = MigrationRequest(
         uri,
@@ -82,6 +84,7 @@ def migrate(
         squeezes=flags["squeeze"],
         hints=not flags["no_hints"],
         verifies=flags["verify"],
+        resumes=flags["resume"],
     )
     console = Console(stderr=True, highlight=False, markup=False)
     with _display(console) as viewer:

@@ -19,6 +19,7 @@ from ballonet.guests.dirty_rate import DirtyRate
 from ballonet.guests.embedded import EmbeddedMachine
 from ballonet.guests.migration_source import MigrationSource
 from ballonet.guests.movable_guest import MovableGuest
+from ballonet.guests.postcopy_arrival import PostcopyArrival
 from ballonet.monitor.monitor import Monitor
 from ballonet.monitor.outbox import Outbox
 from ballonet.monitor.server import MonitorServer
@@ -45,6 +46,7 @@ class GuestMonitor:
         self.source: Final = MigrationSource(self._movable, machine.loop, self._changed)
         self.parameters: dict[str, int] = {row.name: row.default for row in PARAMETERS}
         self.capabilities: dict[str, bool] = dict(CAPABILITIES)
+        self._arrival: PostcopyArrival | None = None  # of the guest that came here
         self._dirty_rate = DirtyRate(machine.memory.view)
         machine.companions.extend([self.source, self._dirty_rate])
 
@@ -71,10 +73,12 @@ class GuestMonitor:
 
     async def migrate(self, uri: str, *, resume: bool) -> None:
         """Begin. Raises: BallonetError."""
+        self._check_whole()
         if self._dirty_rate.is_measuring:
             raise MigrationError("the dirty rate is being measured; try again in a moment")
         if resume:
-            raise MigrationError("there is no migration that waits to be resumed")
+            await self._do(lambda: self.source.resume({"uri": uri, "parameters": self.parameters}))
+            return
         order = {
             "uri": uri,
             "parameters": self.parameters,
@@ -84,18 +88,24 @@ class GuestMonitor:
         await self._do(lambda: self.source.begin(order))
 
     async def cancel_migration(self) -> None:
-        """Let the guest stay, if it has not left."""
+        """Let the guest stay. Raises: MigrationError, if it has left."""
         await self._do(lambda: self.source.wish("cancel"))
 
     async def start_postcopy(self) -> None:
-        """Raises: MigrationError: it cannot be done here."""
-        raise MigrationError("this guest moves as a whole: it cannot go on before all is there")
+        """Let the guest go on at the destination. Raises: MigrationError, in QEMU's words."""
+        if not self.capabilities["postcopy-ram"]:
+            raise MigrationError(
+                "Enable postcopy with migrate_set_capability before the start of migration"
+            )
+        if not self.source.is_active:
+            raise MigrationError("Postcopy must be started after migration has been started")
+        await self._do(lambda: self.source.wish("postcopy"))
 
     def migration(self) -> dict[str, object]:
         """What `query-migrate` answers."""
         source, now = self.source, self.source.progress
         if source.status == "none":
-            return {}
+            return {} if self._arrival is None else self._arrival.query()
         answer: dict[str, object] = {
             "status": source.status,
             "total-time": now.total_ms,
@@ -110,12 +120,15 @@ class GuestMonitor:
             answer["expected-downtime"] = now.expected_downtime_ms
         if now.throttle_percent:
             answer["cpu-throttle-percentage"] = now.throttle_percent
-        if source.status == "failed" and source.reason is not None:
+        if source.status in ("failed", "postcopy-paused") and source.reason is not None:
             answer["error-desc"] = source.reason
+        if now.note:
+            answer["x-ballonet-note"] = now.note
         return answer
 
     async def begin_dirty_rate(self, seconds: int) -> None:
         """Watch for so long how much the guest writes. Raises: BallonetError."""
+        self._check_whole()
         if self.source.is_active:
             raise MigrationError("There's a migration process in progress")
         await self._do(lambda: self._dirty_rate.begin(seconds))
@@ -150,9 +163,14 @@ class GuestMonitor:
             await self._do(self._movable.unpause)
             self._outbox.post("RESUME", dict)
 
-    def arrive_paused(self) -> None:
-        """A guest that was paused where it came from waits for `cont`; on the loop's thread."""
-        self._movable.arrive_paused()
+    def arrived(self, arrival: PostcopyArrival | None, *, is_paused: bool) -> None:
+        """A guest has come, `arrival` tells how its memory does; on the loop's thread.
+
+        One that was paused where it came from waits for `cont`.
+        """
+        self._arrival = arrival
+        if is_paused:
+            self._movable.arrive_paused()
 
     def quit(self) -> None:
         """Switch it off."""
@@ -165,6 +183,11 @@ class GuestMonitor:
         """End a migration under way; on the loop's thread."""
         self.source.close()
         self._dirty_rate.close()
+
+    def _check_whole(self) -> None:
+        """Raises: MigrationError, while the guest's memory follows it here."""
+        if self._arrival is not None and not self._arrival.is_whole:
+            raise MigrationError("the guest's memory is not all here yet")
 
     async def _do(self, action: Callable[[], T]) -> T:
         """Do something on the loop's thread. Raises: what it raises; TimeoutError."""

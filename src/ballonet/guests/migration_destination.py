@@ -15,6 +15,7 @@ from typing import Final
 from ballonet.errors import BallonetError, MigrationError
 from ballonet.guests.embedded import EmbeddedMachine
 from ballonet.guests.movable_guest import DEVICE
+from ballonet.guests.postcopy_arrival import PostcopyArrival
 from ballonet.memory.regions import Region
 from ballonet.migration.channels import Channel
 from ballonet.migration.framing import RecordReader, RecordWriter
@@ -23,6 +24,7 @@ from ballonet.migration.memory_file import MemoryFile
 from ballonet.migration.receiver import receive_record, receive_until_runnable
 from ballonet.migration.records import (
     FORWARD,
+    Begin,
     Failed,
     Go,
     GuestRegion,
@@ -31,6 +33,7 @@ from ballonet.migration.records import (
     Record,
     StateName,
 )
+from ballonet.migration.rendezvous import Listener
 from ballonet.units import BALLOON_PAGE_BYTES
 
 __all__ = ["MigrationDestination"]
@@ -44,8 +47,9 @@ _DRAIN_BYTES: Final = 4096
 class MigrationDestination:
     """One guest that arrives over a channel."""
 
-    def __init__(self, machine: EmbeddedMachine, channel: Channel) -> None:
-        self._machine, self._channel = machine, channel
+    def __init__(self, machine: EmbeddedMachine, channel: Channel, listener: Listener) -> None:
+        """`listener`: where the source of a guest that goes before its memory may come again."""
+        self._machine, self._channel, self._listener = machine, channel, listener
         size = machine.memory.size
         memory = MemoryFile([(Region(0, size, 0, 0), machine.memory.fd)])
         regions = (GuestRegion(0, size, BALLOON_PAGE_BYTES),)
@@ -53,6 +57,7 @@ class MigrationDestination:
         self._reader = RecordReader(FORWARD)
         self._writer = RecordWriter()
         self.is_paused = False  #: the guest stood still where it came from, as its operator wished
+        self.postcopy: PostcopyArrival | None = None  #: if its memory may follow it
 
     def receive(self) -> None:
         """Take the guest; when this returns it is ours, and can run.
@@ -68,7 +73,16 @@ class MigrationDestination:
             raise
 
     def _load(self) -> None:
-        self._take()  # BEGIN: the regions are the same, or this is where it ends
+        begin = self._take()  # BEGIN: the regions are the same, or this is where it ends
+        if isinstance(begin, Begin) and begin.may_postcopy:
+            arrival = PostcopyArrival(self._machine, self._channel, self._listener, begin)
+            try:
+                arrival.receive()
+            except BallonetError:
+                arrival.close()
+                raise
+            self.postcopy, self.is_paused = arrival, arrival.is_paused
+            return
         self._say(Ready())
         receive_until_runnable(self._channel, self._reader, self._incoming)
         states = {name.name.lower(): bytes(raw) for name, raw in self._incoming.states.items()}

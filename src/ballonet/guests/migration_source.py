@@ -5,34 +5,31 @@ answered on the loop's thread, the one to stop when the guest has come to rest. 
 gone, whatever it had begun is taken back and the guest goes on here - unless it had asked to hand
 the guest over: from then on it may run at the destination, and it must never run twice.  So an
 engine that does not hear, for it waits for a destination that does not, may simply be ended.
+A guest that has left before its memory waits there for the rest if an engine or its channel is
+lost; this machine keeps the memory, and the list of what was to follow, for the next engine.
 Not here: what is sent, and in which order (migration), how a guest stops (movable_guest.py).
 """
 
 from __future__ import annotations
 
-import json
-import socket
-import subprocess
-import sys
+import os
+import secrets
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any, Final
 
-from ballonet.errors import BallonetError, GuestError, MigrationError, SystemCallError
+from ballonet.errors import BallonetError, GuestError, MigrationError
+from ballonet.guests.engine_process import EngineProcess
 from ballonet.guests.movable_machine import MovableMachine
-from ballonet.migration.link import encode_line
 from ballonet.migration.progress import Progress
 from ballonet.runtime.event_loop import Watcher
 
 __all__ = ["MigrationSource"]
 
-_LINE_MAX: Final = 1 << 20
 #: For a guest that does not come to rest: it goes on, and the migration has failed.
 _REST_S: Final = 5.0
-_ANSWER_S: Final = 10.0
-_END_S: Final = 5.0
 _PASSES_KEPT, _STEPS_KEPT = 100, 1000
 #: For an engine that is to cancel, and may wait for a destination that does not read.
 _CANCEL_NS: Final = 2_000_000_000
@@ -41,6 +38,9 @@ _Answer = tuple[dict[str, Any], bytes]
 _NOTHING: Final[_Answer] = ({}, b"")
 #: What a migration has come to.
 _OVER: Final = frozenset({"completed", "failed", "cancelled"})
+_FOLLOWED, _PAUSED, _RECOVERING = "postcopy-active", "postcopy-paused", "postcopy-recover"
+#: The guest has left, and not all of its memory has.
+_SPLIT: Final = frozenset({_FOLLOWED, _PAUSED, _RECOVERING})
 
 
 class MigrationSource:
@@ -60,10 +60,10 @@ class MigrationSource:
         self.steps: deque[dict[str, Any]] = deque(maxlen=_STEPS_KEPT)  #: the last ones
         self.is_handed_over = False  #: the guest may run at the destination
         self._machine, self._watcher, self._changed = machine, watcher, changed
-        self._engine: subprocess.Popen[bytes] | None = None
-        self._link: socket.socket | None = None
+        self._engine: EngineProcess | None = None
         self._order: dict[str, Any] = {}
-        self._received = b""
+        # For the list of what follows a guest.
+        self._missing_fd = os.memfd_create("ballonet-missing", os.MFD_CLOEXEC)
         self._protecting: Iterator[None] | None = None
         self._has_stopped = False
         self.deadline_ns: int | None = None  #: when an engine that is to cancel is ended
@@ -71,42 +71,57 @@ class MigrationSource:
     @property
     def is_active(self) -> bool:
         """One is under way."""
-        return self._link is not None and self.status not in _OVER
+        return self._engine is not None and self.status not in (*_OVER, _PAUSED)
 
-    def begin(self, order: Mapping[str, object]) -> None:
+    def begin(self, order: Mapping[str, Any]) -> None:
         """Start an engine with its order. Raises: MigrationError."""
         if self.is_active:
             raise MigrationError("There's a migration process in progress")
         if self.is_handed_over:
             raise MigrationError("the guest has moved already")
-        if self._link is not None:  # of one that has told all, and only has to end
-            self._engine_is_lost()
-        self._order = {**order, **self._machine.facts()}
-        ours, theirs = socket.socketpair()
-        with theirs:
-            try:
-                self._engine = subprocess.Popen(
-                    [sys.executable, "-m", "ballonet.migration.engine", str(theirs.fileno())],
-                    stdin=subprocess.DEVNULL,
-                    pass_fds=[theirs.fileno()],
-                )
-            except OSError as error:
-                ours.close()
-                raise SystemCallError("starting", "an engine", error.strerror or "") from error
-        ours.settimeout(_ANSWER_S)
-        self._link, self._received, self.reason = ours, b"", None
+        self._order = {
+            **order,
+            **self._machine.facts(),
+            "missing_fd": self._missing_fd,
+            "migration_id": secrets.randbits(63),
+            "resume": False,
+        }
         self.progress = Progress()
         self.passes.clear()
         self.steps.clear()
-        self._watcher.register(ours.fileno(), self._readable)
-        self._set_status("setup")
+        self._start("setup")
+
+    def resume(self, order: Mapping[str, Any]) -> None:
+        """Start another engine for a guest that waits for the rest; the order says what is new.
+
+        Raises: MigrationError.
+        """
+        if self.is_active:
+            raise MigrationError("There's a migration process in progress")
+        if self.status != _PAUSED:
+            raise MigrationError("there is no migration that waits to be resumed")
+        self._order |= {
+            **order,
+            "resume": True,
+            "paused": self._machine.is_paused,
+            "progress": self.progress.as_fields(),
+        }
+        self._start(_RECOVERING)
 
     def wish(self, what: str) -> None:
-        """Tell the engine to `cancel`; a guest that was handed over is not called back."""
-        if self.is_active and not self.is_handed_over:
+        """Tell the engine to `cancel`, or that the guest is to go now, by `postcopy`.
+
+        A guest that was handed over is not called back.
+        Raises: MigrationError, if its memory follows it.
+        """
+        if self.status in _SPLIT:
+            raise MigrationError("the guest has gone in post-copy: its memory can only follow it")
+        if self._engine is None or not self.is_active or self.is_handed_over:
+            return
+        if what == "cancel":
             self._set_status("cancelling")
             self.deadline_ns = time.monotonic_ns() + _CANCEL_NS
-            self._say(encode_line({"wish": what}))
+        self._engine.say({"wish": what})
 
     def take_back(self) -> None:
         """Let a guest go on here that was handed over: its operator knows that it runs nowhere.
@@ -127,36 +142,35 @@ class MigrationSource:
                 next(self._protecting)
             except StopIteration:
                 self._protecting = None
-                self._say(encode_line({"answer": {}}))
+                self._say({"answer": {}})
             except BallonetError as error:
                 self._protecting = None
-                self._say(encode_line({"error": str(error)}))
+                self._say({"error": str(error)})
         return self._protecting is not None
 
     def close(self) -> None:
-        """End the engine; safe to call again."""
-        self._hang_up()
-        if self._engine is not None:
-            try:
-                self._engine.wait(_END_S)
-            except subprocess.TimeoutExpired:
-                self._engine.kill()
-                self._engine.wait()
-            self._engine = None
+        """End the engine, but not one that serves a guest that has left: it ends when all has.
 
-    def _readable(self) -> None:
-        if self._link is None:
-            return
-        try:
-            data = self._link.recv(1 << 16)
-        except OSError:
-            data = b""
-        if not data or len(self._received) > _LINE_MAX:
+        Safe to call again.
+        """
+        engine, self._engine, self.deadline_ns = self._engine, None, None
+        if engine is not None:
+            if self.status == _FOLLOWED:
+                engine.hang_up()
+            else:
+                engine.end()
+        if self._missing_fd >= 0:
+            os.close(self._missing_fd)
+            self._missing_fd = -1
+
+    def _start(self, status: str) -> None:
+        """Raises: SystemCallError."""
+        if self._engine is not None:  # that has told all, and only has to end
             self._engine_is_lost()
-            return
-        *lines, self._received = (self._received + data).split(b"\n")
-        for line in lines:
-            self._obey(json.loads(line))
+        engine = EngineProcess("ballonet.migration.engine", self._obey, self._engine_is_lost)
+        self._engine, self.reason = engine, None
+        engine.watch(self._watcher)
+        self._set_status(status)
 
     def _obey(self, message: dict[str, Any]) -> None:
         if "tell" in message:
@@ -185,8 +199,12 @@ class MigrationSource:
                 self._resume()
             case "state":
                 return self._save_states()
+            case "device_memory":
+                return {"memory": self._machine.device_memory()}, b""
             case "hand_over":
                 self.is_handed_over, self.deadline_ns = True, None
+                if message.get("postcopy"):
+                    self._set_status(_FOLLOWED)
                 return {"paused": self._machine.is_paused}, b""
         return _NOTHING
 
@@ -206,7 +224,7 @@ class MigrationSource:
                 self._ended(message["status"], message["reason"])
 
     def _ended(self, status: str, reason: str | None) -> None:
-        if self.is_handed_over and reason is not None:
+        if self.is_handed_over and reason is not None and status not in _SPLIT:
             reason = (
                 f"the guest was handed over, whether it arrived is not known: {reason};"
                 " `cont` lets it go on here, if it does not run there"
@@ -223,27 +241,22 @@ class MigrationSource:
 
     def _stopped(self, error: BallonetError | None) -> None:
         if error is None:
-            self._say(encode_line({"answer": {}}))
+            self._say({"answer": {}})
         else:
             self._has_stopped = False
-            self._say(encode_line({"error": str(error)}))
+            self._say({"error": str(error)})
 
     def _answer(self, action: Callable[[], _Answer]) -> None:
         try:
             answer, raw = action()
         except BallonetError as error:
-            self._say(encode_line({"error": str(error)}))
+            self._say({"error": str(error)})
         else:
-            self._say(encode_line({"answer": answer}, raw))
+            self._say({"answer": answer}, raw)
 
-    def _say(self, line: bytes) -> None:
-        if self._link is None:
-            return
-        try:
-            self._link.sendall(line)
-        except OSError:  # it is gone, or does not read: half a line is worse than none
-            with suppress(OSError):
-                self._link.shutdown(socket.SHUT_RDWR)  # read as the end, and answered there
+    def _say(self, message: dict[str, Any], raw: bytes = b"") -> None:
+        if self._engine is not None:
+            self._engine.say(message, raw)
 
     def _save_states(self) -> _Answer:
         states = self._machine.save_states()
@@ -260,15 +273,16 @@ class MigrationSource:
 
     def _engine_is_lost(self) -> None:
         """Take back what it had begun; it has ended, or is ended here."""
-        self._hang_up()
-        if self._engine is not None:
-            self._engine.kill()
-            self._engine.wait()
-            self._engine = None
+        engine, self._engine, self.deadline_ns = self._engine, None, None
+        if engine is not None:
+            engine.end(0)
         self._protecting = None
         self._machine.throttle(0)
         with suppress(BallonetError):  # what the device refuses is its own trouble
             self._machine.stop_tracking()
+        if self.status in _SPLIT:
+            self._ended(_PAUSED, self.reason or "the engine of the migration is gone")
+            return
         if self.is_handed_over:
             if self.status not in _OVER:
                 self._ended("failed", "the engine of the migration is gone")
@@ -279,13 +293,6 @@ class MigrationSource:
             is_cancelled = self.status == "cancelling"
             reason = None if is_cancelled else "the engine of the migration is gone"
             self._ended("cancelled" if is_cancelled else "failed", reason)
-
-    def _hang_up(self) -> None:
-        self.deadline_ns = None
-        if self._link is not None:
-            self._watcher.unregister(self._link.fileno())
-            self._link.close()
-            self._link = None
 
     def _set_status(self, status: str) -> None:
         if status != self.status:

@@ -132,6 +132,10 @@ class MovableGuest:
         device = self._machine.front_end.migration.save_state()
         return {**self._machine.save_state(), DEVICE: device}
 
+    def device_memory(self) -> list[tuple[int, int]]:
+        """What the device reads and writes: rings and the driver's buffers."""
+        return self._machine.driver.memory
+
     def _come_to_rest(self, stopped: Stopped, timeout_s: float) -> None:
         """Raises: UsageError, if that is asked for already."""
         if self._stopped is not None:

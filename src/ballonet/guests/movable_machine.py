@@ -48,6 +48,10 @@ class MovableMachine(Protocol):
         """What the guest and its device are besides memory, by name. Raises: BallonetError."""
         ...
 
+    def device_memory(self) -> list[tuple[int, int]]:
+        """What the device uses of guest memory: each an address and bytes."""
+        ...
+
     @property
     def is_paused(self) -> bool:
         """Its operator wants it to stand still."""

@@ -91,14 +91,14 @@ class Convergence:
         return self.is_overdue()
 
     def is_overdue(self) -> bool:
-        """Time is over, and the migration is to be forced.
+        """Time is over, and the guest is to be stopped all the same.
 
-        Raises: MigrationError, if time is over and it is not to be forced.
+        Raises: MigrationError, if time is over and the migration is to be given up.
         """
         timeout_ns = self._settings.timeout_ns
         if timeout_ns is None or self._clock.now_ns() - self._begun_ns < timeout_ns:
             return False
-        if self._settings.on_timeout is OnTimeout.FORCE:
+        if self._settings.on_timeout is not OnTimeout.CANCEL:
             return True
         raise MigrationError(
             f"not done after {timeout_ns / NS_PER_S:g} s: the guest writes"

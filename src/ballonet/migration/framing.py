@@ -19,7 +19,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum, auto
 from struct import Struct
-from typing import Final, NoReturn
+from typing import Final, NoReturn, Self
 
 from ballonet.errors import StreamError, WireError
 from ballonet.migration.record_tables import LIMITS, pack_table, parse_record
@@ -82,6 +82,14 @@ class RecordReader:
         self._header: _Header | None = None
         self._has_checksums = True
         self.number = 0  #: of the record that is being read
+
+    @classmethod
+    def after_begin(cls, kinds: frozenset[RecordType], begin: Begin) -> Self:
+        """One that goes on where another one has read BEGIN, and nothing else."""
+        reader = cls(kinds)
+        reader._stage, reader.number = _Stage.HEADER, 1
+        reader._has_checksums = begin.has_checksums
+        return reader
 
     @property
     def buffer(self) -> memoryview:

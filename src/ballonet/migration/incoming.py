@@ -5,13 +5,13 @@
     COMPLETE ─GO─▶ HANDED_OVER
     STATES ─POSTCOPY─▶ MISSING ─the last POSTCOPY─▶ POSTCOPY ─END─▶ COMPLETE
                           ↺ POSTCOPY                   ↺ GO, PAGES, HOLES
-    POSTCOPY ─a new channel─▶ RESUMED ─BEGIN─▶ POSTCOPY
+    POSTCOPY, or what was refused there ─a new channel─▶ RESUMED ─BEGIN─▶ POSTCOPY
 
 Theory of operation.  A record is taken whole or refused, and after a refusal nothing is taken any
 more: the source still has the guest.  The guest may run only in COMPLETE, or in POSTCOPY where the
 source has said so at the start; both are reached by totals that agree with what was counted here.
 In POSTCOPY a page is taken only if it is missing: written twice, it would undo what the guest has
-written meanwhile.
+written meanwhile.  There the guest runs, so a refusal is the end of its channel alone.
 Not here: bytes (framing.py), the memory itself, what the states mean.
 Units: balloon pages, bytes.
 """
@@ -27,8 +27,9 @@ import numpy as np
 from ballonet.errors import StreamError, UsageError
 from ballonet.memory.runs import PageRuns
 from ballonet.migration.destination_memory import ComparedMemory, DestinationMemory
-from ballonet.migration.page_bounds import PageBounds
+from ballonet.migration.page_bounds import PageBounds, describe_regions
 from ballonet.migration.page_checksums import differing, named
+from ballonet.migration.postcopy import runs_of
 from ballonet.migration.records import (
     STATE_PART_BYTES,
     Begin,
@@ -114,7 +115,8 @@ class Incoming:
         self._parts: dict[StateName, bytearray] = {}
         self._next_part: tuple[StateName, int, int] | None = None  # of a state that goes on
         self._passes = self._records = self._pages = self._hole_pages = 0
-        self._may_postcopy = False
+        self._may_postcopy = self._is_in_postcopy = False
+        self._migration_id = 0
         self.phase = Phase.WAITING
 
     @property
@@ -145,17 +147,24 @@ class Incoming:
     @property
     def missing(self) -> PageRuns:
         """What post-copy still has to bring."""
-        return _runs_of(self._missing)
+        return runs_of(self._missing)
 
     @property
     def arrived(self) -> PageRuns:
         """What post-copy has brought: the source of a broken channel must not send it again."""
-        return _runs_of(self._arrived)
+        return runs_of(self._arrived)
 
-    def resume(self) -> None:
-        """A new channel takes over in post-copy. Raises: UsageError in any other phase."""
-        if self.phase is not Phase.POSTCOPY:
+    def resume(self, arrived: PageRuns | None = None) -> None:
+        """A new channel takes over in post-copy.
+
+        `arrived`: all that has come, where somebody else has taken it.
+        Raises: UsageError, if it is not in post-copy.
+        """
+        if not self._is_in_postcopy:
             raise UsageError(f"a migration is resumed {self.phase.value}")
+        for first, pages in _pairs(arrived) if arrived is not None else ():
+            self._missing[first : first + pages] = False
+            self._arrived[first : first + pages] = True
         self.phase = Phase.RESUMED
         self._records = self._pages = self._hole_pages = 0
 
@@ -179,9 +188,11 @@ class Incoming:
                 self._keep_state(record)
             case Postcopy():
                 self._keep_missing(record)
+                self._is_in_postcopy = record.is_last
                 after = Phase.POSTCOPY if record.is_last else after
             case End():
                 self._end(record)
+                self._is_in_postcopy = False
             case Go():
                 pass
             case _:
@@ -191,9 +202,11 @@ class Incoming:
 
     def _begin(self, record: Begin) -> None:
         if record.regions != self._regions:
-            theirs, ours = _describe(record.regions), _describe(self._regions)
+            theirs, ours = describe_regions(record.regions), describe_regions(self._regions)
             self._refuse(record, f"the guest's memory is {theirs}, here it is {ours}")
-        self._may_postcopy = record.may_postcopy
+        if self._is_in_postcopy and record.migration_id != self._migration_id:
+            self._refuse(record, "it is another migration's")
+        self._may_postcopy, self._migration_id = record.may_postcopy, record.migration_id
 
     def _begin_pass(self, record: Pass) -> None:
         self._passes += 1
@@ -214,10 +227,11 @@ class Incoming:
         self._check_bounds(record)
         if phase is not Phase.POSTCOPY:
             return
-        for first, pages in _pairs(record.runs):
-            here = slice(first, first + pages)
+        parts = [slice(first, first + pages) for first, pages in _pairs(record.runs)]
+        for here in parts:  # all are looked at first: a record that is refused has brought nothing
             if not self._missing[here].all():
-                self._refuse(record, f"pages from {first:#x} are here already")
+                self._refuse(record, f"pages from {here.start:#x} are here already")
+        for here in parts:
             self._missing[here] = False
             self._arrived[here] = True
 
@@ -281,19 +295,6 @@ class Incoming:
         raise StreamError(record.TYPE.name, self._records, reason)
 
 
-def _describe(regions: tuple[GuestRegion, ...]) -> str:
-    """A few regions, for people."""
-    shown = [
-        f"{one.size} bytes at {one.gpa:#x} in pages of {one.page_bytes}" for one in regions[:4]
-    ]
-    return ", ".join(shown) + (f" and {len(regions) - 4} more" if len(regions) > 4 else "")
-
-
 def _pairs(runs: PageRuns) -> Iterator[tuple[int, int]]:
     """First page and pages of each run."""
     return zip(runs.first_pfns.tolist(), runs.pages.tolist(), strict=True)
-
-
-def _runs_of(pages: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> PageRuns:
-    edges = np.flatnonzero(np.diff(pages, prepend=False, append=False))
-    return PageRuns(edges[::2], edges[1::2] - edges[::2])

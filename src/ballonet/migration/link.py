@@ -7,9 +7,10 @@ line each, and after some of them bytes as they are.
     engine     {"ask": NAME, ...}                        answered with
     machine    {"answer": {...}, "bytes": N} + N bytes   or {"error": "why not"}
     engine     {"tell": NAME, ...}                       not answered
-    machine    {"wish": "cancel" | "postcopy"}           at any time
+    machine    {"wish": "cancel" | "postcopy" | ...}     at any time
 
-Either end that closes is gone: the engine gives up, and the machine goes on by itself.
+With an answer may come a descriptor.  Either end that closes is gone: the engine gives up, and the
+machine goes on by itself.
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ class EngineLink:
         sock.settimeout(None)  # the machine answers when it can: a busy guest stops late
         self._sock = sock
         self._received = bytearray()
-        self._wishes: deque[str] = deque()
+        self._wishes: deque[dict[str, Any]] = deque()
+        self._fds: deque[int] = deque()
 
     def fileno(self) -> int:
         """To wait for."""
@@ -57,7 +59,7 @@ class EngineLink:
         while True:
             message = self._line()
             if "wish" in message:
-                self._wishes.append(str(message["wish"]))
+                self._wishes.append(message)
                 continue
             if "error" in message:
                 raise MigrationError(str(message["error"]))
@@ -75,11 +77,22 @@ class EngineLink:
 
         Raises: MigrationError, if it is gone.
         """
+        message = self.hear()
+        return None if message is None else str(message["wish"])
+
+    def hear(self) -> dict[str, Any] | None:
+        """The same, with all that it says about it."""
         while self._has_line() or select.select([self._sock], [], [], 0)[0]:
             message = self._line()
             if "wish" in message:
-                self._wishes.append(str(message["wish"]))
+                self._wishes.append(message)
         return self._wishes.popleft() if self._wishes else None
+
+    def take_fd(self) -> int:
+        """The descriptor that came with an answer; the caller's. Raises: MigrationError."""
+        if not self._fds:
+            raise MigrationError("the machine has sent no descriptor")
+        return self._fds.popleft()
 
     def _send(self, message: dict[str, Any]) -> None:
         try:
@@ -109,9 +122,10 @@ class EngineLink:
 
     def _receive(self) -> None:
         try:
-            data = self._sock.recv(1 << 20)
+            data, fds, _, _ = socket.recv_fds(self._sock, 1 << 20, 1, socket.MSG_CMSG_CLOEXEC)
         except OSError as error:
             raise MigrationError(f"the guest's machine is gone: {error.strerror}") from error
         if not data:
             raise MigrationError("the guest's machine is gone")
+        self._fds += fds
         self._received += data

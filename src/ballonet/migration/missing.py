@@ -5,7 +5,10 @@ process, which fetches what the guest waits for (`MissingMemory`).  It has to be
 thread of Python that waits for a page holds the interpreter's lock, and no other thread of that
 process would ever come to fetch it.
 As long as the guest's process keeps its own descriptor, nobody reads zeros instead of a page,
-whatever happens to the other process: the guest waits.
+whatever happens to the other process: the guest waits, and yet another process can take over.
+That one must know for certain what had arrived: a page that is a hole may be one because the guest
+has given it back since, and its old contents must not come again.  So a page is noted where both
+can read it before the guest can write to it, and until then it is write-protected.
 Not here: which page is asked for, and when it is put in its place (postcopy); the stream.
 Source: Linux Documentation/admin-guide/mm/userfaultfd.rst.  Units: bytes, balloon pages.
 """
@@ -19,6 +22,7 @@ from threading import Lock, Thread
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ballonet.errors import BallonetError, MigrationError, SystemCallError, UsageError
 from ballonet.memory.backing import file_page_bytes
@@ -29,7 +33,9 @@ from ballonet.migration.postcopy import FaultAnswer, MissingPages, Run
 from ballonet.migration.userfault import Feature, Mode, Userfault
 from ballonet.units import BALLOON_PAGE_BYTES, BALLOON_PAGE_SHIFT, bytes_to_pages, pages_to_bytes
 
-__all__ = ["GuestSideMissing", "MissingMemory", "drop_stale_pages"]
+__all__ = ["GuestSideMissing", "MissingMemory", "drop_stale_pages", "still_missing"]
+
+Pages = NDArray[np.bool_]
 
 
 def drop_stale_pages(fd: int, missing: PageRuns) -> None:
@@ -51,6 +57,18 @@ def drop_stale_pages(fd: int, missing: PageRuns) -> None:
         raise MigrationError("pages that are still to come cannot be taken out of guest memory")
 
 
+def still_missing(fd: int, missing: Pages) -> Pages:
+    """Of what is not noted as arrived, what has not; whoever was to note it is gone.
+
+    A page that is there came whole, and was not written since.  Raises: SystemCallError.
+    """
+    try:
+        return missing & ~held_pages(fd, missing.size)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise SystemCallError("finding holes in", "guest memory", reason) from error
+
+
 class GuestSideMissing:
     """What the guest's own process has to do, before the guest runs."""
 
@@ -61,12 +79,19 @@ class GuestSideMissing:
         """
         buffer = np.frombuffer(memory, np.uint8)
         self.address: Final = int(buffer.ctypes.data)  #: in this process
-        self._userfault = Userfault.open(Feature.MISSING_SHMEM, user_mode_only=False)
+        self._userfault = _open()
         try:
-            self._userfault.register(self.address, int(buffer.size), Mode.MISSING)
+            self._userfault.register(
+                self.address, int(buffer.size), Mode.MISSING | Mode.WRITE_PROTECT
+            )
         except SystemCallError:
             self._userfault.close()
             raise
+
+    @staticmethod
+    def check() -> None:
+        """Whether this process may. Raises: MigrationError, with the way out."""
+        _open().close()
 
     @property
     def fd(self) -> int:
@@ -85,22 +110,30 @@ class MissingMemory:
     """
 
     def __init__(
-        self, userfault_fd: int, address: int, pages: MissingPages, ask: Callable[[int], None]
+        self,
+        userfault_fd: int,
+        address: int,
+        pages: MissingPages,
+        ask: Callable[[int], None],
+        note: Callable[[Run], None] = lambda _: None,
     ) -> None:
         """Take over the descriptor of `GuestSideMissing`, whose memory begins at `address` there.
 
         `ask` is called with a pfn, on the thread; if it raises, because the channel is broken, the
         page counts as asked for, and `ask_again` is to be called when there is another channel.
+        `note` is told what has arrived before the guest can write to it.
         """
         self._userfault = Userfault(userfault_fd)
-        self._address, self._pages, self._ask = address, pages, ask
+        self._address, self._pages, self._ask, self._note = address, pages, ask, note
         self._lock = Lock()  # over `_pages`, and over putting pages in their places
         self._failure: BallonetError | None = None
         self._stop = os.eventfd(0, os.EFD_CLOEXEC)
         self._thread = Thread(target=self._run, name="ballonet-missing", daemon=True)
 
     def start(self) -> None:
-        """Serve faults from now on."""
+        """Serve faults from now on. Raises: SystemCallError, if the guest is gone."""
+        # Of whoever was here before, a page may be left that he has not noted.
+        self._userfault.unprotect(self._address, pages_to_bytes(self._pages.all_pages))
         self._thread.start()
 
     @property
@@ -108,12 +141,6 @@ class MissingMemory:
         """Still to come."""
         with self._lock:
             return self._pages.left_pages
-
-    @property
-    def urgent_pages(self) -> int:
-        """Still to come before the guest may go on."""
-        with self._lock:
-            return self._pages.urgent_pages
 
     def write(self, runs: PageRuns, data: memoryview) -> None:
         """Pages have arrived, one run after the other; those that are there are left as they are.
@@ -143,6 +170,7 @@ class MissingMemory:
                 for first, pages in self._pages.are_holes(run):
                     for pfn in range(first, first + pages):
                         self._zero(pfn)
+                self._note(run)
 
     def received(self) -> PageRuns:
         """What has arrived, for the source to go on after a channel broke."""
@@ -199,8 +227,11 @@ class MissingMemory:
                 self._ask(pfn)
 
     def _copy(self, pfn: int, content: memoryview) -> None:
+        address = self._address + pages_to_bytes(pfn)
         try:
-            self._userfault.copy(self._address + pages_to_bytes(pfn), content)
+            self._userfault.copy(address, content, protected=True)
+            self._note(Run(pfn, bytes_to_pages(len(content))))
+            self._userfault.unprotect(address, len(content))
         except SystemCallError as error:
             if isinstance(error.__cause__, FileExistsError):
                 raise MigrationError(
@@ -222,6 +253,12 @@ class MissingMemory:
     def _check(self) -> None:
         if self._failure is not None:
             raise self._failure
+
+
+def _open() -> Userfault:
+    """Raises: MigrationError."""
+    features = Feature.MISSING_SHMEM | Feature.WP_HUGETLBFS_SHMEM
+    return Userfault.open(features, user_mode_only=False)
 
 
 def _each(runs: PageRuns) -> Iterator[Run]:

@@ -25,10 +25,12 @@ from ballonet.migration.channels import Channel
 from ballonet.migration.framing import RecordReader
 from ballonet.migration.link import EngineLink
 from ballonet.migration.memory_file import MemoryFile
+from ballonet.migration.missing_list import write_missing
 from ballonet.migration.passes import Pages
 from ballonet.migration.receiver import receive_record
 from ballonet.migration.records import BACKWARD, Failed, GuestRegion, Loaded, Ready, StateName
 from ballonet.migration.sender import StreamSender
+from ballonet.migration.served_guest import ServedGuest
 from ballonet.migration.tracking import WriteTracker
 from ballonet.units import BALLOON_PAGE_SHIFT
 
@@ -45,6 +47,7 @@ class GuestFacts:
     address: int  #: of its memory, in that process
     size: int  #: bytes
     memory_fd: int  #: there
+    missing_fd: int  #: there: a file for the list of what follows it in post-copy
 
     @classmethod
     def from_fields(cls, fields: dict[str, Any]) -> GuestFacts:
@@ -67,6 +70,16 @@ class MovingGuest:
         memory = MemoryFile([(Region(0, facts.size, 0, 0), self._fd)])
         self.sender: Final = StreamSender(channel, (region,), memory.read, self._sent)
         self._answers = RecordReader(BACKWARD)
+        #: The same guest, when it goes before its memory.
+        self.postcopy: Final = ServedGuest(
+            link,
+            channel,
+            self.sender,
+            answers=self._answers,
+            memory_fd=self._fd,
+            look=self._look_at_machine,
+            keep=lambda missing: write_missing(facts.pid, facts.missing_fd, missing),
+        )
         self._tracker = WriteTracker(facts.pid, facts.address, facts.size)
         self._holes: Pages | None = None  # while the first pass lasts
         self._has_content = np.zeros(self.pages, np.bool_)  # sent with it, at any time
@@ -88,9 +101,11 @@ class MovingGuest:
         """Of its memory."""
         return self._facts.size >> BALLOON_PAGE_SHIFT
 
-    def begin(self, *, has_checksums: bool, may_postcopy: bool) -> None:
+    def begin(self, *, has_checksums: bool, may_postcopy: bool, migration_id: int) -> None:
         """Say what comes; returns when the destination wants it. Raises: MigrationError."""
-        self.sender.begin(has_checksums=has_checksums, may_postcopy=may_postcopy)
+        self.sender.begin(
+            has_checksums=has_checksums, may_postcopy=may_postcopy, migration_id=migration_id
+        )
         self._wait_for(Ready)
 
     def start_tracking(self) -> None:
@@ -103,7 +118,8 @@ class MovingGuest:
     def stop_tracking(self) -> None:
         """Let them write unseen again."""
         self._tracker.close()
-        self._link.ask("stop_tracking")
+        if not self.postcopy.has_left:  # else nobody writes there, and the guest waits elsewhere
+            self._link.ask("stop_tracking")
 
     def read_guest_log(self) -> PageRuns:
         """What the guest has written since the last call."""
@@ -146,7 +162,7 @@ class MovingGuest:
 
     def resume_guest(self) -> None:
         """Let them go on here, unless the guest may run at the destination."""
-        if not self._is_handed_over:
+        if not self._is_handed_over and not self.postcopy.has_left:
             self._link.ask("resume_guest")
 
     def send_holes(self) -> None:
@@ -248,11 +264,17 @@ class MovingGuest:
         self._sent_bytes += size
 
     def _look(self) -> None:
-        """Say how far it is, and hear whether it is to go on. Raises: MigrationError."""
-        if self._link.wish() == "cancel":
-            raise MigrationError("cancelled")
+        """Hear whether it is to go on, on either side. Raises: MigrationError."""
+        self._look_at_machine()
         if self._has_answer():
             self._hear()  # nothing but why it has given up
+
+    def _look_at_machine(self) -> None:
+        """Say how far it is, and hear whether it is to go on. Raises: MigrationError."""
+        while (wish := self._link.wish()) is not None:
+            if wish == "cancel":
+                raise MigrationError("cancelled")
+            self.postcopy.is_asked |= wish == "postcopy"
         now_ns = time.monotonic_ns()
         if now_ns - self._told_ns >= _TELL_NS:
             self._told_ns = now_ns

@@ -5,7 +5,7 @@ Units: balloon pages; guest regions of a migration are whole ones.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 import numpy as np
@@ -14,7 +14,7 @@ from ballonet.errors import UsageError
 from ballonet.memory.runs import Int64s, PageRuns
 from ballonet.units import BALLOON_PAGE_BYTES
 
-__all__ = ["PageBounds"]
+__all__ = ["PageBounds", "describe_regions"]
 
 
 class PageBounds:
@@ -66,3 +66,9 @@ class PageBounds:
         if self.find(runs) is None:
             raise UsageError("pages outside of guest memory")
         return runs
+
+
+def describe_regions(regions: Sequence[tuple[int, int, int]]) -> str:
+    """A few regions, each address, size and host's page in bytes, for people."""
+    shown = [f"{size} bytes at {gpa:#x} in pages of {page}" for gpa, size, page in regions[:4]]
+    return ", ".join(shown) + (f" and {len(regions) - 4} more" if len(regions) > 4 else "")

@@ -10,6 +10,8 @@ leaves out what the log said before the round began; what is written after is in
 That is all there is to losing nothing, and each line of it has a test that fails without it.
 Pass by pass less is written, until stopping the guest costs no more than was asked for.  Then the
 last pass: stop the round, stop guest and device, read the log once more, send, the state, the end.
+With post-copy the guest may go before that: what is pending when it was stopped follows it, but for
+what its device uses, which is sent with the last pass (postcopy_passes.py).
 On every way out that is not success the guest goes on here, with all of its memory: DONE gives it
 back what it has hinted.
 Not here: how any of it is done (engine), after which pass to stop (convergence).
@@ -32,7 +34,9 @@ from ballonet.errors import MigrationError
 from ballonet.memory.runs import PageRuns, merge_pfns
 from ballonet.migration.convergence import Convergence
 from ballonet.migration.hint_filter import HintFilter
-from ballonet.migration.settings import MigrationSettings
+from ballonet.migration.postcopy import ServedPages
+from ballonet.migration.postcopy_passes import Following, PostcopySource, split_pending
+from ballonet.migration.settings import MigrationSettings, OnTimeout
 
 __all__ = ["Observe", "Pages", "PassDone", "Passes", "Source"]
 
@@ -131,9 +135,10 @@ class Passes:
         clock: Clock,
         *,
         hints: HintFilter | None,
+        postcopy: PostcopySource | None = None,
         observe: Observe = lambda _: None,
     ) -> None:
-        """`memory`: the pages that there are at all; `hints`: None, to go without.
+        """`memory`: the pages that there are at all; `hints`, `postcopy`: None, to go without.
 
         Raises: MigrationError, if there are hints or checksums and post-copy may follow.
         """
@@ -157,14 +162,18 @@ class Passes:
         self.verified_pages = 0  #: to be compared at the destination, at the end
         self._source, self._settings, self._clock = source, settings, clock
         self._memory, self._hints, self._observe = memory, hints, observe
+        self._postcopy = postcopy if settings.postcopy else None
+        self.following: Following | None = None  #: what follows a guest that went before its memory
 
     @property
     def remaining_pages(self) -> int:
-        """What this pass has still to send."""
+        """What has still to be sent."""
+        if self.following is not None:
+            return self.following.left_pages
         return int(np.count_nonzero(self.pending))
 
     def run(self) -> None:
-        """Move the guest.
+        """Move the guest; if there is something `following` it, that has begun and is to go on.
 
         Raises: MigrationError and whatever the source raises; the guest goes on here then.
         """
@@ -175,13 +184,27 @@ class Passes:
             if self._hints is not None:
                 on_failure.callback(self._hints.done)
             self._pass(self._settings.head_start_ns)
-            while not self.convergence.may_stop(self.remaining_pages):
+            while not self._is_called() and not self.convergence.may_stop(self.remaining_pages):
                 self._pass()
+            goes_early = self._goes_early()
             on_failure.callback(source.resume_guest)
             source.stop_guest()
-            self._last_pass()
-            source.commit()
+            self._last_pass(goes_early)
+            if self.following is not None:
+                self.following.until_hand_over()
+            else:
+                source.commit()
             on_failure.pop_all()
+
+    def _is_called(self) -> bool:
+        """Somebody wants the guest to go now."""
+        return self._postcopy is not None and self._postcopy.is_asked
+
+    def _goes_early(self) -> PostcopySource | None:
+        """Whether the rest is to follow the guest: it is called, or there was not time enough."""
+        ends_so = self._settings.on_timeout is OnTimeout.POSTCOPY
+        is_late = ends_so and self.convergence.is_overdue()
+        return self._postcopy if is_late or self._is_called() else None
 
     def _pass(self, head_start_ns: int = 0) -> None:
         """Send what is pending, then take what was written meanwhile as the next."""
@@ -210,12 +233,16 @@ class Passes:
             )
         )
 
-    def _last_pass(self) -> None:
-        """Nobody writes any more: what is in the logs now is the rest."""
+    def _last_pass(self, postcopy: PostcopySource | None) -> None:
+        """Nobody writes any more: what is in the logs now is the rest, or follows the guest."""
         self.number += 1
         begun_ns, sent_bytes = self._clock.now_ns(), self.sent_bytes
         self._read_logs()
-        had_pages = self.remaining_pages
+        if postcopy is not None:
+            self.pending, follows = split_pending(self.pending, postcopy)
+            served = ServedPages(follows)
+            self.following = Following(postcopy, served, self._settings, self._clock)
+        had_pages = int(np.count_nonzero(self.pending))
         for runs in self._pieces():
             self._send(runs)
         self._source.send_holes()
@@ -235,13 +262,17 @@ class Passes:
                 self.pending[first : first + pages] = True
 
     def _send_pending(self) -> None:
-        """Send what is pending; ends early only where a stop of the guest is overdue."""
+        """Send what is pending; ends early only where the guest is to be stopped now.
+
+        The first pass is sent whole even for a guest that is called: what it lacks is then what it
+        has written since, and not nearly everything.
+        """
         for runs in self._pieces():
             wait_ns = self._send(runs)
             if wait_ns:
                 self._source.pause(wait_ns)
             self._leave_out()
-            if self.convergence.is_overdue():
+            if self.convergence.is_overdue() or (self.number > 1 and self._is_called()):
                 return
 
     def _pieces(self) -> Iterator[PageRuns]:

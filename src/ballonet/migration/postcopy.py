@@ -2,13 +2,12 @@
 
 Two machines.  `MissingPages` at the destination knows what has to come: a page is asked for once,
 put in its place once whatever arrives twice, and what never was to come is a hole.  `ServedPages`
-at the source knows what has to go: what must be there before the guest goes on, then what is asked
-for and what follows it, then the rest.
+at the source knows what has to go: what is asked for and what follows it, then the rest.
 A channel that breaks costs nothing: both wait, the destination then says what it has received, and
 the source goes on with everything else, also with what was on its way.
 The page tables of the destination notice its guest alone: other processes with a mapping of the
 same file, as the device's, find zeros in a page that is missing.  So what they use, rings and
-the driver's buffers, is `urgent` and has to come before the guest goes on.
+the driver's buffers, never is: it comes with the last pass, before the guest goes on.
 Not here: the faults themselves (missing), the stream.
 Units: balloon pages; sets of pages are bool arrays with a place for each pfn.
 """
@@ -16,6 +15,7 @@ Units: balloon pages; sets of pages are bool arrays with a place for each pfn.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 from enum import Enum, auto
 from typing import Final, NamedTuple
 
@@ -23,10 +23,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ballonet.errors import GuestMemoryError, PeerError, UsageError
-from ballonet.memory.runs import PageRuns
-from ballonet.units import pages_to_bytes
+from ballonet.memory.runs import PageRuns, merge_pfns
+from ballonet.units import BALLOON_PAGE_BYTES, pages_to_bytes
 
-__all__ = ["FaultAnswer", "MissingPages", "Run", "ServedPages"]
+__all__ = [
+    "FaultAnswer",
+    "MissingPages",
+    "Run",
+    "ServedPages",
+    "as_set",
+    "pages_of_ranges",
+    "runs_of",
+]
 
 Pages = NDArray[np.bool_]
 Int64s = NDArray[np.int64]
@@ -53,14 +61,11 @@ class FaultAnswer(Enum):
 class MissingPages:
     """What the destination has still to get."""
 
-    def __init__(self, missing: Pages, urgent: PageRuns | None = None) -> None:
-        """What is urgent matters only as far as it is missing. Raises: GuestMemoryError."""
+    def __init__(self, missing: Pages) -> None:
         self._announced = missing.copy()
         self._missing = missing.copy()
         self._asked = np.zeros(missing.size, np.bool_)
-        self._urgent = missing & _as_set(urgent, missing.size)
         self.left_pages = int(np.count_nonzero(missing))  #: still to come
-        self.urgent_pages = int(np.count_nonzero(self._urgent))  #: of them, before it runs
 
     @property
     def all_pages(self) -> int:
@@ -93,11 +98,11 @@ class MissingPages:
 
     def received(self) -> PageRuns:
         """What has arrived of what was to come; for the source, after a channel broke."""
-        return _runs_of(self._announced & ~self._missing)
+        return runs_of(self._announced & ~self._missing)
 
     def asked(self) -> PageRuns:
         """What was asked for and is not here; to be asked for again, after a channel broke."""
-        return _runs_of(self._asked & self._missing)
+        return runs_of(self._asked & self._missing)
 
     def _take(self, run: Run) -> Pages:
         """Which pages of a run are still missing; none of them is, after this."""
@@ -106,21 +111,27 @@ class MissingPages:
         chosen = self._missing[part].copy()
         self._missing[part] = False
         self.left_pages -= int(np.count_nonzero(chosen))
-        self.urgent_pages -= int(np.count_nonzero(chosen & self._urgent[part]))
         return chosen
 
 
 class ServedPages:
     """What the source has still to send."""
 
-    def __init__(self, missing: Pages, urgent: PageRuns | None = None) -> None:
-        """What is urgent matters only as far as it is missing. Raises: GuestMemoryError."""
+    def __init__(self, missing: Pages) -> None:
         self._missing = missing.copy()
-        self._first = missing & _as_set(urgent, missing.size)
         self._wanted: deque[int] = deque()
         self._is_wanted = np.zeros(missing.size, np.bool_)
         self._position = 0
         self._have_to_send(self._missing)
+
+    @property
+    def is_wanted(self) -> bool:
+        """Somebody waits for a page that was not sent."""
+        return any(self._left[pfn] for pfn in self._wanted)
+
+    def left(self) -> PageRuns:
+        """All that has still to be sent."""
+        return runs_of(self._left)
 
     def want(self, pfn: int) -> None:
         """The destination waits for a page; one that was sent is on its way.
@@ -140,8 +151,6 @@ class ServedPages:
         """
         if pages_max < 1:
             raise UsageError(f"{pages_max} pages cannot be sent")
-        if self.urgent_pages:
-            return self._send(self._next_pages(self._urgent, pages_max))
         while self._wanted:
             pfn = self._wanted.popleft()
             if self._left[pfn]:
@@ -153,20 +162,18 @@ class ServedPages:
     def resume(self, received: PageRuns) -> None:
         """There is a new channel, and the destination has received this and nothing else.
 
-        Raises: GuestMemoryError; PeerError, if it claims to have what was never sent.
+        Raises: GuestMemoryError; PeerError, if it claims to have received what was not to come.
         """
-        there = _as_set(received, self._left.size)
-        if (there & self._left).any():
-            raise PeerError("the destination claims to have pages that were never sent")
+        there = as_set(received, self._left.size)
+        if (there & ~self._missing).any():
+            raise PeerError("the destination claims to have received pages that were not to come")
         self._wanted.clear()
         self._is_wanted[:] = False
         self._have_to_send(self._missing & ~there)
 
     def _have_to_send(self, pages: Pages) -> None:
         self._left = pages.copy()
-        self._urgent = pages & self._first
         self.left_pages = int(np.count_nonzero(self._left))  #: still to be sent
-        self.urgent_pages = int(np.count_nonzero(self._urgent))  #: of them, before all others
 
     def _next_pages(self, pages: Pages, pages_max: int) -> Int64s:
         """The next of a set that is not empty, going on where the last were sent."""
@@ -182,10 +189,18 @@ class ServedPages:
     def _send(self, pfns: Int64s) -> PageRuns:
         self._position = int(pfns[-1]) + 1
         self.left_pages -= pfns.size
-        self.urgent_pages -= int(np.count_nonzero(self._urgent[pfns]))
-        self._left[pfns] = self._urgent[pfns] = False
+        self._left[pfns] = False
         breaks = np.flatnonzero(np.diff(pfns, prepend=-2) != 1)
         return PageRuns(pfns[breaks], np.diff(breaks, append=pfns.size))
+
+
+def pages_of_ranges(ranges: Iterable[tuple[int, int]]) -> PageRuns:
+    """All pages that ranges of guest memory, each an address and bytes, lie in or reach into."""
+    pfns: list[int] = []
+    for gpa, size in ranges:
+        first, last = gpa // BALLOON_PAGE_BYTES, (gpa + size - 1) // BALLOON_PAGE_BYTES
+        pfns += range(first, last + 1)
+    return merge_pfns(np.array(pfns, np.uint64))
 
 
 def _check(run: Run, all_pages: int) -> None:
@@ -194,22 +209,22 @@ def _check(run: Run, all_pages: int) -> None:
         raise GuestMemoryError(pages_to_bytes(run.first_pfn), pages_to_bytes(run.pages))
 
 
-def _as_set(runs: PageRuns | None, all_pages: int) -> Pages:
-    """Raises: GuestMemoryError."""
+def as_set(runs: PageRuns, all_pages: int) -> Pages:
+    """Pages of some runs. Raises: GuestMemoryError, if there are not so many."""
     found = np.zeros(all_pages, np.bool_)
-    if runs is not None:
-        for run in map(Run, runs.first_pfns.tolist(), runs.pages.tolist()):
-            _check(run, all_pages)
-            found[run.first_pfn : run.first_pfn + run.pages] = True
+    for run in map(Run, runs.first_pfns.tolist(), runs.pages.tolist()):
+        _check(run, all_pages)
+        found[run.first_pfn : run.first_pfn + run.pages] = True
     return found
 
 
-def _runs_of(pages: Pages) -> PageRuns:
+def runs_of(pages: Pages) -> PageRuns:
+    """A set of pages as runs."""
     borders = np.flatnonzero(np.diff(pages, prepend=False, append=False)).astype(np.int64)
     return PageRuns(borders[::2], borders[1::2] - borders[::2])
 
 
 def _runs_from(first_pfn: int, pages: Pages) -> list[Run]:
     """Runs of a part of the memory that begins at `first_pfn`."""
-    runs = _runs_of(pages)
+    runs = runs_of(pages)
     return list(map(Run, (runs.first_pfns + first_pfn).tolist(), runs.pages.tolist()))

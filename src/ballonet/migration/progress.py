@@ -5,13 +5,14 @@ Source: QEMU qapi/migration.json MigrationInfo, MigrationStats.  Units: bytes, m
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
 from ballonet.migration.passes import Passes
+from ballonet.migration.postcopy_passes import Following
 from ballonet.units import BALLOON_PAGE_BYTES, pages_to_bytes
 
-__all__ = ["Progress", "progress_of"]
+__all__ = ["Progress", "progress_of", "with_following"]
 
 _NS_PER_MS: Final = 1_000_000
 
@@ -36,6 +37,9 @@ class Progress:
     eta_ms: int | None = None
     throttle_percent: int = 0
     has_hints: bool = False
+    wanted_pages: int = 0  #: that a guest in post-copy has asked for
+    postcopy_bytes: int = 0  #: sent after it
+    note: str = ""  #: what whoever watches should know
 
     def as_fields(self) -> dict[str, Any]:
         """For the engine's reports."""
@@ -54,6 +58,8 @@ class Progress:
             "mbps": self.bytes_per_s * 8 / 1e6,
             "dirty-sync-count": self.passes,
             "page-size": BALLOON_PAGE_BYTES,
+            "postcopy-requests": self.wanted_pages,
+            "postcopy-bytes": self.postcopy_bytes,
             "x-ballonet-hinted": self.hinted_pages,
             "x-ballonet-verified": self.verified_pages,
         }
@@ -78,4 +84,19 @@ def progress_of(passes: Passes, total_pages: int, begun_ns: int, now_ns: int) ->
         expected_downtime_ms=None if expected_ns is None else expected_ns // _NS_PER_MS,
         eta_ms=None if eta_ns is None else eta_ns // _NS_PER_MS,
         throttle_percent=convergence.throttle_percent,
+    )
+
+
+def with_following(before: Progress, following: Following, total_ms: int) -> Progress:
+    """The figures while memory follows the guest; `before`: as it went, or the channel broke."""
+    return replace(
+        before,
+        transferred_bytes=before.transferred_bytes + following.sent_bytes,
+        remaining_bytes=pages_to_bytes(following.left_pages),
+        wanted_pages=before.wanted_pages + following.wanted_pages,
+        postcopy_bytes=before.postcopy_bytes + following.sent_bytes,
+        total_ms=total_ms,
+        expected_downtime_ms=None,
+        eta_ms=None,
+        throttle_percent=0,
     )

@@ -52,7 +52,7 @@ _RUN_PAGES_MAX: Final = (1 << 32) - 1
 
 _RUN: Final = np.dtype([("first_pfn", "<u8"), ("pages", "<u4")])
 _REGION: Final = np.dtype([("gpa", "<u8"), ("size", "<u8"), ("page_bytes", "<u8")])
-_BEGIN: Final = Struct("<II")
+_BEGIN: Final = Struct("<IIQ")
 _NUMBER: Final = Struct("<Q")
 _BOOL: Final = Struct("<I")
 _STATE: Final = Struct("<III")
@@ -98,7 +98,7 @@ def pack_table(record: Record) -> bytes:
         case Begin():
             flags = _CHECKSUMS * record.has_checksums | _POSTCOPY * record.may_postcopy
             regions = np.array(list(record.regions), _REGION).tobytes()
-            return _BEGIN.pack(BALLOON_PAGE_BYTES, flags) + regions
+            return _BEGIN.pack(BALLOON_PAGE_BYTES, flags, record.migration_id) + regions
         case Pass():
             return _NUMBER.pack(record.number)
         case Pages() | Holes() | Verify():
@@ -139,7 +139,7 @@ def parse_record(kind: RecordType, table: memoryview, data: memoryview) -> Recor
 
 
 def _parse_begin(table: memoryview, _: memoryview) -> Begin:
-    page_bytes, flags = _BEGIN.unpack_from(table)
+    page_bytes, flags, migration_id = _BEGIN.unpack_from(table)
     if page_bytes != BALLOON_PAGE_BYTES:
         raise WireError("page_bytes", page_bytes, f"must be {BALLOON_PAGE_BYTES}", _SOURCE)
     if flags & ~(_CHECKSUMS | _POSTCOPY):
@@ -149,6 +149,7 @@ def _parse_begin(table: memoryview, _: memoryview) -> Begin:
         regions=tuple(GuestRegion(*region) for region in regions),
         has_checksums=bool(flags & _CHECKSUMS),
         may_postcopy=bool(flags & _POSTCOPY),
+        migration_id=migration_id,
     )
 
 

@@ -6,6 +6,7 @@ brackets what follows it as data:
 
     source to destination
      1 BEGIN      page_bytes u32 = 4096, flags u32 (1 checksums of pages, 2 post-copy may follow),
+                  id u64 of the migration, which a new channel after a broken one repeats,
                   then for each region gpa u64, size u64, page_bytes u64
      2 PASS       number u64, from 1: a new pass over memory begins
      3 PAGES      runs (the pages themselves, in the order of the runs, at most 1 MiB)
@@ -18,7 +19,8 @@ brackets what follows it as data:
                   they must be at the destination now
     destination to source
     16 READY      BEGIN was accepted
-    17 LOADED     everything was checked and loaded, the guest can run once GO comes
+    17 LOADED     everything was checked and loaded, the guest can run once GO comes; in post-copy
+                  once more after END: all memory is there
     18 WANTED     pfn u64: the guest waits for this page
     19 RECEIVED   is_last u32, then runs that have arrived, for a new start of a broken channel
     20 FAILED     one line of UTF-8: why the destination has given up
@@ -128,6 +130,7 @@ class Begin:
     regions: tuple[GuestRegion, ...]
     has_checksums: bool  #: of the pages themselves; everything else always has
     may_postcopy: bool
+    migration_id: int = 0  #: at random, so that no two guests are mixed up over a new channel
 
 
 @dataclass(frozen=True, slots=True)

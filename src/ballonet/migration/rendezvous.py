@@ -52,6 +52,11 @@ class Listener:
         """Readable when a source has come."""
         return self._sock.fileno()
 
+    @property
+    def accepts_more(self) -> bool:
+        """Another source may come after the first; not so over a connection that was inherited."""
+        return _listens(self._sock)
+
     def accept(self) -> SocketChannel:
         """Wait for a source, for as long as it takes. Raises: MigrationError."""
         if not _listens(self._sock):

@@ -65,15 +65,16 @@ class StreamSender:
         self._words = np.empty((PAGES_MAX, WORDS), np.uint64)
         self._buffer = self._words.data.cast("B")
         self._passes = 0
+        self.sent_bytes = 0  #: of everything
 
     @property
     def totals(self) -> Totals:
         """What has been sent."""
         return self._writer.totals
 
-    def begin(self, *, has_checksums: bool, may_postcopy: bool) -> None:
+    def begin(self, *, has_checksums: bool, may_postcopy: bool, migration_id: int = 0) -> None:
         """The first record. Raises: MigrationError, as all of these do."""
-        self._send(Begin(self._regions, has_checksums, may_postcopy))
+        self._send(Begin(self._regions, has_checksums, may_postcopy, migration_id))
 
     def begin_pass(self) -> None:
         """Announce the next pass over memory."""
@@ -149,4 +150,6 @@ class StreamSender:
     def _send(self, record: Record) -> None:
         buffers = self._writer.pack(record)
         self._channel.send(buffers)
-        self._sent(sum(map(len, buffers)))
+        size = sum(map(len, buffers))
+        self.sent_bytes += size
+        self._sent(size)

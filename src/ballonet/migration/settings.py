@@ -13,6 +13,7 @@ class OnTimeout(Enum):
 
     CANCEL = "cancel"  #: the guest goes on at the source
     FORCE = "force"  #: the guest is stopped for as long as the rest takes
+    POSTCOPY = "post-copy"  #: the guest goes on at the destination, and the rest follows it
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,3 +30,4 @@ class MigrationSettings:
     checksums: bool = True  #: of the contents of pages; everything else always has one
     verifies: bool = False  #: the destination compares all that it has got, before it has the guest
     postcopy: bool = False  #: the guest may go on before all of its memory is there
+    postcopy_bandwidth_bytes_per_s: int | None = None  #: of what nobody waits for; None: no limit

@@ -46,6 +46,7 @@ _EVENT_PAGEFAULT: Final = 0x12
 _MESSAGES_MAX: Final = 64  # read at once
 
 _PROTECT_ON: Final = 1  # UFFDIO_WRITEPROTECT_MODE_WP
+_PROTECTED: Final = 2  # UFFDIO_COPY_MODE_WP
 _READ, _READ_WRITE = 2, 3  # directions of _IOR and _IOWR [asm-generic/ioctl.h]
 
 
@@ -125,15 +126,22 @@ class Userfault:
         request = _PROTECT_STRUCT.pack(address, length, _PROTECT_ON)
         self._call(_UFFDIO_WRITEPROTECT, "protecting", request)
 
-    def copy(self, address: int, content: bytes | memoryview) -> None:
+    def unprotect(self, address: int, length: int) -> None:
+        """Let it be written; whoever waits to write goes on. Raises: SystemCallError."""
+        request = _PROTECT_STRUCT.pack(address, length, 0)
+        self._call(_UFFDIO_WRITEPROTECT, "no longer protecting", request)
+
+    def copy(self, address: int, content: bytes | memoryview, *, protected: bool = False) -> None:
         """Put whole pages where none are, and let whoever waits for them go on.
 
+        If they are `protected`, they can be read, but not written before `unprotect`.
         Raises: SystemCallError; FileExistsError is its cause if one of the pages is there.
         """
+        mode = _PROTECTED if protected else 0
         source = int(np.frombuffer(content, np.uint8).ctypes.data)
         done, length = 0, len(content)
         while done < length:
-            layout = (address + done, source + done, length - done, 0, 0)
+            layout = (address + done, source + done, length - done, mode, 0)
             done += self._fill(_UFFDIO_COPY, _COPY_STRUCT, layout)
 
     def zero(self, address: int, length: int) -> None:

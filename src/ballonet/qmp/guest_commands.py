@@ -43,6 +43,12 @@ class MigrationParameter:
 PARAMETERS: Final = (
     MigrationParameter("downtime-limit", 300, 2_000_000, "milliseconds the guest may stand still"),
     MigrationParameter("max-bandwidth", 0, 2**63 - 1, "bytes a second; 0: no limit"),
+    MigrationParameter(
+        "max-postcopy-bandwidth",
+        0,
+        2**63 - 1,
+        "bytes a second for what nobody waits for; 0: no limit",
+    ),
     MigrationParameter("x-ballonet-timeout", 0, 2**31, "milliseconds before the stop; 0: no limit"),
     MigrationParameter("x-ballonet-force", 0, 1, "1: stop the guest then; 0: give up"),
     MigrationParameter("x-ballonet-head-start", 100, 60_000, "milliseconds to hear what is free"),

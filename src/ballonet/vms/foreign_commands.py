@@ -119,5 +119,5 @@ def may_be_sent_to_migrate(command: str, arguments: Mapping[str, object]) -> boo
         case "migrate-set-parameters":
             return set(arguments) <= set(MIGRATION_PARAMETERS)
         case "migrate":
-            return set(arguments) == {"uri"}
+            return set(arguments) in ({"uri"}, {"uri", "resume"})
     return command in MIGRATION_COMMANDS

@@ -37,8 +37,11 @@ class MachineMigration(Protocol):
         """Change some."""
         ...
 
-    async def begin(self, uri: str) -> None:
-        """Begin; that it has begun does not mean that the destination is there."""
+    async def begin(self, uri: str, *, resumes: bool = False) -> None:
+        """Begin; that it has begun does not mean that the destination is there.
+
+        `resumes`: go on with a post-copy that was interrupted.
+        """
         ...
 
     async def begin_postcopy(self) -> None:

@@ -40,6 +40,8 @@ _SETTLE_LOOK_S: Final = 0.05
 #: For so long a monitor that was lost is tried again, so often.
 _REACH_AGAIN_S: Final = 15.0
 _AGAIN_S: Final = 0.5
+#: QEMU says that a post-copy is interrupted until it has found the destination again.
+_RESUME_S: Final = 5.0
 _UNKNOWN: Final = (
     "the outcome is not known: do not begin again, and end neither VM, before `ballonet info` shows"
     " which of them runs"
@@ -130,22 +132,29 @@ class Migration:
         if not self._before.stage.is_over:
             raise MigrationError("another migration of this machine is on its way")
         self._ran_before = not await vm.is_paused()
-        await self._setup.apply(migration, self._request)
+        if not self._request.resumes:
+            await self._prepare(vm)
+        elif self._before.stage is not MigrationStage.SPLIT:
+            raise MigrationError("no post-copy of this machine is interrupted")
+        self._is_sent = True
+        self._begun_s = time.monotonic()
+        self._rates = MigrationRates(self._begun_s)
+        try:
+            await migration.begin(self._request.uri, resumes=self._request.resumes)
+        except CommandRefusedError:
+            self._is_sent = False
+            raise
+        self._is_begun = True
+
+    async def _prepare(self, vm: Machine) -> None:
+        """Settings, and size."""
+        await self._setup.apply(vm.migration, self._request)
         if self._setup.has_postcopy:
             with suppress(GuestError, CommandRefusedError):  # it has no balloon
                 if await vm.hints_free_pages():
                     self._viewer.say("free page hints do nothing with post-copy: all is sent")
         if self._request.squeezes:
             await self._squeeze.begin(vm)
-        self._is_sent = True
-        self._begun_s = time.monotonic()
-        self._rates = MigrationRates(self._begun_s)
-        try:
-            await migration.begin(self._request.uri)
-        except CommandRefusedError:
-            self._is_sent = False
-            raise
-        self._is_begun = True
 
     async def _follow(self, vm: Machine) -> None:
         """To the end, whatever it is. Raises: MonitorError, MigrationError."""
@@ -157,16 +166,24 @@ class Migration:
             self._is_begun = True
             now_s = time.monotonic()
             self._viewer.show(self._rates.see(now_s, look))
-            if look.stage.is_over:
+            if look.stage.is_over and not self._is_resuming(look, now_s):
                 await self._settle(vm)
                 return
             await self._steer(vm, look, now_s)
             await vm.migration.wait(_LOOK_S)
 
+    def _is_resuming(self, look: MigrationLook, now_s: float) -> bool:
+        """It is interrupted still, and not again."""
+        is_new = look.reason == self._before.reason and now_s < self._begun_s + _RESUME_S
+        return self._request.resumes and look.stage is MigrationStage.SPLIT and is_new
+
     async def _take_look(self, vm: Machine) -> MigrationLook:
         """Raises: MigrationError, if it was cancelled and does not end; MonitorError."""
-        self._look = look = await vm.migration.look()
-        self._lost_s = None
+        noted, look = self._look.note, await vm.migration.look()
+        self._look, self._lost_s = look, None
+        self._is_going |= look.stage is MigrationStage.AFTER
+        if look.note not in ("", noted) and not self._request.resumes:
+            self._viewer.say(look.note)
         overdue = self._end_by_s is not None and time.monotonic() > self._end_by_s
         if overdue and not look.stage.is_over:
             raise MigrationError(f"{look.status} {_CANCEL_S:.0f} s after it was cancelled")

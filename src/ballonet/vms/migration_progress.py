@@ -71,6 +71,7 @@ class MigrationLook:
 
     status: str = "none"  #: QEMU's word
     reason: str = ""  #: why it failed, in its words, on one line
+    note: str = ""  #: what a machine of ours wants people to know, on one line
     total_bytes: int = 0  #: of memory
     remaining_bytes: int = 0  #: of it, in this pass
     transferred_bytes: int = 0  #: on the wire
@@ -92,11 +93,13 @@ def parse_look(reply: object) -> MigrationLook:
     """Read a reply of `query-migrate`. Raises: MonitorError, if it is something else."""
     status = optional(reply, "status", str, _COMMAND)
     reason = optional(reply, "error-desc", str, _COMMAND) or ""
+    note = optional(reply, "x-ballonet-note", str, _COMMAND) or ""
     ram = optional(reply, "ram", dict, _COMMAND) or {}
     total_bytes = _count(ram, "total")
     return MigrationLook(
         status=_one_line(status, _STATUS_LETTERS) if status else "none",
         reason=_one_line(reason, _REASON_LETTERS),
+        note=_one_line(note, _REASON_LETTERS),
         total_bytes=total_bytes,
         remaining_bytes=min(_count(ram, "remaining"), total_bytes),
         transferred_bytes=_count(ram, "transferred"),

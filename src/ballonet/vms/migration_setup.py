@@ -35,6 +35,7 @@ class MigrationRequest:
     squeezes: bool = False
     hints: bool = True
     verifies: bool = False
+    resumes: bool = False  #: a post-copy that was interrupted goes on
 
     def capabilities(self) -> dict[str, bool]:
         """Those without which it is not what was asked for: what to switch, under QEMU's names."""

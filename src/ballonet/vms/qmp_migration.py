@@ -63,9 +63,12 @@ class QmpMigration:
         """Change some."""
         await self._monitor.execute_to_migrate("migrate-set-parameters", values)
 
-    async def begin(self, uri: str) -> None:
-        """Begin; that it has begun does not mean that the destination is there."""
-        await self._monitor.execute_to_migrate("migrate", {"uri": uri})
+    async def begin(self, uri: str, *, resumes: bool = False) -> None:
+        """Begin, or go on; that it has begun does not mean that the destination is there."""
+        arguments: dict[str, object] = {"uri": uri}
+        await self._monitor.execute_to_migrate(
+            "migrate", arguments | {"resume": True} if resumes else arguments
+        )
 
     async def begin_postcopy(self) -> None:
         """Have the guest go on at the destination now; there is no way back."""

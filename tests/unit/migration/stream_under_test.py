@@ -86,9 +86,11 @@ def verify(fills: Iterable[int], *pairs: tuple[int, int]) -> Verify:
     return Verify(make_runs(*pairs), (memoryview(raw),))
 
 
-def begin(*, has_checksums: bool = True, may_postcopy: bool = False) -> Begin:
+def begin(
+    *, has_checksums: bool = True, may_postcopy: bool = False, migration_id: int = 0
+) -> Begin:
     """For the memory above."""
-    return Begin(REGIONS, has_checksums, may_postcopy)
+    return Begin(REGIONS, has_checksums, may_postcopy, migration_id)
 
 
 def small_migration() -> list[Record]:

@@ -309,9 +309,8 @@ def test_post_copy_needs_the_right_totals_and_every_state() -> None:
 def test_post_copy_goes_on_over_a_new_channel_from_where_it_was() -> None:
     incoming = fed(in_postcopy((4, 2)), pages([5], (4, 1)))
     incoming.resume()
+    incoming.resume()  # the first new channel broke before it had said anything
     assert incoming.may_run
-    with pytest.raises(UsageError):
-        incoming.resume()
     fed(incoming, begin(may_postcopy=True), pages([6], (5, 1)), End(Totals(1, 0, 2)))
     assert incoming.is_complete
     assert contents(incoming) == {0: page(1), 4: page(5), 5: page(6)}
@@ -320,3 +319,35 @@ def test_post_copy_goes_on_over_a_new_channel_from_where_it_was() -> None:
 def test_only_post_copy_can_be_resumed() -> None:
     with pytest.raises(UsageError):
         fed(destination(), begin(), Pass(1)).resume()
+    complete = fed(in_postcopy(), End(Totals(1, 0, 4)))
+    with pytest.raises(UsageError):
+        complete.resume()
+    refused = fed(destination(), begin())
+    with pytest.raises(StreamError):
+        refused.feed(Pass(2))
+    with pytest.raises(UsageError):
+        refused.resume()
+
+
+def test_a_record_that_is_refused_in_post_copy_has_brought_nothing_and_ends_its_channel() -> None:
+    incoming = in_postcopy((4, 2))
+    with pytest.raises(StreamError, match="here already"):
+        incoming.feed(pages([5, 6], (4, 1), (7, 1)))
+    assert not incoming.may_run
+    incoming.resume()
+    incoming.feed(begin(may_postcopy=True))
+    assert numbers(incoming.missing) == [4, 5]
+    assert numbers(incoming.arrived) == []
+
+
+def test_a_new_channel_of_another_migration_is_refused() -> None:
+    incoming = fed(
+        destination(NONE), begin(may_postcopy=True, migration_id=7), Pass(1), pages([1], (0, 1))
+    )
+    incoming.feed(Postcopy(incoming.totals, is_last=True, runs=make_runs((4, 2))))
+    incoming.resume()
+    with pytest.raises(StreamError, match="another migration"):
+        incoming.feed(begin(may_postcopy=True, migration_id=8))
+    incoming.resume()
+    incoming.feed(begin(may_postcopy=True, migration_id=7))
+    assert incoming.phase is Phase.POSTCOPY

@@ -12,7 +12,14 @@ from numpy.typing import NDArray
 
 from ballonet.errors import GuestMemoryError, PeerError, UsageError
 from ballonet.memory.runs import PageRuns
-from ballonet.migration.postcopy import FaultAnswer, MissingPages, Run, ServedPages
+from ballonet.migration.postcopy import (
+    FaultAnswer,
+    MissingPages,
+    Run,
+    ServedPages,
+    as_set,
+    pages_of_ranges,
+)
 
 ALL: Final = 64
 Pages = NDArray[np.bool_]
@@ -73,16 +80,6 @@ def test_a_hole_is_filled_only_where_somebody_waits() -> None:
     assert missing.left_pages == 0
 
 
-def test_what_is_urgent_counts_only_where_it_is_missing() -> None:
-    missing = MissingPages(pages(3, 4, 9), runs((0, 5)))
-    assert (missing.urgent_pages, missing.left_pages) == (2, 3)
-    missing.arrived(Run(9, 1))
-    assert missing.urgent_pages == 2
-    missing.are_holes(Run(3, 2))
-    missing.arrived(Run(3, 2))
-    assert (missing.urgent_pages, missing.left_pages) == (0, 0)
-
-
 def test_after_a_broken_channel_each_end_knows_what_to_say() -> None:
     missing = MissingPages(pages(3, 4, 5, 9))
     missing.fault(5)
@@ -102,7 +99,7 @@ def test_pages_that_are_not_the_guests_are_refused(run: Run) -> None:
     with pytest.raises(GuestMemoryError):
         served.resume(strange)
     with pytest.raises(GuestMemoryError):
-        ServedPages(pages(3), strange)
+        as_set(strange, ALL)
     for pfn in (-1, ALL):
         with pytest.raises(GuestMemoryError):
             served.want(pfn)
@@ -136,21 +133,12 @@ def test_what_was_sent_is_not_sent_again_because_it_is_wanted() -> None:
     assert served.take(1) is None
 
 
-def test_what_is_urgent_comes_before_what_is_wanted() -> None:
-    served = ServedPages(pages(1, 2, 3, 20, 21), runs((19, 2), (2, 1)))
-    served.want(1)
-    assert (served.urgent_pages, served.left_pages) == (2, 5)
-    assert take(served) == [(2, 1), (20, 1)]
-    assert (served.urgent_pages, served.left_pages) == (0, 3)
-    assert all_of(served) == [[(1, 1)], [(3, 1), (21, 1)]]
-
-
 def test_a_new_channel_gets_what_was_on_its_way_and_nothing_that_arrived() -> None:
-    served = ServedPages(pages(1, 2, 3, 8, 9), runs((8, 1)))
-    assert [take(served, 2) for _ in range(3)] == [[(8, 1)], [(9, 1)], [(1, 2)]]
+    served = ServedPages(pages(1, 2, 3, 8, 9))
+    assert [take(served, 2) for _ in range(2)] == [[(1, 2)], [(3, 1), (8, 1)]]
     served.resume(runs((1, 1)))
-    assert (served.urgent_pages, served.left_pages) == (1, 4)
-    assert all_of(served) == [[(8, 1)], [(9, 1)], [(2, 2)]]
+    assert served.left_pages == 4
+    assert all_of(served) == [[(9, 1)], [(2, 2), (8, 1)]]
 
 
 def test_what_is_wanted_again_over_a_new_channel_comes_first_again() -> None:
@@ -162,12 +150,32 @@ def test_what_is_wanted_again_over_a_new_channel_comes_first_again() -> None:
     assert take(served) == [(30, 1)]
 
 
-def test_who_claims_to_have_what_was_never_sent_is_refused() -> None:
+def test_memory_in_bytes_is_the_pages_that_it_reaches_into() -> None:
+    assert listed(pages_of_ranges([(0x1FFF, 2), (0x5000, 0x1000), (0x9000, 1)])) == [
+        (1, 2),
+        (5, 1),
+        (9, 1),
+    ]
+    assert listed(pages_of_ranges([])) == []
+
+
+def test_who_claims_to_have_received_what_was_not_to_come_is_refused() -> None:
     served = ServedPages(pages(1, 2))
     served.take(1)
-    with pytest.raises(PeerError, match="never sent"):
-        served.resume(runs((1, 2)))
+    with pytest.raises(PeerError, match="not to come"):
+        served.resume(runs((2, 2)))
     assert all_of(served) == [[(2, 1)]]
+
+
+def test_whoever_waits_is_known_until_the_page_was_sent() -> None:
+    served = ServedPages(pages(1, 30))
+    assert not served.is_wanted
+    served.want(30)
+    assert served.is_wanted
+    assert listed(served.left()) == [(1, 1), (30, 1)]
+    take(served)
+    assert not served.is_wanted
+    assert listed(served.left()) == [(1, 1)]
 
 
 def test_nothing_cannot_be_sent_at_a_time() -> None:

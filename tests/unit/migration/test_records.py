@@ -37,9 +37,9 @@ TOTALS = Totals(1, 2, 3)
 #: Each record, and its table in hexadecimal, written from the layout in records.py.
 GOLDEN: dict[str, tuple[Record, str]] = {
     "BEGIN": (
-        begin(may_postcopy=True),
+        begin(may_postcopy=True, migration_id=0x1234),
         (
-            "00100000 03000000"
+            "00100000 03000000 3412000000000000"
             "0000000000000000 0000010000000000 0010000000000000"
             "0000020000000000 0000010000000000 0010000000000000"
         ),
@@ -114,9 +114,9 @@ def table_of_runs(*runs: tuple[int, int]) -> bytes:
 
 
 WRONG: dict[str, tuple[RecordType, bytes, bytes]] = {
-    "pages of another size": (RecordType.BEGIN, struct.pack("<IIQQQ", 65536, 0, 0, 1, 1), b""),
-    "an unknown flag": (RecordType.BEGIN, struct.pack("<IIQQQ", 4096, 4, 0, 1, 1), b""),
-    "half a region": (RecordType.BEGIN, struct.pack("<IIQQQQ", 4096, 0, 0, 1, 1, 1), b""),
+    "pages of another size": (RecordType.BEGIN, struct.pack("<IIQQQQ", 65536, 0, 9, 0, 1, 1), b""),
+    "an unknown flag": (RecordType.BEGIN, struct.pack("<IIQQQQ", 4096, 4, 9, 0, 1, 1), b""),
+    "half a region": (RecordType.BEGIN, struct.pack("<IIQQQQQ", 4096, 0, 9, 0, 1, 1, 1), b""),
     "a run of nothing": (RecordType.HOLES, table_of_runs((3, 0)), b""),
     "a page beyond all addresses": (RecordType.HOLES, table_of_runs((1 << 51, 1)), b""),
     "a page number of 64 bits": (RecordType.HOLES, table_of_runs(((1 << 64) - 1, 2)), b""),

@@ -77,7 +77,8 @@ def switch(*names: str) -> dict[str, object]:
     [
         ("query-migrate", {}, True),
         ("migrate", {"uri": "unix:/x"}, True),
-        ("migrate", {"uri": "unix:/x", "resume": True}, False),
+        ("migrate", {"uri": "unix:/x", "resume": True}, True),
+        ("migrate", {"uri": "unix:/x", "blk": True}, False),
         ("migrate-set-capabilities", switch("events", "postcopy-ram"), True),
         ("migrate-set-capabilities", switch("events", "x-colo"), False),
         ("migrate-set-capabilities", switch("pause-before-switchover"), False),
