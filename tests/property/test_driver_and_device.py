@@ -28,7 +28,7 @@ from ballonet.memory.runs import DiscardResult, Ranges
 from ballonet.virtio.features import BALLOON_FEATURES, RING_FEATURES, Feature
 
 MEMORY_BYTES = 24 * MIB
-HISTORIES = 2000
+HISTORIES = 1200
 MOVED_HISTORIES = 100
 STEPS_MAX = 40
 
