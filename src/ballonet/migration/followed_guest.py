@@ -84,6 +84,8 @@ class FollowedGuest:
             Userfault(self._userfault_fd).unregister(self._address, self._guest.size)
 
     def _begin(self, *, is_first: bool) -> None:
+        if not is_first:
+            self._answers = None  # it was the last one's
         journal = self.journal
         missing = journal.missing(self._guest.memory_fd)
         self._memory = MissingMemory(
@@ -98,7 +100,6 @@ class FollowedGuest:
         if is_first:
             self._guest.hand_states_over()
             return
-        self._answers = None
         self._incoming.resume(runs_of(journal.announced & ~missing))
         self._interrupted("the process that received was killed")
 
