@@ -11,12 +11,11 @@ from __future__ import annotations
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ballonet.balloon.facts import PagesHinted
 from ballonet.memory.runs import PageRuns
 
-__all__ = ["RUNS_MAX", "HintedPages", "join_runs", "runs_to_bools"]
+__all__ = ["RUNS_MAX", "HintedPages", "join_runs"]
 
 #: 16 MiB of them; Linux hints blocks of 4 MiB, so these would be 4 TiB of guest.  What is beyond
 #: is sent like any other page.
@@ -82,16 +81,6 @@ def join_runs(parts: list[PageRuns]) -> PageRuns:
     starts = firsts[np.concatenate(([0], begins))]
     stops = ends[np.concatenate((begins, [ends.size])) - 1]
     return PageRuns(starts, stops - starts)
-
-
-def runs_to_bools(runs: PageRuns, pages: int) -> NDArray[np.bool_]:
-    """One flag for each of a guest's pages; what lies beyond them is left out."""
-    steps = np.zeros(pages + 1, np.int64)
-    firsts = np.minimum(runs.first_pfns, pages)
-    ends = np.minimum(runs.first_pfns + runs.pages, pages)
-    np.add.at(steps, firsts, 1)
-    np.add.at(steps, ends, -1)
-    return np.cumsum(steps[:-1]) > 0
 
 
 def _no_runs() -> PageRuns:

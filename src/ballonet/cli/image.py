@@ -92,7 +92,7 @@ def diff(path: Path, guest: int, *, as_json: bool) -> None:
             runs = diff_image(reader, memory, show)
         still = is_stopped(guest)
     if as_json:
-        listed = list(zip(runs.first_pfns.tolist(), runs.pages.tolist(), strict=True))
+        listed = list(runs.pairs())
         fields = {"path": str(path), "guest_pid": guest, "is_stopped": still}
         fields |= {"differing_pages": runs.total_pages, "runs": listed}
         click.echo(json.dumps(fields))

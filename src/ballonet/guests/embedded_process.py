@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import socket
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from typing import Any, Final, Self
 
 from ballonet.errors import GuestError
 from ballonet.guests.embedded import EmbeddedGuestSettings
+from ballonet.guests.request_line import RequestLine
 
 __all__ = ["EmbeddedGuest"]
 
@@ -29,8 +29,7 @@ class EmbeddedGuest:
         self.release = "embedded"
         self._lock = Lock()
         self._process: subprocess.Popen[bytes] | None = None
-        self._line: socket.socket | None = None
-        self._received = b""
+        self._line: RequestLine | None = None
 
     def __enter__(self) -> Self:
         self.start()
@@ -60,7 +59,7 @@ class EmbeddedGuest:
         """Boot; returns when its driver is ready. Raises: GuestError."""
         ours, theirs = socket.socketpair()
         with theirs:
-            self._line = ours
+            self._line = RequestLine(ours)
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "ballonet", *self._arguments(theirs.fileno())],
                 stdin=subprocess.DEVNULL,
@@ -94,23 +93,14 @@ class EmbeddedGuest:
         with self._lock:
             if self._line is None:
                 raise GuestError("the guest does not run")
-            self._line.settimeout(timeout_s)
             try:
-                self._line.sendall(json.dumps({"do": what, **arguments}).encode() + b"\n")
-                while b"\n" not in self._received:
-                    data = self._line.recv(1 << 16)
-                    if not data:
-                        raise self._lost("ended")
-                    self._received += data
+                return self._line.ask(what, arguments, timeout_s)
             except TimeoutError as error:
                 raise GuestError(f"the guest does not answer to {what}") from error
+            except EOFError as error:
+                raise self._lost("ended") from error
             except OSError as error:
                 raise self._lost("is gone") from error
-            line, _, self._received = self._received.partition(b"\n")
-        answer = json.loads(line)
-        if "error" in answer:
-            raise GuestError(f"{what}: {answer['error']}")
-        return answer["result"]
 
     def meminfo(self) -> dict[str, int]:
         """As /proc/meminfo names it, in bytes. Raises: GuestError."""

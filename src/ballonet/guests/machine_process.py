@@ -6,18 +6,18 @@ directory in their command lines: whoever made it as a `PrivateDirectory` ends t
 
 from __future__ import annotations
 
-import json
 import socket
 import subprocess
 import sys
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
 from ballonet.errors import GuestError
+from ballonet.guests.request_line import RequestLine
 from ballonet.runtime.monitor_socket import MonitorSocket
 
 __all__ = ["MachineProcess", "MachineSettings"]
@@ -44,8 +44,7 @@ class MachineProcess:
         self._directory, self._name, self._settings = directory, name, settings
         self.uri: Final = f"unix:{self._path('incoming')}"
         self._stack = ExitStack()
-        self._line: socket.socket
-        self._received = b""
+        self._line: RequestLine
         self._guest: subprocess.Popen[bytes]
         self._device: subprocess.Popen[bytes]
         self._monitor: MonitorSocket
@@ -55,7 +54,7 @@ class MachineProcess:
             self._device = self._start(stack, self._device_arguments())
             self._wait_for("device", self._device)
             ours, theirs = socket.socketpair()
-            self._line = stack.enter_context(ours)
+            self._line = stack.enter_context(closing(RequestLine(ours)))
             with theirs:
                 fd = theirs.fileno()
                 self._guest = self._start(stack, self._guest_arguments(fd), fd)
@@ -94,21 +93,12 @@ class MachineProcess:
 
     def ask(self, what: str, **arguments: object) -> Any:  # noqa: ANN401 - JSON
         """Ask the guest itself; answered when it has arrived. Raises: GuestError."""
-        self._line.settimeout(_ANSWER_S)
         try:
-            self._line.sendall(json.dumps({"do": what, **arguments}).encode() + b"\n")
-            while b"\n" not in self._received:
-                data = self._line.recv(1 << 16)
-                if not data:
-                    raise GuestError(f"the guest of {self._name} has ended")
-                self._received += data
+            return self._line.ask(what, arguments, _ANSWER_S)
+        except EOFError as error:
+            raise GuestError(f"the guest of {self._name} has ended") from error
         except OSError as error:
             raise GuestError(f"the guest of {self._name} does not answer: {error}") from error
-        line, _, self._received = self._received.partition(b"\n")
-        answer = json.loads(line)
-        if "error" in answer:
-            raise GuestError(f"{what}: {answer['error']}")
-        return answer["result"]
 
     def execute(self, command: str, **arguments: object) -> Any:  # noqa: ANN401 - JSON
         """A command of the guest's monitor. Raises: MonitorError."""

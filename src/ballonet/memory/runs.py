@@ -46,6 +46,10 @@ class PageRuns(NamedTuple):
         """Balloon pages in all the runs."""
         return int(self.pages.sum())
 
+    def pairs(self) -> Iterator[tuple[int, int]]:
+        """First page and number of pages of each run; for few runs, or work that costs more."""
+        return zip(self.first_pfns.tolist(), self.pages.tolist(), strict=True)
+
 
 class Ranges(NamedTuple):
     """Byte ranges inside one region: ascending, whole host pages, never touching."""

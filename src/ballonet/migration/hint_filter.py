@@ -85,7 +85,7 @@ class HintFilter:
 
 def _move(pending: NDArray[np.bool_], left_out: NDArray[np.bool_], runs: PageRuns) -> int:
     moved = 0
-    for first, pages in zip(runs.first_pfns.tolist(), runs.pages.tolist(), strict=True):
+    for first, pages in runs.pairs():
         part = pending[first : first + pages]
         moved += int(np.count_nonzero(part))
         left_out[first : first + pages] |= part

@@ -18,7 +18,7 @@ Units: balloon pages, bytes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from enum import Enum
 from typing import Final, NoReturn
 
@@ -162,7 +162,7 @@ class Incoming:
         """
         if not self._is_in_postcopy:
             raise UsageError(f"a migration is resumed {self.phase.value}")
-        for first, pages in _pairs(arrived) if arrived is not None else ():
+        for first, pages in arrived.pairs() if arrived is not None else ():
             self._missing[first : first + pages] = False
             self._arrived[first : first + pages] = True
         self.phase = Phase.RESUMED
@@ -227,7 +227,7 @@ class Incoming:
         self._check_bounds(record)
         if phase is not Phase.POSTCOPY:
             return
-        parts = [slice(first, first + pages) for first, pages in _pairs(record.runs)]
+        parts = [slice(first, first + pages) for first, pages in record.runs.pairs()]
         for here in parts:  # all are looked at first: a record that is refused has brought nothing
             if not self._missing[here].all():
                 self._refuse(record, f"pages from {here.start:#x} are here already")
@@ -274,7 +274,7 @@ class Incoming:
             self._arrived = np.zeros(self._bounds.end_pfn, np.bool_)
         # What an earlier pass has brought of them is out of date, and must not be found there.
         self.memory.make_holes(record.runs)
-        for first, pages in _pairs(record.runs):
+        for first, pages in record.runs.pairs():
             self._missing[first : first + pages] = True
 
     def _end(self, record: End) -> None:
@@ -293,8 +293,3 @@ class Incoming:
 
     def _refuse(self, record: Record, reason: str) -> NoReturn:
         raise StreamError(record.TYPE.name, self._records, reason)
-
-
-def _pairs(runs: PageRuns) -> Iterator[tuple[int, int]]:
-    """First page and pages of each run."""
-    return zip(runs.first_pfns.tolist(), runs.pages.tolist(), strict=True)

@@ -16,8 +16,9 @@ Source: Linux Documentation/admin-guide/mm/userfaultfd.rst.  Units: bytes, ballo
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
+from itertools import starmap
 from threading import Lock, Thread
 from typing import Final
 
@@ -47,13 +48,13 @@ def drop_stale_pages(fd: int, missing: PageRuns) -> None:
     try:
         if file_page_bytes(fd) != BALLOON_PAGE_BYTES:
             raise MigrationError("post-copy needs guest memory in pages of 4 KiB")
-        for first, pages in _each(missing):
+        for first, pages in missing.pairs():
             punch_hole(fd, pages_to_bytes(first), pages_to_bytes(pages))
         held = held_pages(fd, bytes_to_pages(os.fstat(fd).st_size))
     except OSError as error:
         reason = error.strerror or str(error)
         raise SystemCallError("dropping", "pages of guest memory", reason) from error
-    if any(held[first : first + pages].any() for first, pages in _each(missing)):
+    if any(held[first : first + pages].any() for first, pages in missing.pairs()):
         raise MigrationError("pages that are still to come cannot be taken out of guest memory")
 
 
@@ -153,7 +154,7 @@ class MissingMemory:
         with self._lock:
             self._check()
             start = 0
-            for run in _each(runs):
+            for run in starmap(Run, runs.pairs()):
                 for part in self._pages.arrived(run):
                     at = start + pages_to_bytes(part.first_pfn - run.first_pfn)
                     self._copy(part.first_pfn, data[at : at + pages_to_bytes(part.pages)])
@@ -166,7 +167,7 @@ class MissingMemory:
         """
         with self._lock:
             self._check()
-            for run in _each(runs):
+            for run in starmap(Run, runs.pairs()):
                 for first, pages in self._pages.are_holes(run):
                     for pfn in range(first, first + pages):
                         self._zero(pfn)
@@ -181,7 +182,7 @@ class MissingMemory:
         """Ask for everything that the guest waits for, over a new channel."""
         with self._lock:
             asked = self._pages.asked()
-        for first, pages in _each(asked):
+        for first, pages in asked.pairs():
             for pfn in range(first, first + pages):
                 self._ask(pfn)
 
@@ -259,7 +260,3 @@ def _open() -> Userfault:
     """Raises: MigrationError."""
     features = Feature.MISSING_SHMEM | Feature.WP_HUGETLBFS_SHMEM
     return Userfault.open(features, user_mode_only=False)
-
-
-def _each(runs: PageRuns) -> Iterator[Run]:
-    return map(Run, runs.first_pfns.tolist(), runs.pages.tolist())

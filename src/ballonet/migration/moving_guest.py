@@ -230,7 +230,7 @@ class MovingGuest:
             self._send_pages(merge_pfns(pfns))
 
     def _send_pages(self, runs: PageRuns) -> None:
-        for first, pages in zip(runs.first_pfns.tolist(), runs.pages.tolist(), strict=True):
+        for first, pages in runs.pairs():
             self._has_content[first : first + pages] = True
         self.sender.send_pages(runs)
 

@@ -258,7 +258,7 @@ class Passes:
     def _read_logs(self) -> None:
         """Both are read before either is worked on: less is written meanwhile."""
         for runs in (self._source.read_guest_log(), self._source.read_device_log()):
-            for first, pages in zip(runs.first_pfns.tolist(), runs.pages.tolist(), strict=True):
+            for first, pages in runs.pairs():
                 self.pending[first : first + pages] = True
 
     def _send_pending(self) -> None:

@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 from enum import Enum, auto
+from itertools import starmap
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -212,7 +213,7 @@ def _check(run: Run, all_pages: int) -> None:
 def as_set(runs: PageRuns, all_pages: int) -> Pages:
     """Pages of some runs. Raises: GuestMemoryError, if there are not so many."""
     found = np.zeros(all_pages, np.bool_)
-    for run in map(Run, runs.first_pfns.tolist(), runs.pages.tolist()):
+    for run in starmap(Run, runs.pairs()):
         _check(run, all_pages)
         found[run.first_pfn : run.first_pfn + run.pages] = True
     return found

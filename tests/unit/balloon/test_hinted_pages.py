@@ -7,7 +7,7 @@ import pytest
 
 from ballonet.balloon import hinted_pages
 from ballonet.balloon.facts import PagesHinted
-from ballonet.balloon.hinted_pages import HintedPages, join_runs, runs_to_bools
+from ballonet.balloon.hinted_pages import HintedPages, join_runs
 from ballonet.memory.runs import PageRuns
 
 ROUND = 0x8000_0007
@@ -80,9 +80,3 @@ def test_joined_runs_are_the_pages_of_all() -> None:
         assert found == sorted(wanted)
         gaps = joined.first_pfns[1:] - (joined.first_pfns + joined.pages)[:-1]
         assert (gaps > 0).all()
-
-
-def test_flags_are_set_inside_a_guest_s_memory_alone() -> None:
-    flags = runs_to_bools(runs((0, 1), (3, 2), (7, 4), (1 << 40, 5)), 9)
-    assert flags.tolist() == [True, False, False, True, True, False, False, True, True]
-    assert not runs_to_bools(runs(), 4).any()
