@@ -17,6 +17,7 @@ from tests.support.programs import started
 from tests.support.wait import PATIENCE_S, wait_until
 
 from ballonet.errors import GuestError
+from ballonet.guests import kernel_process
 from ballonet.guests.linux import LinuxGuest, LinuxGuestSettings
 from ballonet.guests.processes import guest_processes
 
@@ -35,6 +36,16 @@ def test_the_guest_runs_the_kernel_that_is_installed(
 ) -> None:
     assert guest.release == kernel_release == guest.check("uname -r").strip()
     assert 0 < guest.meminfo()["MemTotal"] <= MEMORY_BYTES
+
+
+def test_it_runs_on_a_processor_whose_registers_it_cannot_keep(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(kernel_process, "exceed_the_kernel", lambda: True)
+    with LinuxGuest(LinuxGuestSettings(MEMORY_BYTES, load_balloon=False)) as running:
+        # What a program copies is what arrives, however often it is interrupted by a page fault.
+        running.check("seq 1 1000000 >/tmp/one; cp /tmp/one /tmp/two; cmp /tmp/one /tmp/two")
+        assert running.check("tail -n 1 /tmp/two") == "1000000\n"
 
 
 def test_output_and_exit_code_of_a_command_arrive_whole(guest: LinuxGuest) -> None:

@@ -19,7 +19,8 @@ from typing import Final
 
 from ballonet.errors import GuestError
 from ballonet.guests.kernel_package import find_kernel_package
-from ballonet.guests.linux import LinuxGuestSettings, kernel_arguments, make_guest_directory
+from ballonet.guests.kernel_process import LinuxGuestSettings, kernel_arguments, start_kernel
+from ballonet.guests.linux import make_guest_directory
 from ballonet.guests.processes import end_guest
 
 __all__ = ["interact"]
@@ -47,7 +48,7 @@ def interact(settings: LinuxGuestSettings) -> int:
         ours, theirs = pty.openpty()
         tty.setraw(theirs)  # the guest has a terminal discipline of its own
         with os.fdopen(ours, "r+b", buffering=0):
-            process = subprocess.Popen(
+            process = start_kernel(
                 [
                     package.kernel,
                     *kernel_arguments(settings, directory),
@@ -55,11 +56,9 @@ def interact(settings: LinuxGuestSettings) -> int:
                     "quiet",
                     f"BALLONET_MODE={'console' if sys.stdin.isatty() else 'script'}",
                 ],
+                directory,
                 stdin=theirs,
-                stdout=theirs,
-                stderr=theirs,
-                env={**os.environ, "TMPDIR": str(directory)},
-                start_new_session=True,
+                output=theirs,
             )
             os.close(theirs)
             try:

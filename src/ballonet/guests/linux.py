@@ -24,9 +24,10 @@ from typing import Final, Self
 from ballonet.errors import GuestError
 from ballonet.guests.initramfs import guest_files, pack_cpio
 from ballonet.guests.kernel_package import KernelPackage, find_kernel_package
-from ballonet.guests.processes import GUEST_MARK, PrivateDirectory, end_guest, mark_of
+from ballonet.guests.kernel_process import LinuxGuestSettings, kernel_arguments, start_kernel
+from ballonet.guests.processes import GUEST_MARK, PrivateDirectory, end_guest
 
-__all__ = ["CommandResult", "LinuxGuest", "LinuxGuestSettings", "kernel_arguments"]
+__all__ = ["CommandResult", "LinuxGuest", "LinuxGuestSettings", "make_guest_directory"]
 
 _SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108 - where the guest's memory is a real tmpfs
 _ANSWER_GRACE_S: Final = 5.0
@@ -35,37 +36,11 @@ _COMMAND_BYTES_MAX: Final = 2048
 
 
 @dataclass(frozen=True, slots=True)
-class LinuxGuestSettings:
-    """What a guest is started with."""
-
-    memory_bytes: int
-    socket_path: Path | None = None  #: vhost-user socket of its balloon; None: it has none
-    command_line: tuple[str, ...] = ()  #: further kernel arguments
-    load_balloon: bool = True  #: load the balloon driver at boot
-
-
-@dataclass(frozen=True, slots=True)
 class CommandResult:
     """What a command in the guest did; output and error output in one."""
 
     exit_code: int
     output: str
-
-
-def kernel_arguments(settings: LinuxGuestSettings, directory: Path) -> list[str]:
-    """The kernel's command line, console and serial line excepted."""
-    arguments = [
-        f"mem={settings.memory_bytes >> 10}k",
-        f"initrd={directory / 'initramfs'}",
-        mark_of(directory),
-        "con=null",
-        *settings.command_line,
-    ]
-    if settings.socket_path is not None:
-        arguments.append(f"virtio_uml.device={settings.socket_path}:5")
-    if not settings.load_balloon:
-        arguments.append("BALLONET_BALLOON=no")
-    return arguments
 
 
 def make_guest_directory(package: KernelPackage) -> PrivateDirectory:
@@ -217,19 +192,17 @@ class LinuxGuest:
         with theirs, (directory / "console").open("wb") as console:
             number = theirs.fileno()
             self._line = ours
-            self._process = subprocess.Popen(
+            self._process = start_kernel(
                 [
                     kernel,
                     *kernel_arguments(self.settings, directory),
                     "con0=null,fd:1",
                     f"ssl0=fd:{number},fd:{number}",
                 ],
+                directory,
                 stdin=subprocess.DEVNULL,
-                stdout=console,
-                stderr=console,
+                output=console,
                 pass_fds=[number],
-                env={**os.environ, "TMPDIR": str(directory)},
-                start_new_session=True,
             )
 
     def _running(self) -> subprocess.Popen[bytes]:

@@ -24,11 +24,11 @@ from tempfile import TemporaryFile
 from typing import Final
 
 from ballonet.errors import SystemCallError
+from ballonet.runtime.seccomp import filter_system_calls, give_up_new_privileges
 
 __all__ = ["DENIED", "Sandbox", "SandboxLimits"]
 
 _PR_CAPBSET_DROP: Final = 24
-_PR_SET_NO_NEW_PRIVS: Final = 38
 _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL = 47, 4
 #: _LINUX_CAPABILITY_VERSION_3, for this process; three sets of 64 capabilities follow.
 _CAP_HEADER: Final = struct.pack("=Ii", 0x20080522, 0)
@@ -50,18 +50,10 @@ DENIED: Final = (
     *("setdomainname", "iopl", "ioperm", "syslog", "personality", "setuid", "setgid", "setreuid"),
     *("setregid", "setresuid", "setresgid", "setgroups", "capset", "modify_ldt", "lookup_dcookie"),
 )
-_PR_SET_SECCOMP, _MODE_FILTER = 22, 2
-_INSTRUCTION_BYTES: Final = 8
 _CLONE_THREAD: Final = 0x0001_0000
 
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 _libc.prctl.argtypes = (ctypes.c_int, *(ctypes.c_ulong,) * 4)
-
-
-class _FilterProgram(ctypes.Structure):
-    """struct sock_fprog."""
-
-    _fields_ = (("instructions", ctypes.c_ushort), ("filter", ctypes.c_char_p))
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,12 +92,9 @@ class Sandbox:
         ):
             _lower_limit(kind, limit)
         _drop_capabilities(self._last_capability)
-        if _libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0):
-            raise _failed("giving up new privileges")
+        give_up_new_privileges()
         if self._filter is not None:
-            program = _FilterProgram(len(self._filter) // _INSTRUCTION_BYTES, self._filter)
-            if _libc.prctl(_PR_SET_SECCOMP, _MODE_FILTER, ctypes.addressof(program), 0, 0):
-                raise _failed("filtering system calls")
+            filter_system_calls(self._filter)
 
 
 def _lower_limit(kind: int, wanted: int) -> None:
@@ -121,11 +110,8 @@ def _drop_capabilities(last: int) -> None:
     _libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
     header = ctypes.create_string_buffer(_CAP_HEADER, len(_CAP_HEADER))
     if _libc.capset(header, _NO_CAPABILITIES):
-        raise _failed("dropping capabilities")
-
-
-def _failed(what: str) -> SystemCallError:
-    return SystemCallError(what, "of this process", os.strerror(ctypes.get_errno()))
+        reason = os.strerror(ctypes.get_errno())
+        raise SystemCallError("dropping capabilities", "of this process", reason)
 
 
 def _compiled_rules() -> bytes | None:
