@@ -1,0 +1,1 @@
+"""Hyper-V's Dynamic Memory, both ends: pure."""

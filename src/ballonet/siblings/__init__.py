@@ -1,0 +1,1 @@
+"""Hosts of virtio's siblings, attached to guests: links, wires, control."""

@@ -1,0 +1,1 @@
+"""VMware's balloon, both ends: pure."""
