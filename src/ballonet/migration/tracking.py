@@ -206,6 +206,8 @@ def _explain(error: OSError) -> str:
     match error.errno:
         case errno.EPERM:
             return "it is not watched for writes any more"
+        case errno.ESRCH:  # told by a kernel that has let go of its memory already
+            return "it is gone, the process has ended"
         case errno.ENOTTY:
             return "this kernel cannot tell what was written (PAGEMAP_SCAN, Linux 6.7)"
         case _:
