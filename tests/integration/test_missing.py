@@ -325,6 +325,22 @@ def test_a_hole_that_somebody_else_fills_while_the_guest_waits_at_it_keeps_that(
     assert move.guest.answer()[0, 0] == int.from_bytes(b"device's", "little")
 
 
+def test_a_hole_that_somebody_else_fills_just_before_us_lets_the_guest_go_on(
+    move: Move, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hole = int(np.flatnonzero(~move.source.any(axis=1))[9])
+    fill_with_zeros = Userfault.zero
+
+    def zero_too_late(userfault: Userfault, address: int, length: int) -> None:
+        os.pwrite(move.guest.fd, b"device's", hole * PAGE)
+        fill_with_zeros(userfault, address, length)
+
+    monkeypatch.setattr(Userfault, "zero", zero_too_late)
+    move.guest.tell("read", np.array([hole]))
+    wait_until(lambda: move.guest.has_answered, PATIENCE_S, "the guest waits for ever")
+    assert move.guest.answer()[0, 0] == int.from_bytes(b"device's", "little")
+
+
 def test_parts_of_a_transparent_huge_page_are_taken_out(thp_file: int) -> None:
     with MemoryProcess(16 * HUGE_BYTES // PAGE, thp_file) as huge:
         pfns = np.arange(huge.pages)

@@ -5,8 +5,10 @@ Units: pages of 4 KiB.
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 import os
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -307,6 +309,38 @@ def test_a_guest_that_has_ended_is_an_error_and_not_a_guest_that_writes_nothing(
     guest.kill()
     with pytest.raises(MigrationError, match="the process has ended"):
         tracker.take()
+
+
+def test_a_kernel_that_scans_what_is_not_there_any_more_is_not_believed(
+    guest: MemoryProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before it learned to refuse that, PAGEMAP_SCAN found nothing in a process that had ended."""
+    tracker = track(guest)
+    guest.kill()
+    monkeypatch.setattr(module_under_test.fcntl, "ioctl", lambda *_: 0)
+    with pytest.raises(MigrationError, match="the process has ended"):
+        tracker.take()
+
+
+def test_where_a_scan_that_came_to_its_end_says_it_stopped_is_not_believed(
+    guest: MemoryProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some kernels name the place where they last emptied their own buffer."""
+    tracker = track(guest)
+    begin = tracker._address
+    written = [(begin + pfn * PAGE, begin + (pfn + 1) * PAGE, 0) for pfn in (3, 10)]
+
+    def scan(_: int, __: int, request: bytearray) -> int:
+        words = list(struct.unpack("=12Q", request))
+        start, end, vector = words[2], words[3], words[5]
+        found = np.array([run for run in written if run[0] >= start], np.uint64)
+        ctypes.memmove(vector, found.ctypes.data, found.nbytes)
+        words[4] = written[0][1] if start == begin else end
+        request[:] = struct.pack("=12Q", *words)
+        return len(found)
+
+    monkeypatch.setattr(module_under_test.fcntl, "ioctl", scan)
+    assert pages_of(tracker.take()) == [3, 10]
 
 
 def test_memory_that_is_not_watched_is_refused_at_the_start(guest: MemoryProcess) -> None:
