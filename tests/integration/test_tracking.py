@@ -6,6 +6,7 @@ Units: pages of 4 KiB.
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import mmap
 import os
 import struct
@@ -317,7 +318,7 @@ def test_a_kernel_that_scans_what_is_not_there_any_more_is_not_believed(
     """Before it learned to refuse that, PAGEMAP_SCAN found nothing in a process that had ended."""
     tracker = track(guest)
     guest.kill()
-    monkeypatch.setattr(module_under_test.fcntl, "ioctl", lambda *_: 0)
+    monkeypatch.setattr(fcntl, "ioctl", lambda *_: 0)
     with pytest.raises(MigrationError, match="the process has ended"):
         tracker.take()
 
@@ -339,7 +340,7 @@ def test_where_a_scan_that_came_to_its_end_says_it_stopped_is_not_believed(
         request[:] = struct.pack("=12Q", *words)
         return len(found)
 
-    monkeypatch.setattr(module_under_test.fcntl, "ioctl", scan)
+    monkeypatch.setattr(fcntl, "ioctl", scan)
     assert pages_of(tracker.take()) == [3, 10]
 
 
