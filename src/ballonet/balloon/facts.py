@@ -33,6 +33,7 @@ __all__ = [
     "HintRoundChanged",
     "Kicked",
     "MessageReceived",
+    "MessageSent",
     "Negotiated",
     "News",
     "Observe",
@@ -42,6 +43,7 @@ __all__ = [
     "PagesReported",
     "RingBroken",
     "StatsReceived",
+    "StatusReported",
 ]
 
 
@@ -67,6 +69,14 @@ class ActualChanged:
 @dataclass(frozen=True, slots=True)
 class StatsReceived:
     """The driver sent a statistics sample; it stands in the device's statistics."""
+
+
+@dataclass(frozen=True, slots=True)
+class StatusReported:
+    """A guest of Hyper-V said how much memory it needs, and how much it could have at once."""
+
+    committed_bytes: int
+    available_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +150,7 @@ News = (
     | Negotiated
     | ActualChanged
     | StatsReceived
+    | StatusReported
     | HintRoundChanged
     | HintLeaseEnded
     | PagesHinted
@@ -219,6 +230,14 @@ class MessageReceived:
     arguments: Mapping[str, object]
 
 
+@dataclass(frozen=True, slots=True)
+class MessageSent:
+    """The host's end sent a message, in a protocol in which it does so by itself."""
+
+    name: str
+    arguments: Mapping[str, object]
+
+
 Detail = (
     Kicked
     | ChainDone
@@ -229,6 +248,7 @@ Detail = (
     | ConfigWritten
     | CommandGiven
     | MessageReceived
+    | MessageSent
 )
 Fact = News | Detail
 Observe = Callable[[Fact], None]

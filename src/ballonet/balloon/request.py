@@ -81,13 +81,13 @@ class TargetRequest:
         self._reached_ns = now_ns if target_pages == actual_pages else None
 
     def sent(self) -> None:
-        """The driver was told to look."""
-        if self._sent_ns is None:
+        """The driver was told to look; without a request there was nothing to tell."""
+        if self._sent_ns is None and self._number:
             self._sent_ns = self._clock.now_ns()
 
     def read(self) -> None:
         """The driver read the target."""
-        if self._read_ns is None:
+        if self._read_ns is None and self._number:
             self._read_ns = self._clock.now_ns()
 
     def moved(self, actual_pages: int) -> None:

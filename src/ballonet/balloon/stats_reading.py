@@ -51,3 +51,5 @@ class StatsDiagnosis(Enum):
     NO_VALUES = "the driver has sent no values yet"
     ALL_UNSET = "the driver sends no values; on Windows, its balloon service does not run"
     ANSWERED = "the driver answers"
+    NOT_IN_PROTOCOL = "VMware's balloon tells nothing about the guest's memory"
+    NOT_WANTED = "guests are told that nobody wants their status reports; see --status-report"
