@@ -1,5 +1,6 @@
-"""Fuzz the device at length: ``python -m tests.fuzz --inputs 1000000 --jobs 2``.
+"""Fuzz at length: ``python -m tests.fuzz --inputs 1000000 --jobs 2``.
 
+Random guests before virtio's device, and random peers before both ends of its siblings.
 Ends with exit code 1 at the first finding; its input stands in build/fuzz, and
 ``python -m tests.fuzz --replay FILE`` runs it again.
 """
@@ -15,7 +16,12 @@ from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
 
 import click
-from tests.fuzz.machine import OFFERED, Setting, run_input, world
+from tests.fuzz.hyperv_driver import HypervDriverFuzz
+from tests.fuzz.hyperv_host import HypervHostFuzz
+from tests.fuzz.machine import OFFERED, Setting
+from tests.fuzz.setting import FuzzSetting
+from tests.fuzz.vmware_driver import VmwareDriverFuzz
+from tests.fuzz.vmware_host import VmwareHostFuzz
 from tests.fuzz.worker import Tally, fuzz, load_corpus
 from tests.property.ring_under_test import RingFormat
 
@@ -26,18 +32,24 @@ FINDINGS = Path("build/fuzz")
 #: Growth of memory between the first and the last tenth of a run that counts as a leak.
 LEAK_BYTES = 32 << 20
 
-#: What runs, and which part of the inputs it gets besides: the default settings get all of them.
-RUNS = [
-    (Setting(ring_format, balloon, hostile_deflates), share)
-    for balloon, hostile_deflates, share in (
-        (BalloonSettings(OFFERED), False, 1.0),
-        (BalloonSettings(OFFERED), True, 0.25),
-        (BalloonSettings(OFFERED, defers=False), False, 0.1),
-    )
-    for ring_format in RingFormat
+#: What runs, and which part of the inputs it gets besides: virtio's device gets all of them.
+RUNS: list[tuple[FuzzSetting, float]] = [
+    *(
+        (Setting(ring_format, balloon, hostile_deflates), share / len(RingFormat))
+        for balloon, hostile_deflates, share in (
+            (BalloonSettings(OFFERED), False, 1.0),
+            (BalloonSettings(OFFERED), True, 0.25),
+            (BalloonSettings(OFFERED, defers=False), False, 0.1),
+        )
+        for ring_format in RingFormat
+    ),
+    (VmwareHostFuzz(), 0.2),
+    (VmwareDriverFuzz(), 0.02),
+    (HypervHostFuzz(), 0.05),
+    (HypervDriverFuzz(), 0.05),
 ]
 
-Job = tuple[int, int, Setting, bool]
+Job = tuple[int, int, FuzzSetting, bool]
 
 
 @click.command()
@@ -47,13 +59,13 @@ Job = tuple[int, int, Setting, bool]
 @click.option("--replay", type=click.Path(exists=True, path_type=Path))
 @click.option("--record", is_flag=True, help="Write inputs with new signatures to the corpus.")
 def main(inputs: int, jobs: int, seed: int, replay: Path | None, *, record: bool) -> None:
-    """Run random guests against the device."""
+    """Run random guests against the device, and random peers against its siblings."""
     if replay is not None:
         _replay(replay)
         return
     begun = time.monotonic()
     work = [
-        (round(inputs * share / jobs / len(RingFormat)), seed * 1000 + job, setting, record)
+        (round(inputs * share / jobs), seed * 1000 + job, setting, record)
         for setting, share in RUNS
         for job in range(jobs)
     ]
@@ -129,8 +141,8 @@ def _summary(work: list[Job], results: list[tuple[Tally, int, int]], seconds: fl
 
 def _replay(path: Path) -> None:
     for setting, _ in RUNS:
-        with world(setting) as place:
-            click.echo(f"{setting}: {sorted(run_input(place, path.read_bytes()))}")
+        with setting.ready() as run:
+            click.echo(f"{setting}: {sorted(run(path.read_bytes()))}")
 
 
 if __name__ == "__main__":

@@ -5,10 +5,12 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Final, NamedTuple
 
 from tests.fuzz.oracle import Oracle
 from tests.fuzz.script import Script
+from tests.fuzz.setting import FindingError, RunInput
 from tests.fuzz.spy_ring import SpyRing
 from tests.property.ring_under_test import RingFormat, serve
 from tests.support.clock import FakeClock
@@ -44,12 +46,8 @@ STEPS_MAX: Final = 400
 _NO_DIGITS: Final = {ord(digit): None for digit in "0123456789"}
 
 
-class FindingError(AssertionError):
-    """The device did what it must not do."""
-
-
 class Setting(NamedTuple):
-    """What all machines of a run have in common."""
+    """What all machines of a run have in common; a `FuzzSetting`."""
 
     ring_format: RingFormat
     balloon: BalloonSettings = BalloonSettings(OFFERED)
@@ -58,6 +56,11 @@ class Setting(NamedTuple):
     def __str__(self) -> str:
         defers = "" if self.balloon.defers else "-not-deferred"
         return f"{self.ring_format.value}{'-deflates' * self.hostile_deflates}{defers}"
+
+    @contextmanager
+    def ready(self) -> Iterator[RunInput]:
+        with world(self) as place:
+            yield partial(run_input, place)
 
 
 class World:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 from tests.fuzz.__main__ import CORPUS, RUNS
 from tests.fuzz.machine import Setting
+from tests.fuzz.setting import FuzzSetting
 from tests.fuzz.worker import fuzz, load_corpus
 from tests.property.ring_under_test import RingFormat
 
@@ -21,13 +22,14 @@ INPUTS = 1500
 SPLIT = Setting(RingFormat.SPLIT)
 
 
-@pytest.mark.parametrize("setting", [setting for setting, _ in RUNS], ids=str)
-def test_random_guests_find_nothing(setting: Setting) -> None:
+@pytest.mark.parametrize(("setting", "share"), RUNS, ids=[str(setting) for setting, _ in RUNS])
+def test_random_guests_find_nothing(setting: FuzzSetting, share: float) -> None:
     corpus = load_corpus(CORPUS)
     assert corpus
-    tally, _ = fuzz(corpus, len(corpus) + INPUTS, seed=7, setting=setting)
+    inputs = len(corpus) + min(INPUTS, round(10 * INPUTS * share))
+    tally, _ = fuzz(corpus, inputs, seed=7, setting=setting)
     assert tally.finding == ""
-    assert tally.inputs == len(corpus) + INPUTS
+    assert tally.inputs == inputs
 
 
 @pytest.mark.parametrize(
