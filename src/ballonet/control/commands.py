@@ -1,37 +1,59 @@
-"""Commands of the host, obeyed on the device's thread, one after the other, and told to observers.
+"""Commands of the host, obeyed on the balloon's thread, one after the other, and told to observers.
 
 A status of the moment is kept for those who must not wait, if there are any: it is made anew after
-each command and, at most so often, after news of the guest.  An idle device makes none.
+each command and, at most so often, after news of the guest.  An idle balloon makes none.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from dataclasses import replace
-from typing import Final, TypeVar
+from typing import Final, Protocol, TypeVar
 
-from ballonet.balloon.facts import CommandGiven, Fact
+from ballonet.balloon.facts import CommandGiven, Fact, Observers
 from ballonet.control.status import Status
-from ballonet.vhost_user.server import DeviceServer
+from ballonet.runtime.event_loop import EventLoop, Timed
 
-__all__ = ["Commands", "KeptStatus"]
+__all__ = ["Commands", "KeptStatus", "Server"]
 
 T = TypeVar("T")
 
-#: Between two statuses that are kept: each costs some 10 µs of the device's thread.
+#: Between two statuses that are kept: each costs some 10 µs of the balloon's thread.
 _KEEP_NS: Final = 2_000_000
 
 
-class KeptStatus:
-    """The newest status of one device; its thread makes it, anybody reads it."""
+class Server(Protocol):
+    """Whoever serves a balloon to its guests, whatever kind it is."""
 
-    def __init__(self, server: DeviceServer) -> None:
-        self._server, self._balloon = server, server.balloon
+    @property
+    def loop(self) -> EventLoop:
+        """On whose thread everything happens."""
+        ...
+
+    def add_timed(self, part: Timed) -> None:
+        """Serve the timer of somebody else's part too."""
+        ...
+
+    def execute(self, command: Callable[[], T]) -> T:
+        """Let the balloon do what the host asks for; the guest's memory is looked after before."""
+        ...
+
+
+class KeptStatus:
+    """The newest status of one balloon; its thread makes it, anybody reads it."""
+
+    def __init__(
+        self,
+        server: Server,
+        observers: Observers,
+        look: Callable[[], Status],
+        settle: Callable[[], object] = lambda: None,
+    ) -> None:
+        """`settle` is called before each `look` that somebody asked for."""
+        self._look_now, self._settle = look, settle
         self._is_wanted = self._has_news = False
-        self.status = self._look()  #: of a moment ago, since `begin`
-        server.balloon.observers.add(self._observe)
+        self.status = look()  #: of a moment ago, since `begin`
+        observers.add(self._observe)
         server.add_timed(self)
 
     @property
@@ -48,53 +70,26 @@ class KeptStatus:
     def expired(self) -> None:
         """Keep a status of now."""
         self._has_news = False
-        self.status = self._look()
+        self.status = self._look_now()
 
     def look(self) -> Status:
         """A status of now; what waits and names no memory is counted first, and waits not."""
-        self._balloon.inflation.sort_waiting()
+        self._settle()
         self.expired()
         return self.status
 
     def _observe(self, _: Fact) -> None:
         self._has_news = True
 
-    def _look(self) -> Status:
-        balloon, guest = self._balloon, self._server.guest_memory
-        poison = balloon.config.poison
-        return Status(
-            now_ns=time.monotonic_ns(),
-            connected=guest is not None,
-            running=not balloon.queues.are_stopped,
-            paused=balloon.polling.is_paused,
-            negotiated=balloon.negotiated,
-            target_pages=balloon.target_pages,
-            actual_pages=balloon.actual_pages,
-            guest_bytes=0 if guest is None else guest.total_bytes,
-            held_bytes=0 if guest is None else guest.held_bytes(),
-            waiting_bytes=balloon.ledger.waiting_bytes,
-            counters=replace(balloon.counters),
-            stats=balloon.statistics.reading,
-            stats_diagnosis=balloon.polling.diagnosis(),
-            poll_interval_s=balloon.statistics.poll_interval_s,
-            hint_state=balloon.hint_round.state.name,
-            poison_val=poison.value if poison.is_known else None,
-            inhibited=balloon.inhibition.reasons,
-            report_bytes_per_s=balloon.reporting.throttle.bytes_per_s,
-            broken=balloon.queues.broken,
-            problem=self._server.find_problem(),
-            request=balloon.request.times,
-        )
-
 
 class Commands:
-    """The way of each command to one device."""
+    """The way of each command to one balloon."""
 
-    def __init__(self, server: DeviceServer, kept: KeptStatus) -> None:
-        self._server, self._kept = server, kept
+    def __init__(self, server: Server, observers: Observers, kept: KeptStatus) -> None:
+        self._server, self._observers, self._kept = server, observers, kept
 
     def give(self, name: str, command: Callable[[], T], **arguments: object) -> Future[T]:
-        """Have a command obeyed, and told. Raises: UsageError, if the device has ended."""
+        """Have a command obeyed, and told. Raises: UsageError, if the balloon has ended."""
 
         def execute() -> T:
             self._tell(name, arguments)
@@ -106,6 +101,5 @@ class Commands:
         return self._server.loop.put(execute)
 
     def _tell(self, name: str, arguments: Mapping[str, object]) -> None:
-        observers = self._server.balloon.observers
-        if observers.want_details:
-            observers.tell_detail(CommandGiven(name, arguments))
+        if self._observers.want_details:
+            self._observers.tell_detail(CommandGiven(name, arguments))

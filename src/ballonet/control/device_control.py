@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Final
 
 from ballonet.balloon.facts import Observe
@@ -17,6 +19,7 @@ from ballonet.control.status import Status
 from ballonet.device.balloon import BalloonSettings
 from ballonet.errors import SettingsError
 from ballonet.vhost_user.server import DeviceServer, make_server, serving
+from ballonet.virtio.features import feature_names
 
 __all__ = ["DeviceControl", "controlling"]
 
@@ -29,8 +32,14 @@ class DeviceControl:
     def __init__(self, server: DeviceServer) -> None:
         self.server: Final = server
         self._balloon = server.balloon
-        self._kept = KeptStatus(server)
-        self._commands = Commands(server, self._kept)
+        balloon = server.balloon
+        self._kept = KeptStatus(
+            server,
+            balloon.observers,
+            lambda: _status_of(server),
+            settle=balloon.inflation.sort_waiting,
+        )
+        self._commands = Commands(server, balloon.observers, self._kept)
         self.stats: Final = DeviceStats(server, self._commands)
         self.hints: Final = HintRounds(server, self._commands)
 
@@ -120,3 +129,33 @@ def controlling(settings: BalloonSettings, sock: socket.socket) -> Iterator[Devi
     control = DeviceControl(server)
     with serving(server):
         yield control
+
+
+def _status_of(server: DeviceServer) -> Status:
+    balloon, guest = server.balloon, server.guest_memory
+    poison = balloon.config.poison
+    return Status(
+        now_ns=time.monotonic_ns(),
+        protocol="virtio",
+        connected=guest is not None,
+        running=not balloon.queues.are_stopped,
+        paused=balloon.polling.is_paused,
+        negotiated=balloon.negotiated,
+        features=tuple(feature_names(balloon.negotiated)),
+        target_pages=balloon.target_pages,
+        actual_pages=balloon.actual_pages,
+        guest_bytes=0 if guest is None else guest.total_bytes,
+        held_bytes=0 if guest is None else guest.held_bytes(),
+        waiting_bytes=balloon.ledger.waiting_bytes,
+        counters=replace(balloon.counters),
+        stats=balloon.statistics.reading,
+        stats_diagnosis=balloon.polling.diagnosis(),
+        poll_interval_s=balloon.statistics.poll_interval_s,
+        hint_state=balloon.hint_round.state.name,
+        poison_val=poison.value if poison.is_known else None,
+        inhibited=balloon.inhibition.reasons,
+        report_bytes_per_s=balloon.reporting.throttle.bytes_per_s,
+        broken=balloon.queues.broken,
+        problem=server.find_problem(),
+        request=balloon.request.times,
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, field, fields
 from enum import Enum
 from typing import Any, Final, NamedTuple
@@ -12,10 +12,10 @@ from ballonet.balloon.counters import COUNTERS, Counters
 from ballonet.balloon.inhibition import InhibitReason
 from ballonet.balloon.request import RequestTimes, Stage, stage_of
 from ballonet.balloon.stats_reading import StatsDiagnosis, StatsReading
-from ballonet.virtio.features import Feature, feature_names
+from ballonet.virtio.features import Feature
 from ballonet.virtio.stats import StatsSample
 
-__all__ = ["STATUS_ROWS", "Status", "StatusRow", "told"]
+__all__ = ["STATUS_ROWS", "Status", "StatusReports", "StatusRow", "told"]
 
 
 _NS_PER_MS: Final = 1_000_000
@@ -48,16 +48,27 @@ def _with_dashes(counters: Counters) -> dict[str, int]:
 
 
 @dataclass(frozen=True, slots=True)
+class StatusReports:
+    """What the newest status report of a Hyper-V guest says, in bytes; None: none came."""
+
+    are_enabled: bool  #: the guest is told that the host wants them
+    committed_bytes: int | None = None
+    available_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
     """What is known of a balloon and its guest; pages are balloon pages of 4 KiB."""
 
     now_ns: int  #: the moment, by the clock of the times inside
+    protocol: str = field(metadata=_told("of the balloon: virtio, hyperv or vmware"))
     connected: bool = field(metadata=_told("a guest's machine is there"))
     running: bool = field(metadata=_told("a driver's rings are served"))
     paused: bool = field(metadata=_told("stopped by the operator"))
-    negotiated: Feature = field(
-        metadata=_told("features that the driver accepted", "features", feature_names)
+    features: tuple[str, ...] = field(
+        metadata=_told("what guest and host agreed on, in the protocol's words", show=list)
     )
+    negotiated: Feature  #: the same, of virtio's balloon; told by their names
     guest_bytes: int = field(
         metadata=_told("memory that the guest's machine shares", "guest-memory")
     )
@@ -90,6 +101,13 @@ class Status:
     broken: str | None = field(metadata=_told("how the driver broke the device"))
     problem: str | None = field(metadata=_told("what has to be mended at the guest's machine"))
     counters: Counters = field(metadata=_told("what the device has done", show=_with_dashes))
+    status_reports: StatusReports | None = (
+        None  #: those of Hyper-V's guests; told by QEMU's command
+    )
+    details: Mapping[str, object] = field(
+        default_factory=dict,
+        metadata=_told("figures of Hyper-V's or VMware's protocol alone", show=dict),
+    )
 
     @property
     def sample(self) -> StatsSample | None:

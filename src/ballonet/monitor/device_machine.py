@@ -13,6 +13,7 @@ from ballonet.control.status import told
 from ballonet.errors import UsageError
 from ballonet.monitor.device_hints import DeviceHints
 from ballonet.monitor.outbox import EventData
+from ballonet.qmp.machine import HvBalloonReports
 from ballonet.qmp.version import NEWEST, QemuVersion
 from ballonet.units import bytes_to_pages, pages_to_bytes
 
@@ -22,6 +23,12 @@ T = TypeVar("T")
 
 #: For the device's thread, which may be at a long piece of work.
 _PATIENCE_S: Final = 10.0
+#: What QEMU names the device of each protocol; it has none of VMware's.
+_TYPES: Final = {
+    "virtio": "virtio-balloon-pci",
+    "hyperv": "hv-balloon",
+    "vmware": "x-ballonet-vmware-balloon",
+}
 
 
 class DeviceMachine:
@@ -43,6 +50,21 @@ class DeviceMachine:
         self._post = post
         self.hints: Final = DeviceHints(control.hints)
         self._has_ended = False
+
+    @property
+    def balloon_type(self) -> str:
+        """Which device the balloon is, as QEMU names its types."""
+        return _TYPES[self._control.latest.protocol]
+
+    @property
+    def hv_balloon(self) -> HvBalloonReports | None:
+        """What a balloon of Hyper-V's kind was told; None, if it is of another kind."""
+        reports = self._control.latest.status_reports
+        if reports is None:
+            return None
+        return HvBalloonReports(
+            reports.are_enabled, reports.committed_bytes, reports.available_bytes
+        )
 
     @property
     def ram_bytes(self) -> int | None:

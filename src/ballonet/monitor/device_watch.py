@@ -6,7 +6,14 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from ballonet.balloon.facts import ActualChanged, Fact, HintLeaseEnded, PagesReported, RingBroken
+from ballonet.balloon.facts import (
+    ActualChanged,
+    Fact,
+    HintLeaseEnded,
+    PagesReported,
+    RingBroken,
+    StatusReported,
+)
 from ballonet.balloon.request import Stage
 from ballonet.control.control import Control
 from ballonet.monitor.outbox import EventData
@@ -40,6 +47,9 @@ class DeviceWatch:
         match fact:
             case ActualChanged(pages):
                 self._post("BALLOON_CHANGE", lambda: {"actual": self._logical_bytes(pages)})
+            case StatusReported(committed_bytes, available_bytes):
+                data = {"committed": committed_bytes, "available": available_bytes}
+                self._post("HV_BALLOON_STATUS_REPORT", lambda: dict(data))
             case RingBroken(queue, reason):
                 name = "x-ballonet-device-broken"
                 self._post(name, lambda: {"queue": queue, "reason": reason})

@@ -29,7 +29,14 @@ __all__ = ["Monitor", "Watch"]
 Watch = Callable[[], Sequence[Event]]
 
 #: Events a guest can cause as often as it likes.
-LIMITED: Final = frozenset({"BALLOON_CHANGE", "x-ballonet-device-broken", "x-ballonet-reporting"})
+LIMITED: Final = frozenset(
+    {
+        "BALLOON_CHANGE",
+        "HV_BALLOON_STATUS_REPORT",
+        "x-ballonet-device-broken",
+        "x-ballonet-reporting",
+    }
+)
 #: Nothing comes after it, so what still waits goes before it.
 LAST: Final = "SHUTDOWN"
 _WATCH_S: Final = 0.5

@@ -23,6 +23,7 @@ __all__ = ["COMMANDS", "EVENTS", "Arguments", "Command", "Parameter", "run_comma
 
 EVENTS: Final = (
     "BALLOON_CHANGE",
+    "HV_BALLOON_STATUS_REPORT",
     "SHUTDOWN",
     "STOP",
     "RESUME",
@@ -102,6 +103,17 @@ def _query_balloon(machine: MonitoredMachine, _: Arguments) -> object:
     if machine.ram_bytes is None:
         raise NoBalloonError
     return {"actual": machine.logical_bytes}
+
+
+def _query_hv_balloon(machine: MonitoredMachine, _: Arguments) -> object:
+    reports = machine.hv_balloon
+    if reports is None:
+        raise CommandError("no hv-balloon device present")
+    if not reports.are_enabled:
+        raise CommandError("guest memory status reporting not enabled")
+    if reports.committed_bytes is None:
+        raise CommandError("no guest memory status report received yet")
+    return {"committed": reports.committed_bytes, "available": reports.available_bytes}
 
 
 def _query_status(machine: MonitoredMachine, _: Arguments) -> object:
@@ -227,6 +239,7 @@ _PATH, _PROPERTY = Parameter("path", "str"), Parameter("property", "str")
 COMMANDS: Final[Mapping[str, Command]] = {
     "balloon": Command(_balloon, (Parameter("value", "int"),)),
     "query-balloon": Command(_query_balloon, returns="BalloonInfo"),
+    "query-hv-balloon-status-report": Command(_query_hv_balloon, returns="HvBalloonInfo"),
     "qom-list": Command(_qom_list, (_PATH,), "[ObjectPropertyInfo]"),
     "qom-get": Command(_qom_get, (_PATH, _PROPERTY), "any"),
     "qom-set": Command(_qom_set, (_PATH, _PROPERTY, Parameter("value", "any"))),

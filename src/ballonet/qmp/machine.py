@@ -8,11 +8,11 @@ Units: bytes; `logical_bytes` is memory less the balloon, which is what QMP spea
 from __future__ import annotations
 
 from collections.abc import Awaitable
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from ballonet.qmp.version import QemuVersion
 
-__all__ = ["MonitoredHints", "MonitoredMachine"]
+__all__ = ["HvBalloonReports", "MonitoredHints", "MonitoredMachine"]
 
 
 class MonitoredHints(Protocol):
@@ -35,12 +35,30 @@ class MonitoredHints(Protocol):
         ...
 
 
+class HvBalloonReports(NamedTuple):
+    """The newest status report of a Hyper-V guest, in bytes; None: none came."""
+
+    are_enabled: bool
+    committed_bytes: int | None
+    available_bytes: int | None
+
+
 class MonitoredMachine(Protocol):
     """The machine behind a monitor."""
 
     balloon_id: str  #: the last part of its path in the object tree
     name: str | None  #: of the guest
     version: QemuVersion  #: that its monitor speaks as
+
+    @property
+    def balloon_type(self) -> str:
+        """Which device the balloon is, as QEMU names its types."""
+        ...
+
+    @property
+    def hv_balloon(self) -> HvBalloonReports | None:
+        """What a balloon of Hyper-V's kind was told; None, if it is of another kind."""
+        ...
 
     @property
     def hints(self) -> MonitoredHints:

@@ -24,7 +24,7 @@ __all__ = [
     "set_property",
 ]
 
-TYPE_NAME: Final = "virtio-balloon-pci"
+TYPE_NAME: Final = "virtio-balloon-pci"  #: of the only type that can be asked about by name
 _INTERVAL: Final = "guest-stats-polling-interval"
 
 
@@ -71,14 +71,16 @@ def set_property(machine: MonitoredMachine, path: str, name: str, value: object)
     """What `qom-set` does. Raises: CommandError."""
     prop = _find(machine, path, name)
     if prop.write is None:
-        owner = "virtio-balloon-device" if name == "guest-stats" else TYPE_NAME
+        owner = "virtio-balloon-device" if name == "guest-stats" else machine.balloon_type
         raise CommandError(f"Property '{owner}.{name}' is not writable")
     return prop.write(machine, value)
 
 
 def _find(machine: MonitoredMachine, path: str, name: str) -> _Property:
     is_balloon = _resolve(machine, path) in balloon_paths(machine)
-    owner, known = (TYPE_NAME, _PROPERTIES) if is_balloon else ("container", _OF_CONTAINERS)
+    owner, known = "container", _OF_CONTAINERS
+    if is_balloon:
+        owner, known = machine.balloon_type, _PROPERTIES
     if name not in known:
         raise CommandError(f"Property '{owner}.{name}' not found")
     return known[name]
@@ -86,14 +88,15 @@ def _find(machine: MonitoredMachine, path: str, name: str) -> _Property:
 
 def _tree(machine: MonitoredMachine) -> dict[str, list[dict[str, object]]]:
     """Children of every object above the balloon."""
+    child = f"child<{machine.balloon_type}>"
     return {
         "/": [{"name": "machine", "type": "child<machine>"}],
         "/machine": [
             {"name": "peripheral", "type": "child<container>"},
             {"name": "peripheral-anon", "type": "child<container>"},
         ],
-        "/machine/peripheral": [{"name": machine.balloon_id, "type": f"child<{TYPE_NAME}>"}],
-        "/machine/peripheral-anon": [{"name": "device[0]", "type": f"child<{TYPE_NAME}>"}],
+        "/machine/peripheral": [{"name": machine.balloon_id, "type": child}],
+        "/machine/peripheral-anon": [{"name": "device[0]", "type": child}],
     }
 
 
@@ -129,7 +132,7 @@ def _set_interval(machine: MonitoredMachine, value: object) -> Awaitable[None]:
 _SWITCHES: Final = tuple(row.option for row in FEATURES if row.in_qemu)
 _OF_CONTAINERS: Final = {"type": _Property("string", lambda _: "container")}
 _PROPERTIES: Final = {
-    "type": _Property("string", lambda _: TYPE_NAME),
+    "type": _Property("string", lambda machine: machine.balloon_type),
     "guest-stats": _Property("guest statistics", _guest_stats),
     _INTERVAL: _Property("int", lambda machine: machine.poll_interval_s, _set_interval),
 }

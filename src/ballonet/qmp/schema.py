@@ -18,6 +18,7 @@ _Row = dict[str, object]
 _OBJECTS: Final[dict[str, dict[str, str]]] = {
     "empty": {},
     "BalloonInfo": {"actual": "int"},
+    "HvBalloonInfo": {"committed": "int", "available": "int"},
     "NamedInfo": {"name": "str"},
     "ObjectPropertyInfo": {"name": "str", "type": "str"},
     "StatusInfo": {"status": "str", "running": "bool"},
@@ -33,6 +34,7 @@ _OBJECTS: Final[dict[str, dict[str, str]]] = {
 _BUILT_IN: Final = {"int": "int", "str": "string", "bool": "boolean"}
 _EVENT_DATA: Final = {
     "BALLOON_CHANGE": "BALLOON_CHANGE-data",
+    "HV_BALLOON_STATUS_REPORT": "HvBalloonInfo",
     "SHUTDOWN": "SHUTDOWN-data",
     "STOP": "empty",
     "RESUME": "empty",

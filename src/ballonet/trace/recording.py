@@ -22,6 +22,7 @@ from ballonet.balloon.facts import (
     HintRoundChanged,
     Kicked,
     MessageReceived,
+    MessageSent,
     Negotiated,
     PagesHinted,
     PagesReported,
@@ -71,6 +72,8 @@ class Recorder:
                 put(Track.HOST, name, **arguments)
             case MessageReceived(name, arguments):
                 put(Track.SOCKET, name, **arguments)
+            case MessageSent(name, arguments):
+                put(Track.DEVICE, f"{name} sent", **arguments)
             case Negotiated(features):
                 put(Track.DEVICE, "features", names=", ".join(feature_names(features)))
             case ActualChanged(pages):

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from ballonet.errors import CommandRefusedError, GuestError
+from ballonet.virtio.features import Feature
 from ballonet.vms import qmp_monitor
 from ballonet.vms.device_info import DeviceInfo, parse_device_info
 from ballonet.vms.foreign_commands import (
@@ -30,6 +31,8 @@ from ballonet.vms.reply import integer, member
 __all__ = ["QmpMachine", "connected"]
 
 _BALLOON: Final = "child<virtio-balloon"
+#: Ours have statistics where virtio's has them, whatever kind they are.
+_OUR_BALLOONS: Final = (_BALLOON, "child<hv-balloon", "child<x-ballonet-vmware-balloon")
 _INFO: Final = "x-ballonet-info"
 #: Statistics so young show a driver that is there now, if nobody asks for them more often.
 _YOUNG_S: Final = 10.0
@@ -119,23 +122,24 @@ class QmpMachine:
         """The guest's kernel may take memory out of the balloon, and counts it as its own."""
         info = await self.device_info()
         if info is not None:
-            return "deflate-on-oom" in info.features
+            return Feature.DEFLATE_ON_OOM.name in info.features
         return await self._balloon_property(DEFLATES_ON_OOM)
 
     async def hints_free_pages(self) -> bool:
         """The device offers free page hints, which a migration leaves out."""
         info = await self.device_info()
         if info is not None:
-            return "free-page-hint" in info.features
+            return Feature.FREE_PAGE_HINT.name in info.features
         return await self._balloon_property(FREE_PAGE_HINT)
 
     async def balloon_path(self) -> str:
         """Where the balloon is in the object tree. Raises: GuestError."""
         if not self._balloon_path:
+            wanted = _OUR_BALLOONS if self.is_ours else (_BALLOON,)
             for parent in BALLOON_PARENTS:
                 children = await self._monitor.execute("qom-list", path=parent)
                 for child in children if isinstance(children, list) else []:
-                    if member(child, "type", str, "qom-list").startswith(_BALLOON):
+                    if member(child, "type", str, "qom-list").startswith(wanted):
                         name = member(child, "name", str, "qom-list")
                         self._balloon_path = f"{parent}/{name}"
                         return self._balloon_path

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable
 
 from ballonet.qmp.hmp import run_line
+from ballonet.qmp.machine import HvBalloonReports
 from ballonet.qmp.version import NEWEST, QemuVersion
 
 __all__ = ["FakeHints", "FakeMachine", "result_of", "type_line"]
@@ -51,6 +52,8 @@ class FakeMachine:
         self.poll_interval_s = 0
         self.told: list[str] = []
         self.hints = FakeHints()
+        self.balloon_type = "virtio-balloon-pci"
+        self.hv_balloon: HvBalloonReports | None = None
 
     async def set_logical_bytes(self, size: int) -> None:
         self.logical_bytes = size
