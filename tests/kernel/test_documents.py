@@ -5,57 +5,19 @@ Every command is run as it stands in the document.
 
 from __future__ import annotations
 
-import os
-import re
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from shlex import quote
 
 import pytest
+from tests.support.documents import ENVIRONMENT, block, masked, masked_lines, printed
 from tests.support.wait import wait_until
 
-PROGRAMS = Path(sys.executable).parent
-ENVIRONMENT = {**os.environ, "PATH": f"{PROGRAMS}:{os.environ['PATH']}"}
 README, PATHS, FEATURES = Path("README.md"), Path("docs/paths.md"), Path("docs/features.md")
 PROMPT = "(QEMU)"
 HOST = "host → device"
-
-
-def block(document: Path, after: str, number: int = 1) -> str:
-    """The first, or a later, printed block after some words of a document."""
-    rest = document.read_text(encoding="utf-8").partition(after)[2]
-    assert rest, f"{document} does not say {after!r}"
-    return rest.split("```\n")[2 * number - 1]
-
-
-def masked(text: str) -> str:
-    """Words only: no borders, no widths, any figure as N."""
-    text = re.sub("[\u2500-\u257f]+", " ", text)
-    text = re.sub("[█░·]+…?", "BAR", text)
-    text = re.sub(r"\d[\d.,]*", "N", text)
-    text = " ".join(text.split())  # a line may end between a figure and its unit
-    return re.sub(r"N (B|KiB|MiB|GiB|ms|s)\b", "N unit", text)
-
-
-def masked_lines(text: str) -> list[str]:
-    return [masked(line) for line in text.splitlines() if line.strip()]
-
-
-def printed(command: str, folder: Path, columns: int = 80) -> str:
-    """What a command of a document prints."""
-    done = subprocess.run(
-        ["sh", "-ec", command],
-        cwd=folder,
-        env=ENVIRONMENT | {"COLUMNS": str(columns)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 def test_readme_shows_what_the_demonstration_prints(tmp_path: Path) -> None:

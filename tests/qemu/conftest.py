@@ -13,7 +13,8 @@ from tests.support.programs import wait_for_listener
 from ballonet.control.device_control import controlling
 from ballonet.device.balloon import BalloonSettings
 from ballonet.errors import GuestError
-from ballonet.guests.qemu import QemuGuest, find_qemu_kernel
+from ballonet.guests.qemu import QemuGuest
+from ballonet.guests.qemu_kernel import find_qemu_kernel
 from ballonet.monitor.serving import monitoring
 from ballonet.qmp.version import VERSIONS
 from ballonet.vhost_user.listener import listening_socket

@@ -23,6 +23,14 @@ MACHINES = {
         "from ballonet.guests.qemu import QemuGuest",
         "QemuGuest(128 << 20)",
     ),
+    "a guest that believes to run on VMware": (
+        "from ballonet.guests.vmware_guest import VmwareGuest",
+        "VmwareGuest(192 << 20)",
+    ),
+    "a guest with Hyper-V's balloon": (
+        "from ballonet.guests.hyperv_guest import HypervGuest",
+        "HypervGuest(192 << 20)",
+    ),
     "no guest": (
         "from ballonet.guests.qtest_machine import QtestMachine, QtestSettings",
         "QtestMachine(QtestSettings())",

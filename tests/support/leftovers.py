@@ -53,8 +53,9 @@ class Family:
 
     def _note_guest(self, command_line: str) -> None:
         for argument in command_line.split("\0"):
-            if argument.startswith("uml_dir="):
-                self._guests.add(Path(argument.removeprefix("uml_dir=")))
+            mark, _, directory = argument.partition("=")
+            if mark in {"uml_dir", "guest"} and directory.startswith("/"):
+                self._guests.add(Path(directory))
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""`ballonet conform`: whether a device, or a driver, keeps to the specification."""
+"""`ballonet conform`: whether a device, a driver or a host keeps to what its protocol says."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import logging
 import os
 import sys
 from collections import Counter
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Final, TypeVar
@@ -26,7 +26,15 @@ from ballonet.conform.device.vhost_user_rig import OwnRig, VhostUserRig
 from ballonet.conform.driver.agreement import compare
 from ballonet.conform.driver.guests import EmbeddedRig, LinuxRig
 from ballonet.conform.driver.suite import DRIVER_CHECKS
+from ballonet.conform.hyperv import suite as hyperv_suite
+from ballonet.conform.hyperv.embedded_rig import EmbeddedRig as HypervEmbeddedRig
+from ballonet.conform.hyperv.host_rig import OwnHostRig as HypervHostRig
+from ballonet.conform.hyperv.linux_rig import LinuxRig as HypervLinuxRig
 from ballonet.conform.reports import as_json, as_junit
+from ballonet.conform.vmware import suite as vmware_suite
+from ballonet.conform.vmware.embedded_rig import EmbeddedRig as VmwareEmbeddedRig
+from ballonet.conform.vmware.host_rig import OwnHostRig as VmwareHostRig
+from ballonet.conform.vmware.linux_rig import LinuxRig as VmwareLinuxRig
 from ballonet.errors import SystemCallError
 from ballonet.guests.kernel_package import find_kernel_package
 from ballonet.guests.qtest_machine import require_qemu
@@ -35,6 +43,7 @@ from ballonet.memory.huge_pages import reserve_huge_pages
 __all__ = ["conform"]
 
 S = TypeVar("S")
+G = TypeVar("G")
 
 _HUGE_PAGES: Final = 64
 _STYLES: Final = {Verdict.PASS: "green", Verdict.FAIL: "bold red", Verdict.NOT_APPLICABLE: "dim"}
@@ -128,6 +137,48 @@ def driver(
 
 
 @conform.command()
+@click.option("--linux", is_flag=True, help="The real vmw_balloon of Linux instead, in QEMU.")
+@_ONLY
+@_JSON
+@_JUNIT
+def vmware(only: tuple[str, ...], junit: Path | None, *, linux: bool, as_json_text: bool) -> None:
+    """Check both ends of VMware's balloon, with guests and hosts that may be odd."""
+    guests = vmware_suite.GUEST_CHECKS
+    if linux:
+        checks, real = _chosen(guests, only), VmwareLinuxRig()
+        with _started(real.open, quiet=as_json_text):
+            results = _run(checks, real, quiet=as_json_text)
+        subject = real.name
+    else:
+        host, guest = VmwareHostRig(), VmwareEmbeddedRig()
+        hosts = vmware_suite.HOST_CHECKS
+        results = _run_both(hosts, host, guests, guest, only, quiet=as_json_text)
+        subject = f"{host.name}, and {guest.name}"
+    _finish(subject, results, junit, as_json_text=as_json_text)
+
+
+@conform.command()
+@click.option("--linux", is_flag=True, help="The real hv_balloon of Linux instead, in QEMU.")
+@_ONLY
+@_JSON
+@_JUNIT
+def hyperv(only: tuple[str, ...], junit: Path | None, *, linux: bool, as_json_text: bool) -> None:
+    """Check both ends of Hyper-V's Dynamic Memory, with guests and hosts that may be odd."""
+    guests = hyperv_suite.GUEST_CHECKS
+    if linux:
+        checks, real = _chosen(guests, only), HypervLinuxRig()
+        with _started(real.open, quiet=as_json_text):
+            results = _run(checks, real, quiet=as_json_text)
+        subject = real.name
+    else:
+        host, guest = HypervHostRig(), HypervEmbeddedRig()
+        hosts = hyperv_suite.HOST_CHECKS
+        results = _run_both(hosts, host, guests, guest, only, quiet=as_json_text)
+        subject = f"{host.name}, and {guest.name}"
+    _finish(subject, results, junit, as_json_text=as_json_text)
+
+
+@conform.command()
 @click.option("--json", "as_json_text", is_flag=True, help="Print one JSON object a line.")
 def agreement(*, as_json_text: bool) -> None:
     """Run one script on a real kernel and on ours, and compare what they did."""
@@ -158,10 +209,40 @@ def _word(value: object) -> str:
 
 
 def _chosen(checks: Sequence[Check[S]], only: tuple[str, ...]) -> list[Check[S]]:
-    unknown = set(only) - {check.id for check in checks}
+    _refuse_unknown(only, {check.id for check in checks})
+    return [check for check in checks if not only or check.id in only]
+
+
+def _refuse_unknown(only: tuple[str, ...], ids: set[str]) -> None:
+    unknown = set(only) - ids
     if unknown:
         raise click.UsageError(f"--only: no check {', '.join(sorted(unknown))}")
-    return [check for check in checks if not only or check.id in only]
+
+
+@contextmanager
+def _started(opening: Callable[[], AbstractContextManager[None]], *, quiet: bool) -> Iterator[None]:
+    """Guests are started before the block, which takes a while, and live inside it."""
+    with ExitStack() as stack:
+        console = Console(stderr=True, highlight=False, quiet=quiet)
+        with console.status("starting a guest ..."):
+            stack.enter_context(opening())
+        yield
+
+
+def _run_both(
+    hosts: Sequence[Check[S]],
+    host: S,
+    guests: Sequence[Check[G]],
+    guest: G,
+    only: tuple[str, ...],
+    *,
+    quiet: bool,
+) -> list[Result]:
+    """Checks of a host, and then of a guest."""
+    _refuse_unknown(only, {check.id for check in hosts} | {check.id for check in guests})
+    of_host = [check for check in hosts if not only or check.id in only]
+    of_guest = [check for check in guests if not only or check.id in only]
+    return _run(of_host, host, quiet=quiet) + _run(of_guest, guest, quiet=quiet)
 
 
 def _run(checks: Sequence[Check[S]], subject: S, *, quiet: bool) -> list[Result]:

@@ -1,7 +1,9 @@
-"""`ballonet device`: the vhost-user back-end program.
+"""`ballonet device`: the vhost-user back-end program, and hosts of other balloons.
 
-Follows the conventions of QEMU docs/interop/vhost-user.rst "Backend program conventions": one of
-`--socket-path` and `--fd`, `--print-capabilities`, stays in the foreground, ends on SIGTERM.
+With virtio's balloon it follows the conventions of QEMU docs/interop/vhost-user.rst "Backend
+program conventions": one of `--socket-path` and `--fd`, `--print-capabilities`, stays in the
+foreground, ends on SIGTERM.
+Not here: what is special of the other balloons (sibling_device.py).
 """
 
 from __future__ import annotations
@@ -19,15 +21,19 @@ import click
 from ballonet.cli.device_options import balloon_settings, device_options
 from ballonet.cli.monitor_address import QEMU_VERSION_OPTION, MonitorAddress
 from ballonet.cli.sandbox import SANDBOX_OPTION, make_sandbox
+from ballonet.cli.sibling_device import check_options, make_sibling, sibling_options
 from ballonet.cli.size import SizeType
+from ballonet.control.control import Control
 from ballonet.control.device_control import DeviceControl
 from ballonet.monitor.serving import monitoring
 from ballonet.qmp.version import VERSIONS
+from ballonet.siblings.host_server import SiblingServer
+from ballonet.siblings.sibling_control import SiblingControl
 from ballonet.trace.recording import recording
 from ballonet.trace.writer import TraceWriter
 from ballonet.units import bytes_to_pages
 from ballonet.vhost_user.listener import adopt_socket, listening_socket
-from ballonet.vhost_user.server import make_server
+from ballonet.vhost_user.server import DeviceServer, make_server
 
 __all__ = ["device"]
 
@@ -69,6 +75,7 @@ class _CapabilitiesFirst(click.Command):
     show_default=True,
     help="Memory to ask of the guest, in the balloon.",
 )
+@sibling_options
 @device_options
 @click.option(
     "--report-limit",
@@ -129,21 +136,22 @@ def device(
 ) -> None:
     """Serve a balloon device to a VMM over vhost-user.
 
-    The VMM connects to --socket-path, or has connected the socket that --fd names.
+    The VMM connects to --socket-path, or has connected the socket that --fd names.  With --balloon
+    it is a host of another protocol, and `ballonet guest embedded` connects.
     """
+    check_options(click.get_current_context())
     if (socket_path is None) == (fd is None):
         raise click.UsageError("give one of --socket-path and --fd")
-    settings = balloon_settings(options)
     with _socket(socket_path, fd) as (sock, listening), ExitStack() as stack:
         sockets = [stack.enter_context(listening_socket(path)) for path in monitors]
-        server = make_server(settings, sock, listening=listening, state_path=state_path)
-        control = DeviceControl(server)
+        server, control = _make(options, sock, listening=listening, state_path=state_path)
         if trace_path is not None:
             writer = TraceWriter(trace_path, trace_limit_bytes)
             stack.enter_context(recording(control, writer, server.add_timed))
         if target_bytes:
             control.set_target(bytes_to_pages(target_bytes))
-        control.set_report_rate(report_bytes_per_s)
+        if isinstance(control, DeviceControl):
+            control.set_report_rate(report_bytes_per_s)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, lambda *_: server.stop())
         if sandbox:
@@ -155,8 +163,19 @@ def device(
         server.run()
 
 
+def _make(
+    options: dict[str, Any], sock: socket.socket, *, listening: bool, state_path: Path | None
+) -> tuple[DeviceServer, DeviceControl] | tuple[SiblingServer, SiblingControl]:
+    """What serves guests, and how it is controlled. Raises: BallonetError."""
+    if options["balloon"] != "virtio":
+        return make_sibling(options, sock, listening=listening)
+    settings = balloon_settings(options)
+    server = make_server(settings, sock, listening=listening, state_path=state_path)
+    return server, DeviceControl(server)
+
+
 def _monitoring(
-    control: DeviceControl, sockets: list[socket.socket], options: dict[str, Any]
+    control: Control, sockets: list[socket.socket], options: dict[str, Any]
 ) -> AbstractContextManager[None]:
     return monitoring(
         control,

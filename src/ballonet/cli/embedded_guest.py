@@ -14,7 +14,7 @@ import click
 from ballonet.cli.monitor_address import MonitorAddress
 from ballonet.cli.size import SizeType
 from ballonet.errors import MigrationError
-from ballonet.guests.embedded import EmbeddedGuestSettings, EmbeddedMachine
+from ballonet.guests.embedded import BALLOONS, EmbeddedGuestSettings, EmbeddedMachine
 from ballonet.guests.guest_monitor import GuestMonitor, monitoring_guest
 from ballonet.guests.migration_destination import MigrationDestination
 from ballonet.guests.postcopy_arrival import PostcopyArrival
@@ -40,7 +40,14 @@ def _finite(_: click.Context, __: click.Parameter, value: float) -> float:
     "socket_path",
     type=click.Path(path_type=Path),
     required=True,
-    help="Balloon device to attach, a vhost-user socket.",
+    help="Balloon to attach: a vhost-user socket, or that of `ballonet device --balloon`.",
+)
+@click.option(
+    "--balloon",
+    type=click.Choice(BALLOONS),
+    default="virtio",
+    show_default=True,
+    help="The kind of balloon it has, and its driver.",
 )
 @click.option(
     "--memory",
@@ -117,9 +124,12 @@ def embedded(
         options["workload"],
         speed,
         KernelSettings(options["seed"], options["swap_bytes"], poison=options["poison"]),
+        balloon=options["balloon"],
     )
     control = None if control_fd is None else _adopted(control_fd)
     incoming_uri = options["incoming_uri"]
+    if incoming_uri is not None and settings.balloon != "virtio":
+        raise click.UsageError(f"--incoming: a guest with --balloon {settings.balloon} cannot move")
     with ExitStack() as stack:
         machine = stack.enter_context(
             EmbeddedMachine(settings, waits_for_state=incoming_uri is not None)
@@ -191,10 +201,10 @@ class _Teller:
         self._machine, self._told = machine, ""
 
     def tell(self) -> None:
-        info, size = self._machine.kernel.meminfo(), self._machine.driver.size
+        info = self._machine.kernel.meminfo()
         counters = self._machine.kernel.counters
         text = (
-            f"balloon {format_bytes(pages_to_bytes(size.actual_pages))},"
+            f"balloon {format_bytes(pages_to_bytes(self._machine.balloon.actual_pages))},"
             f" MemTotal {format_bytes(info['MemTotal'])}, free {format_bytes(info['MemFree'])},"
             f" available {format_bytes(info['MemAvailable'])},"
             f" swapped {format_bytes(info['SwapTotal'] - info['SwapFree'])},"

@@ -8,7 +8,9 @@ from pathlib import Path
 import click
 
 from ballonet.cli.embedded_guest import embedded
+from ballonet.cli.hyperv_guest import hyperv
 from ballonet.cli.size import SizeType
+from ballonet.cli.vmware_guest import vmware
 from ballonet.guests.console import interact
 from ballonet.guests.linux import LinuxGuestSettings
 
@@ -51,3 +53,5 @@ def linux(socket_path: Path | None, memory_bytes: int, append: tuple[str, ...]) 
 
 
 guest.add_command(embedded)
+guest.add_command(hyperv)
+guest.add_command(vmware)

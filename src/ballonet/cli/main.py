@@ -29,7 +29,7 @@ VERBS: Final = {
     "demo": "A real Linux kernel gives memory back, and takes it again.",
     "device": "Serve a balloon device to a VMM over vhost-user.",
     "dirty-rate": "Measure how much memory a guest writes.",
-    "features": "Observe every feature of the balloon on a real kernel.",
+    "features": "Observe every feature of a balloon on a real kernel.",
     "guest": "Start a guest by hand.",
     "hints": "Ask a guest for free page hints, as a migration would.",
     "host": "Serve balloon devices to many VMMs, each from a process of its own.",

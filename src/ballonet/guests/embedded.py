@@ -1,9 +1,11 @@
-"""The embedded guest: kernel and driver of ours in a process, attached to any vhost-user balloon.
+"""The embedded guest: kernel and driver of ours in a process, attached to a balloon.
 
-It can go on elsewhere.  Here: `freeze`, then, when the device has stopped, `save_state`; `thaw` if
+That is any vhost-user balloon, or a host of ours of Hyper-V's or VMware's kind.  With virtio's it
+can go on elsewhere.  Here: `freeze`, then, when the device has stopped, `save_state`; `thaw` if
 nothing came of it.  There: a machine made with `waits_for_state` touches neither memory nor device
 until its memory was filled; then `restore_state`, `take_device` and `go_on`.
-Not here: the process (embedded_process.py), what the guest can be asked (embedded_requests.py).
+Not here: the process (embedded_process.py), what the guest can be asked (embedded_requests.py), its
+balloon (balloon_side.py).
 Units: bytes.
 """
 
@@ -20,27 +22,28 @@ from typing import Final, Protocol, Self
 from ballonet.driver import state as driver_state
 from ballonet.driver.balloon_driver import BalloonDriver
 from ballonet.driver.settings import DriverSettings
-from ballonet.errors import GuestError, SettingsError, UsageError
+from ballonet.errors import GuestError, MigrationError, SettingsError, UsageError
+from ballonet.guests.balloon_side import BalloonSide
 from ballonet.guests.embedded_requests import AskedGuest, RequestSocket
+from ballonet.guests.hyperv_side import HypervSide
+from ballonet.guests.virtio_side import VirtioSide
+from ballonet.guests.vmware_side import VmwareSide
 from ballonet.kernel import state as kernel_state
 from ballonet.kernel.kernel import Kernel, KernelSettings
 from ballonet.kernel.physical import MemoryPiece, PhysicalMemory
 from ballonet.kernel.tasks import Job, Rest, Scheduler
 from ballonet.kernel.workloads import WORKLOADS, Programs
-from ballonet.memory.fence import full_fence
-from ballonet.memory.regions import Region
 from ballonet.memory.shared_file import SharedFile
 from ballonet.runtime.event_loop import EventLoop
-from ballonet.vhost_user.frontend import FrontEnd, SharedRegion
+from ballonet.vhost_user.frontend import FrontEnd
 
-__all__ = ["Companion", "EmbeddedGuestSettings", "EmbeddedMachine"]
+__all__ = ["BALLOONS", "Companion", "EmbeddedGuestSettings", "EmbeddedMachine"]
 
 _STEPS_PER_TURN: Final = 200
-_RECONNECT_NS: Final = 100_000_000
 #: A throttled guest stands still once in so long.
 _THROTTLE_NS: Final = 10_000_000
-#: Where guest memory lies in the addresses of its own process; only rings are named by it.
-_UVA: Final = 1 << 40
+#: The kinds of balloon a guest can have.
+BALLOONS: Final = ("virtio", "hyperv", "vmware")
 _KERNEL, _DRIVER = "kernel", "driver"
 
 
@@ -49,12 +52,13 @@ class EmbeddedGuestSettings:
     """What a guest is started with."""
 
     memory_bytes: int
-    socket_path: Path | None = None  #: vhost-user socket of its balloon
+    socket_path: Path | None = None  #: of its balloon; vhost-user's, or that of a host
     page_bytes: int = 4096
     workload: str | None = None
     speed: float = 1.0  #: of the guest's clock
     kernel: KernelSettings = field(default_factory=KernelSettings)
-    driver: DriverSettings = field(default_factory=DriverSettings)
+    driver: DriverSettings = field(default_factory=DriverSettings)  #: of a virtio balloon
+    balloon: str = "virtio"  #: one of `BALLOONS`
 
 
 class Companion(Protocol):
@@ -95,27 +99,31 @@ class EmbeddedMachine:
             boots=not waits_for_state,
         )
         self.programs: Final = Programs(self.kernel)
-        region = Region(0, settings.memory_bytes, _UVA, 0)
-        self.front_end: Final = FrontEnd(
-            self.loop,
-            settings.socket_path,
-            [SharedRegion(region, self.memory.fd)],
-            called=self._called,
-            config_changed=self._config_changed,
-            reconnected=self._reconnected,
-        )
-        self.driver: Final = BalloonDriver(self.kernel, self.front_end, full_fence, settings.driver)
+        self.balloon: Final = _balloon_of(self, settings.socket_path)
         self.companions: Final[list[Companion]] = []  #: asked in each turn of the loop
         self.throttle_percent = 0  #: of its time that the guest stands still
         self._requests: RequestSocket | None = None
-        self._reconnect_ns = 0
+
+    def check_movable(self) -> None:
+        """Raises: MigrationError, if it has a balloon with which it cannot go elsewhere."""
+        if not isinstance(self.balloon, VirtioSide):
+            raise MigrationError(f"a guest with a balloon of {self.settings.balloon} cannot move")
+
+    @property
+    def front_end(self) -> FrontEnd:
+        """The way to its virtio balloon. Raises: UsageError, if it has another one."""
+        return self._virtio.front_end
+
+    @property
+    def driver(self) -> BalloonDriver:
+        """The driver of the same. Raises: UsageError, if it has another one."""
+        return self._virtio.driver
 
     def __enter__(self) -> Self:
         if self.waits_for_state:
             return self
         try:
-            self.front_end.connect()
-            self.driver.start()
+            self.balloon.start()
         except BaseException:
             self.close()
             raise
@@ -133,7 +141,7 @@ class EmbeddedMachine:
 
     def listen(self, control: socket.socket) -> None:
         """Obey requests on this socket, and end when it is closed."""
-        guest = AskedGuest(self.kernel, self.driver, self.front_end)
+        guest = AskedGuest(self.kernel, self.balloon)
         self._requests = RequestSocket(control, self.loop, guest, self.stop)
 
     def run(self) -> None:
@@ -157,7 +165,7 @@ class EmbeddedMachine:
 
     def close(self) -> None:
         """Power off; safe to call again."""
-        self.front_end.close()
+        self.balloon.close()
         self.kernel.memory.release()
         self.memory.close()
         self.loop.close()
@@ -228,14 +236,12 @@ class EmbeddedMachine:
         self._set_clock()
         self.waits_for_state = False
 
-    def _called(self, queue: int) -> None:
-        self.driver.called(queue)
-
-    def _config_changed(self) -> None:
-        self.driver.config_changed()
-
-    def _reconnected(self) -> None:
-        self.driver.reconnected()
+    @property
+    def _virtio(self) -> VirtioSide:
+        """Raises: UsageError, if it has another balloon."""
+        if not isinstance(self.balloon, VirtioSide):
+            raise UsageError(f"the guest's balloon is of {self.settings.balloon}")
+        return self.balloon
 
     def _now_ns(self) -> int:
         """The guest's clock."""
@@ -250,11 +256,8 @@ class EmbeddedMachine:
     def _work(self) -> bool:
         if self.waits_for_state:
             return False
-        if not self.scheduler.is_frozen and not self.front_end.is_connected:
-            now_ns = time.monotonic_ns()
-            if now_ns >= self._reconnect_ns:
-                self._reconnect_ns = now_ns + _RECONNECT_NS
-                self.front_end.reconnect()
+        if not self.scheduler.is_frozen:
+            self.balloon.reconnect()
         is_held_up = self._held_up_until_ns() is not None
         if not is_held_up:
             self.scheduler.run(self._now_ns(), _STEPS_PER_TURN)
@@ -280,6 +283,19 @@ class EmbeddedMachine:
             return min(times, default=None)
         if self.scheduler.deadline_ns is not None:
             times.append(self._begun_ns + int(self.scheduler.deadline_ns / self.settings.speed))
-        if not self.front_end.is_connected:
-            times.append(self._reconnect_ns)
+        if self.balloon.deadline_ns is not None:
+            times.append(self.balloon.deadline_ns)
         return min(times, default=None)
+
+
+def _balloon_of(machine: EmbeddedMachine, path: Path) -> BalloonSide:
+    """Raises: GuestError, if there is no such balloon."""
+    kernel, loop, memory, settings = machine.kernel, machine.loop, machine.memory, machine.settings
+    match settings.balloon:
+        case "virtio":
+            return VirtioSide(kernel, loop, path, memory, settings.driver)
+        case "hyperv":
+            return HypervSide(kernel, loop, path, memory)
+        case "vmware":
+            return VmwareSide(kernel, loop, path, memory)
+    raise GuestError(f"no balloon {settings.balloon!r}; there are {', '.join(BALLOONS)}")

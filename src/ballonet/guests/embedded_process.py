@@ -125,6 +125,7 @@ class EmbeddedGuest:
         settings = self.settings
         arguments = [
             *("guest", "embedded", "--socket", str(settings.socket_path)),
+            *("--balloon", settings.balloon),
             *("--memory", f"{settings.memory_bytes}B", "--page-size", str(settings.page_bytes)),
             *("--seed", str(settings.kernel.seed), "--swap", f"{settings.kernel.swap_bytes}B"),
             *("--speed", str(settings.speed), "--control-fd", str(control_fd)),

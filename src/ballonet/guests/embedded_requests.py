@@ -16,12 +16,11 @@ from typing import Any, Final
 
 import numpy as np
 
-from ballonet.driver.balloon_driver import BalloonDriver
 from ballonet.errors import BallonetError
+from ballonet.guests.balloon_side import BalloonSide
 from ballonet.kernel.kernel import Kernel, ProcessKilled
 from ballonet.kernel.tasks import Job
 from ballonet.runtime.event_loop import Watcher
-from ballonet.vhost_user.frontend import FrontEnd
 
 __all__ = ["AskedGuest", "RequestSocket"]
 
@@ -36,8 +35,7 @@ class AskedGuest:
     """Whom the questions are about."""
 
     kernel: Kernel
-    driver: BalloonDriver
-    front_end: FrontEnd
+    balloon: BalloonSide
 
 
 class RequestSocket:
@@ -137,29 +135,17 @@ def _at_once(question: Callable[[AskedGuest], Any]) -> Callable[..., Job[Any]]:
     return ask
 
 
-def _driver_facts(guest: AskedGuest) -> dict[str, object]:
-    driver = guest.driver
-    return {
-        "negotiated": int(driver.negotiated),
-        "actual_pages": driver.size.actual_pages,
-        "out_of_puff": driver.size.out_of_puff,
-        "hint_rounds": driver.hints.rounds if driver.hints else 0,
-        "reports": driver.reports.chains if driver.reports else 0,
-        "reconnections": guest.front_end.reconnections,
-    }
-
-
 _REQUESTS: Final[Mapping[str, Callable[..., Job[Any]]]] = {
     "meminfo": _at_once(lambda guest: guest.kernel.meminfo()),
     "vmstat": _at_once(lambda guest: asdict(guest.kernel.counters)),
-    "driver": _at_once(_driver_facts),
+    "driver": _at_once(lambda guest: guest.balloon.facts()),
     "drop_caches": _at_once(lambda guest: guest.kernel.reclaim.drop_cache()),
     "compact": lambda guest: guest.kernel.compact(),
     "use_memory": _use_memory,
     "read_file": _read_file,
     "hog": _hog,
     "release_hogs": _release_hogs,
-    "freeze": lambda guest: guest.driver.freeze(),
-    "restore": lambda guest: guest.driver.restore(),
-    "remove": lambda guest: guest.driver.remove(),
+    "freeze": lambda guest: guest.balloon.freeze(),
+    "restore": lambda guest: guest.balloon.restore(),
+    "remove": lambda guest: guest.balloon.remove(),
 }

@@ -73,6 +73,7 @@ class GuestMonitor:
 
     async def migrate(self, uri: str, *, resume: bool) -> None:
         """Begin. Raises: BallonetError."""
+        self._machine.check_movable()
         self._check_whole()
         if self._dirty_rate.is_measuring:
             raise MigrationError("the dirty rate is being measured; try again in a moment")

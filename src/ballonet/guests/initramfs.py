@@ -1,4 +1,4 @@
-"""The guest's first file system: a cpio archive with busybox, the balloon module and an init.
+"""The guest's first file system: a cpio archive with busybox, kernel modules and an init.
 
     "newc" entry   070701, thirteen 8-digit hex fields, name, zero; then the data; each padded to 4
     last entry     named TRAILER!!!
@@ -13,7 +13,7 @@ Source: Linux Documentation/driver-api/early-userspace/buffer-format.rst.
 from __future__ import annotations
 
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Final, NamedTuple
 
 __all__ = ["Entry", "guest_files", "pack_cpio"]
@@ -26,17 +26,19 @@ mount -t tmpfs -o size=95% tmpfs /tmp
 mount -t tmpfs -o size=32M tmpfs /run
 hostname guest
 export HOME=/root PATH=/bin
-[ "$BALLONET_BALLOON" = no ] || insmod /virtio_balloon.ko
+[ "$BALLONET_BALLOON" = no ] || for module in @MODULES@; do insmod /$module; done
+@FIRST@
 cd /root
 case "$BALLONET_MODE" in
     console) echo "Linux $(uname -r), leave with Ctrl-D"; setsid cttyhack sh; poweroff -f;;
     script) stty -echo; echo "Linux $(uname -r), reading commands"; cat | sh; poweroff -f;;
 esac
 echo -1000 > /proc/self/oom_score_adj
-exec < /dev/ttyS0 > /dev/ttyS0
+exec < /dev/@LINE@ > /dev/@LINE@
 stty raw -echo
 echo "ready $(uname -r)"
 while read -r id seconds encoded; do
+    [ "$id" ] || continue
     echo "$encoded" | base64 -d > /run/command
     timeout -s KILL "$seconds" /run-command > /run/output 2>&1 < /dev/null
     echo "$id $? $(wc -c < /run/output)"
@@ -63,17 +65,30 @@ class Entry(NamedTuple):
     device: tuple[int, int] = (0, 0)
 
 
-def guest_files(busybox: bytes, applets: list[str], balloon_module: bytes) -> list[Entry]:
-    """Everything the guest starts with; links to busybox are made here, where they cost nothing."""
+def guest_files(
+    busybox: bytes,
+    applets: list[str],
+    modules: Mapping[str, bytes],
+    *,
+    line: str = "ttyS0",
+    first: str = ":",
+) -> list[Entry]:
+    """Everything the guest starts with; links to busybox are made here, where they cost nothing.
+
+    `modules` by the names of their files, in the order they are loaded; `line` is the terminal that
+    init serves, and `first` what it does before, in its shell.
+    """
     program = stat.S_IFREG | 0o755
+    init = _INIT.replace("@MODULES@", " ".join(modules))
+    init = init.replace("@LINE@", line).replace("@FIRST@", first)
     return [
         *(Entry(name, stat.S_IFDIR | 0o755) for name in _DIRECTORIES),
         *(Entry(f"bin/{applet}", stat.S_IFLNK | 0o777, b"busybox") for applet in applets),
         Entry("dev/console", stat.S_IFCHR | 0o600, device=(5, 1)),
         Entry("bin/busybox", program, busybox),
-        Entry("init", program, _INIT.encode()),
+        Entry("init", program, init.encode()),
         Entry("run-command", program, _RUN_COMMAND.encode()),
-        Entry("virtio_balloon.ko", stat.S_IFREG | 0o644, balloon_module),
+        *(Entry(name, stat.S_IFREG | 0o644, data) for name, data in modules.items()),
     ]
 
 

@@ -5,13 +5,11 @@ For comparing with other people's device and monitor; our own device has nothing
 
 from __future__ import annotations
 
-import shutil
 import socket
 import stat
 import subprocess
 import time
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -20,24 +18,15 @@ from ballonet.errors import GuestError
 from ballonet.guests.initramfs import Entry, pack_cpio
 from ballonet.guests.kernel_package import find_kernel_package
 from ballonet.guests.processes import QEMU_MARK, PrivateDirectory
+from ballonet.guests.qemu_kernel import find_qemu_kernel
 
-__all__ = ["HINTING", "QemuGuest", "QemuKernel", "find_qemu_kernel", "used_and_freed"]
+__all__ = ["HINTING", "QemuGuest", "used_and_freed"]
 
-#: In the order they depend on each other.
-_MODULES: Final = (
-    "virtio_ring",
-    "virtio",
-    "virtio_pci_modern_dev",
-    "virtio_pci_legacy_dev",
-    "virtio_pci",
-    "virtio_balloon",
-)
-_INSTALL: Final = "run: sh scripts/system-packages qemu"
 _READY: Final = "balloon guest ready"
 _INIT: Final = f"""#!/bin/busybox sh
 /bin/busybox mount -t devtmpfs devtmpfs /dev
-for module in {" ".join(_MODULES)}; do
-    /bin/busybox insmod /$module.ko
+for module in @MODULES@; do
+    /bin/busybox insmod /$module
 done
 @FIRST@
 echo {_READY} $(/bin/busybox uname -r)
@@ -47,28 +36,6 @@ done
 """
 _BOOT_S: Final = 60.0
 _POLL_S: Final = 0.05
-
-
-@dataclass(frozen=True, slots=True)
-class QemuKernel:
-    """A kernel for QEMU and the modules its balloon needs."""
-
-    image: Path
-    modules: tuple[Path, ...]
-
-
-def find_qemu_kernel() -> QemuKernel:
-    """Debian's kernel for clouds, unpacked under build/ or installed. Raises: GuestError."""
-    if shutil.which("qemu-system-x86_64") is None:
-        raise GuestError(f"qemu-system-x86_64 is not installed; {_INSTALL}")
-    for root in (Path("build/kernel"), Path("/")):
-        for image in sorted(root.glob("boot/vmlinuz-*-cloud-amd64"), reverse=True):
-            release = image.name.removeprefix("vmlinuz-")
-            tree = root / "lib/modules" / release / "kernel/drivers/virtio"
-            modules = tuple(tree / f"{name}.ko" for name in _MODULES)
-            if all(module.exists() for module in modules):
-                return QemuKernel(image, modules)
-    raise GuestError(f"no kernel for QEMU is there; {_INSTALL}")
 
 
 #: A balloon whose guest names its free pages when it is migrated.
@@ -171,7 +138,7 @@ class QemuGuest:
                     *("-m", f"{self.memory_bytes >> 20}", "-nodefaults", "-no-user-config"),
                     *("-display", "none", "-serial", f"file:{directory / 'console'}"),
                     *("-kernel", image, "-initrd", directory / "initramfs"),
-                    *("-append", "console=ttyS0 quiet panic=-1"),
+                    *("-append", "console=ttyS0 quiet panic=-1 no_timer_check"),
                     *("-object", "iothread,id=iothread0", "-device", self._options),
                     *("-qmp", f"unix:{directory / 'qmp'},server=on,wait=off"),
                     *incoming,
@@ -207,10 +174,12 @@ class QemuGuest:
 
 def _guest_files(busybox: bytes, modules: tuple[Path, ...], first: str) -> list[Entry]:
     program = stat.S_IFREG | 0o755
+    names = " ".join(module.name for module in modules)
+    init = _INIT.replace("@MODULES@", names).replace("@FIRST@", first)
     return [
         *(Entry(name, stat.S_IFDIR | 0o755) for name in ("bin", "dev")),
         Entry("dev/console", stat.S_IFCHR | 0o600, device=(5, 1)),
         Entry("bin/busybox", program, busybox),
-        Entry("init", program, _INIT.replace("@FIRST@", first).encode()),
+        Entry("init", program, init.encode()),
         *(Entry(module.name, stat.S_IFREG | 0o644, module.read_bytes()) for module in modules),
     ]

@@ -39,11 +39,18 @@ def test_every_entry_comes_back_whatever_its_length(files: list[tuple[str, bytes
 
 
 def test_the_guest_gets_a_console_an_init_and_a_link_for_each_applet() -> None:
-    found = {
-        name: (mode, data, device)
-        for name, mode, data, device in unpack(pack_cpio(guest_files(b"BB", ["sh", "dd"], b"KO")))
-    }
+    files = guest_files(b"BB", ["sh", "dd"], {"virtio_balloon.ko": b"KO"})
+    found = {name: (mode, data, device) for name, mode, data, device in unpack(pack_cpio(files))}
     assert found["dev/console"] == (stat.S_IFCHR | 0o600, b"", (5, 1))
     assert found["virtio_balloon.ko"][1] == b"KO"
     assert found["bin/sh"][:2] == (stat.S_IFLNK | 0o777, b"busybox")
     assert stat.S_IMODE(found["init"][0]) == 0o755
+
+
+def test_init_loads_the_modules_in_their_order_and_serves_the_line_it_is_told() -> None:
+    files = guest_files(b"", [], {"vmci.ko": b"1", "balloon.ko": b"2"}, line="ttyS1", first="hi")
+    init = next(entry.data.decode() for entry in files if entry.name == "init")
+    assert "for module in vmci.ko balloon.ko; do" in init
+    assert "exec < /dev/ttyS1 > /dev/ttyS1" in init
+    assert init.index("vmci.ko") < init.index("\nhi\n") < init.index("ttyS1")
+    assert "@" not in init
