@@ -22,6 +22,7 @@ __all__ = [
     "Result",
     "Suite",
     "Verdict",
+    "expect",
     "run_checks",
 ]
 
@@ -90,6 +91,12 @@ class Suite(Generic[S]):
             return observe
 
         return add
+
+
+def expect(what: str, seen: object, wanted: object) -> None:
+    """Raises: Failed, unless something is as it must be."""
+    if seen != wanted:
+        raise Failed(f"{what}: {seen}, not {wanted}")
 
 
 def run_checks(checks: Iterable[Check[S]], subject: S) -> Iterator[Result]:
