@@ -8,7 +8,7 @@ SAY_PIP = echo "installing Python packages into $(1), which may take a minute ..
 # Tests run on all processors; those that share a guest stay together, see their conftest.py.
 SIDE_BY_SIDE := -n auto --dist loadgroup
 
-.PHONY: help run test mutants test-unit test-kernel test-qemu test-oldest check fix fuzz bench plots clean system system-qemu
+.PHONY: help run test mutants test-unit test-kernel test-qemu conform-linux test-oldest check fix fuzz bench plots clean system system-qemu
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -27,6 +27,9 @@ test-kernel: system .venv/.dev ## only the tests on a real kernel
 
 test-qemu: system system-qemu .venv/.dev ## only the tests against a real QEMU
 	BALLONET_REQUIRE=kernel,qemu $(BIN)/pytest $(SIDE_BY_SIDE) -m qemu
+
+conform-linux: system system-qemu .venv/.dev ## every check of the real drivers of Hyper-V's and VMware's balloons
+	BALLONET_REQUIRE=kernel,qemu BALLONET_WHOLE=1 $(BIN)/pytest -v tests/qemu/test_sibling_conformance.py
 
 test-oldest: system ## those without a kernel, on the oldest dependencies that are allowed
 	@$(call SAY_PIP,.venv-oldest)
