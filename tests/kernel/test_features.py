@@ -175,16 +175,20 @@ def test_compaction_moves_balloon_pages_and_the_books_stay_right() -> None:
     with start() as machine:
         guest, device = machine.guest, machine.device
         # The balloon at both ends of memory, a file between: without it, there is room to move to.
-        assert machine.resize(60_000, stalled_after_s=20).reached
-        guest.check("dd if=/dev/zero of=/tmp/between bs=1M count=400")
-        assert machine.resize(130_000, stalled_after_s=20).reached
-        guest.check("rm /tmp/between")
-        before, vmstat_before = device.status(), guest.vmstat()
-        checksum = guest.check(PATTERN)
+        # Which pages those are is the kernel's choice, so it may find nothing in its way.
+        for _ in range(5):
+            assert machine.resize(60_000, stalled_after_s=20).reached
+            guest.check("dd if=/dev/zero of=/tmp/between bs=1M count=400")
+            assert machine.resize(130_000, stalled_after_s=20).reached
+            guest.check("rm /tmp/between")
+            before, vmstat_before = device.status(), guest.vmstat()
+            checksum = guest.check(PATTERN)
 
-        guest.check("echo 1 > /proc/sys/vm/compact_memory")
+            guest.check("echo 1 > /proc/sys/vm/compact_memory")
 
-        moved = guest.vmstat()["balloon_migrate"] - vmstat_before["balloon_migrate"]
+            moved = guest.vmstat()["balloon_migrate"] - vmstat_before["balloon_migrate"]
+            if moved:
+                break
         assert moved > 0
         after = device.status()
         assert after.counters.inflated_pages - before.counters.inflated_pages == moved
