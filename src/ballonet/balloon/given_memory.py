@@ -21,7 +21,6 @@ from ballonet.balloon.facts import GuestChanged, Observers, PagesRejected
 from ballonet.balloon.inhibition import Inhibition
 from ballonet.balloon.memory import BalloonMemory
 from ballonet.balloon.page_ledger import PageLedger
-from ballonet.units import pages_to_bytes
 from ballonet.virtio.queues import QueueRole
 
 __all__ = ["GivenMemory"]
@@ -64,16 +63,6 @@ class GivenMemory:
             self.ledger.take_back_all()
             self._memory = None
             self.observers.tell(GuestChanged())
-
-    def names_memory(self, pfns: Pfns) -> NDArray[np.bool_]:
-        """Which of these page numbers lie wholly in the guest's memory; shape as `pfns`."""
-        inside = np.zeros(pfns.shape, np.bool_)
-        if self._memory is not None:
-            for region in self._memory.table.regions:
-                first = -(-region.gpa // pages_to_bytes(1))
-                end = (region.gpa + region.size) // pages_to_bytes(1)
-                inside |= (pfns >= first) & (pfns < end)
-        return inside
 
     def give(self, pfns: Pfns) -> None:
         """The host may drop these pages; those that name no memory are counted and left alone."""

@@ -27,6 +27,7 @@ from struct import Struct
 from typing import Final, Self
 
 from ballonet.errors import WireError
+from ballonet.hyperv.messages import MESSAGE_BYTES_MAX
 from ballonet.memory.regions import Region
 
 __all__ = [
@@ -53,8 +54,6 @@ _REGION: Final = Struct("<QQQ")
 _MAGIC: Final = b"ballonet"
 _VERSION: Final = 1
 _KINDS: Final = ("hyperv", "vmware")
-#: The longest message of Hyper-V's Dynamic Memory.
-_MESSAGE_BYTES_MAX: Final = 4096
 _REASON_BYTES_MAX: Final = 200
 _SOURCE: Final = "siblings.framing"
 
@@ -79,7 +78,7 @@ _BODY_BYTES: Final = {
     FrameKind.CALL: (CALL.size, CALL.size),
     FrameKind.ANSWER: (ANSWER.size, ANSWER.size),
     FrameKind.DOORBELL: (DOORBELL.size, DOORBELL.size),
-    FrameKind.MESSAGE: (0, _MESSAGE_BYTES_MAX),
+    FrameKind.MESSAGE: (0, MESSAGE_BYTES_MAX),
 }
 
 
