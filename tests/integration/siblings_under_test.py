@@ -19,8 +19,9 @@ from ballonet.guests.embedded import EmbeddedGuestSettings
 from ballonet.guests.embedded_process import EmbeddedGuest
 from ballonet.hyperv.settings import HypervHostSettings
 from ballonet.runtime.system_clock import SystemClock
-from ballonet.siblings.host_server import SiblingServer, serving
+from ballonet.siblings.host_server import SiblingServer
 from ballonet.siblings.hyperv_conversation import HypervConversation
+from ballonet.siblings.serving import serving
 from ballonet.siblings.sibling_control import SiblingControl
 from ballonet.siblings.vmware_conversation import VmwareConversation
 from ballonet.vhost_user.listener import listening_socket

@@ -19,7 +19,8 @@ from ballonet.hyperv.settings import HypervHostSettings
 from ballonet.memory.mapping import GuestMemory
 from ballonet.memory.regions import Region
 from ballonet.siblings import vmbus_serial
-from ballonet.siblings.vmbus_serial import VmbusSerial, serving_vmbus
+from ballonet.siblings.serving import serving
+from ballonet.siblings.vmbus_serial import VmbusSerial
 
 SETTINGS = HypervHostSettings(post_init_wait_ns=0)
 PAGES = 4096
@@ -115,7 +116,7 @@ def impatient_host(monkeypatch: pytest.MonkeyPatch) -> None:
 def port(tmp_path: Path, ram: GuestRam) -> Iterator[VmbusSerial]:
     memory = GuestMemory()
     memory.replace([Region(0, REGION.size, 0, 0)], [ram.fd(REGION)])
-    with closing(memory), serving_vmbus(VmbusSerial(SETTINGS, tmp_path / "port", memory)) as made:
+    with closing(memory), serving(VmbusSerial(SETTINGS, tmp_path / "port", memory)) as made:
         yield made
 
 

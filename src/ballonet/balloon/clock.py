@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-__all__ = ["NS_PER_S", "Clock", "earliest"]
+__all__ = ["NS_PER_S", "Clock", "earliest", "is_over"]
 
 NS_PER_S = 1_000_000_000
 
@@ -28,3 +28,8 @@ def earliest(*deadlines_ns: int | None) -> int | None:
         if deadline_ns is not None and (first is None or deadline_ns < first):
             first = deadline_ns
     return first
+
+
+def is_over(deadline_ns: int | None, now_ns: int) -> bool:
+    """There is a deadline, and its time has come."""
+    return deadline_ns is not None and deadline_ns <= now_ns

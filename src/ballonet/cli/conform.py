@@ -7,11 +7,11 @@ import logging
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final, Protocol, TypeVar
 
 import click
 from rich.console import Console
@@ -42,8 +42,15 @@ from ballonet.memory.huge_pages import reserve_huge_pages
 
 __all__ = ["conform"]
 
-S = TypeVar("S")
-G = TypeVar("G")
+
+class _Named(Protocol):
+    """Whatever is checked."""
+
+    name: str
+
+
+S = TypeVar("S", bound=_Named)
+G = TypeVar("G", bound=_Named)
 
 _HUGE_PAGES: Final = 64
 _STYLES: Final = {Verdict.PASS: "green", Verdict.FAIL: "bold red", Verdict.NOT_APPLICABLE: "dim"}
@@ -143,18 +150,13 @@ def driver(
 @_JUNIT
 def vmware(only: tuple[str, ...], junit: Path | None, *, linux: bool, as_json_text: bool) -> None:
     """Check both ends of VMware's balloon, with guests and hosts that may be odd."""
-    guests = vmware_suite.GUEST_CHECKS
+    hosts, guests = vmware_suite.HOST_CHECKS, vmware_suite.GUEST_CHECKS
     if linux:
-        checks, real = _chosen(guests, only), VmwareLinuxRig()
-        with _started(real.open, quiet=as_json_text):
-            results = _run(checks, real, quiet=as_json_text)
-        subject = real.name
+        real = VmwareLinuxRig()
+        _check_real(guests, real, real.open, only, junit, as_json_text=as_json_text)
     else:
-        host, guest = VmwareHostRig(), VmwareEmbeddedRig()
-        hosts = vmware_suite.HOST_CHECKS
-        results = _run_both(hosts, host, guests, guest, only, quiet=as_json_text)
-        subject = f"{host.name}, and {guest.name}"
-    _finish(subject, results, junit, as_json_text=as_json_text)
+        ends = VmwareHostRig(), VmwareEmbeddedRig()
+        _check_both(hosts, guests, ends, only, junit, as_json_text=as_json_text)
 
 
 @conform.command()
@@ -164,18 +166,13 @@ def vmware(only: tuple[str, ...], junit: Path | None, *, linux: bool, as_json_te
 @_JUNIT
 def hyperv(only: tuple[str, ...], junit: Path | None, *, linux: bool, as_json_text: bool) -> None:
     """Check both ends of Hyper-V's Dynamic Memory, with guests and hosts that may be odd."""
-    guests = hyperv_suite.GUEST_CHECKS
+    hosts, guests = hyperv_suite.HOST_CHECKS, hyperv_suite.GUEST_CHECKS
     if linux:
-        checks, real = _chosen(guests, only), HypervLinuxRig()
-        with _started(real.open, quiet=as_json_text):
-            results = _run(checks, real, quiet=as_json_text)
-        subject = real.name
+        real = HypervLinuxRig()
+        _check_real(guests, real, real.open, only, junit, as_json_text=as_json_text)
     else:
-        host, guest = HypervHostRig(), HypervEmbeddedRig()
-        hosts = hyperv_suite.HOST_CHECKS
-        results = _run_both(hosts, host, guests, guest, only, quiet=as_json_text)
-        subject = f"{host.name}, and {guest.name}"
-    _finish(subject, results, junit, as_json_text=as_json_text)
+        ends = HypervHostRig(), HypervEmbeddedRig()
+        _check_both(hosts, guests, ends, only, junit, as_json_text=as_json_text)
 
 
 @conform.command()
@@ -219,30 +216,41 @@ def _refuse_unknown(only: tuple[str, ...], ids: set[str]) -> None:
         raise click.UsageError(f"--only: no check {', '.join(sorted(unknown))}")
 
 
-@contextmanager
-def _started(opening: Callable[[], AbstractContextManager[None]], *, quiet: bool) -> Iterator[None]:
-    """Guests are started before the block, which takes a while, and live inside it."""
+def _check_real(
+    checks: Sequence[Check[S]],
+    rig: S,
+    opening: Callable[[], AbstractContextManager[None]],
+    only: tuple[str, ...],
+    junit: Path | None,
+    *,
+    as_json_text: bool,
+) -> None:
+    """Check a guest that has to be started, which takes a while."""
+    checks = _chosen(checks, only)
     with ExitStack() as stack:
-        console = Console(stderr=True, highlight=False, quiet=quiet)
+        console = Console(stderr=True, highlight=False, quiet=as_json_text)
         with console.status("starting a guest ..."):
             stack.enter_context(opening())
-        yield
+        results = _run(checks, rig, quiet=as_json_text)
+    _finish(rig.name, results, junit, as_json_text=as_json_text)
 
 
-def _run_both(
+def _check_both(
     hosts: Sequence[Check[S]],
-    host: S,
     guests: Sequence[Check[G]],
-    guest: G,
+    ends: tuple[S, G],
     only: tuple[str, ...],
+    junit: Path | None,
     *,
-    quiet: bool,
-) -> list[Result]:
-    """Checks of a host, and then of a guest."""
+    as_json_text: bool,
+) -> None:
+    """Check a host, and then a guest."""
     _refuse_unknown(only, {check.id for check in hosts} | {check.id for check in guests})
     of_host = [check for check in hosts if not only or check.id in only]
     of_guest = [check for check in guests if not only or check.id in only]
-    return _run(of_host, host, quiet=quiet) + _run(of_guest, guest, quiet=quiet)
+    host, guest = ends
+    results = _run(of_host, host, quiet=as_json_text) + _run(of_guest, guest, quiet=as_json_text)
+    _finish(f"{host.name}, and {guest.name}", results, junit, as_json_text=as_json_text)
 
 
 def _run(checks: Sequence[Check[S]], subject: S, *, quiet: bool) -> list[Result]:

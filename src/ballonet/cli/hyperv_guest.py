@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-import signal
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Final
 
 import click
 
 from ballonet.balloon.clock import NS_PER_S
-from ballonet.cli.monitor_address import QEMU_VERSION_OPTION, MonitorAddress
 from ballonet.cli.seconds import SecondsType
+from ballonet.cli.served_guest import serve_guest, serving_options
 from ballonet.cli.size import SizeType
 from ballonet.guests.hyperv_guest import BLOCK_BYTES, HypervGuest
 from ballonet.hyperv.settings import HypervHostSettings
-from ballonet.monitor.serving import monitoring
-from ballonet.qmp.version import VERSIONS
 from ballonet.siblings.sibling_control import SiblingControl
-from ballonet.trace.recording import recording
-from ballonet.trace.writer import TraceWriter
 from ballonet.vhost_user.listener import listening_socket
 
 __all__ = ["hyperv"]
-
-_TRACE_BYTES_MAX: Final = 1 << 30
 
 
 @click.command()
@@ -54,21 +46,7 @@ _TRACE_BYTES_MAX: Final = 1 << 30
 @click.option(
     "--hibernation", "can_hibernate", is_flag=True, help="Let its driver ignore what it is asked."
 )
-@click.option(
-    "--qmp",
-    "monitors",
-    multiple=True,
-    type=MonitorAddress(),
-    metavar="unix:PATH,server=on,wait=off",
-    help="Serve QEMU's monitor protocol at this socket; may be repeated.",
-)
-@QEMU_VERSION_OPTION
-@click.option(
-    "--trace",
-    "trace_path",
-    type=click.Path(path_type=Path),
-    help="Record the conversation in this file; see `ballonet trace`.",
-)
+@serving_options
 def hyperv(
     memory_bytes: int,
     spare_bytes: int,
@@ -99,13 +77,4 @@ def hyperv(
         guest = stack.enter_context(made)
         server = guest.attach(settings)
         control = SiblingControl(server, wants_reports=status_report)
-        if trace_path is not None:
-            writer = TraceWriter(trace_path, _TRACE_BYTES_MAX)
-            stack.enter_context(recording(control, writer, server.add_timed))
-        if sockets:
-            version = VERSIONS[qemu_version]
-            stack.enter_context(monitoring(control, sockets, version=version))
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, lambda *_: server.stop())
-        click.echo(f"ballonet: Linux {guest.linux.release} is served", err=True)
-        server.run()
+        serve_guest(control, guest.linux.release, sockets, qemu_version, trace_path)

@@ -24,7 +24,8 @@ from ballonet.guests.qemu_kernel import QemuKernel, find_hyperv_kernel
 from ballonet.guests.qemu_linux import QemuLinux, QemuLinuxSettings
 from ballonet.hyperv.host import HypervHost
 from ballonet.hyperv.settings import HypervHostSettings
-from ballonet.siblings.vmbus_serial import MakeHost, VmbusSerial, serving_vmbus
+from ballonet.siblings.serving import serving
+from ballonet.siblings.vmbus_serial import MakeHost, VmbusSerial
 
 __all__ = ["BLOCK_BYTES", "HypervGuest"]
 
@@ -126,7 +127,7 @@ class HypervGuest:
 
         Raises: GuestError.
         """
-        with serving_vmbus(self.attach(settings, make_host)) as port:
+        with serving(self.attach(settings, make_host)) as port:
             yield port
         end_s = time.monotonic() + _NOTICES_S
         while self.shell.check(f"ls {_CHANNELS}"):

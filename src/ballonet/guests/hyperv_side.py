@@ -11,69 +11,38 @@ from pathlib import Path
 import numpy as np
 
 from ballonet.errors import UsageError, WireError
+from ballonet.guests.linked_side import LinkedSide
 from ballonet.hyperv.driver import HypervDriver
 from ballonet.hyperv.messages import RANGE_PAGES_MAX, RawRanges, join_ranges
 from ballonet.hyperv.settings import HypervDriverSettings
 from ballonet.kernel.kernel import Kernel
 from ballonet.kernel.tasks import Flag, Job, Rest
-from ballonet.memory.regions import Region
 from ballonet.memory.runs import PageRuns
 from ballonet.memory.shared_file import SharedFile
 from ballonet.runtime.event_loop import Watcher
-from ballonet.siblings.framing import Frame, FrameKind, Hello
-from ballonet.siblings.guest_link import GuestLink
+from ballonet.siblings.framing import Frame, FrameKind
 
 __all__ = ["HypervSide"]
 
 
-class HypervSide:
+class HypervSide(LinkedSide):
     """A `BalloonSide`."""
 
     def __init__(self, kernel: Kernel, watcher: Watcher, path: Path, memory: SharedFile) -> None:
         self._kernel = kernel
         self._found = Flag()  # another host
         self.driver = self._make_driver()
-        self._link = GuestLink(
-            watcher,
-            path,
-            Hello("hyperv", (Region(0, memory.size, 0, 0),)),
-            [memory.fd],
-            received=self._received,
-            found_again=self._found_again,
-        )
+        super().__init__("hyperv", watcher, path, memory)
 
     @property
-    def is_connected(self) -> bool:
-        """There is a host."""
-        return self._link.is_connected
-
-    @property
-    def deadline_ns(self) -> int | None:
-        """When a lost host is to be looked for, by the host's clock."""
-        return self._link.deadline_ns
-
-    @property
-    def actual_pages(self) -> int:
-        """What the driver has in the balloon, in pages of 4 KiB."""
-        return self.driver.actual_pages
+    def linked_driver(self) -> HypervDriver:
+        """The driver of the moment."""
+        return self.driver
 
     def start(self) -> None:
         """Find the host and begin. Raises: GuestError."""
-        self._link.connect()
-        self.driver.start()
+        super().start()
         self._kernel.scheduler.spawn("hyperv hosts", self._follow_hosts())
-
-    def reconnect(self) -> None:
-        """Look for a host that is lost, if it is time."""
-        self._link.reconnect()
-
-    def facts(self) -> dict[str, object]:
-        """What whoever asks the guest for its driver is told."""
-        return {
-            **self.driver.describe(),
-            "actual_pages": self.driver.actual_pages,
-            "reconnections": self._link.reconnections,
-        }
 
     def freeze(self) -> Job[None]:
         """Not modelled. Raises: UsageError."""
@@ -82,14 +51,6 @@ class HypervSide:
     def restore(self) -> Job[None]:
         """The same. Raises: UsageError."""
         raise UsageError("this driver of Hyper-V's balloon does not hibernate")
-
-    def remove(self) -> Job[None]:
-        """Forget the host, which keeps what it has."""
-        return self.driver.stop()
-
-    def close(self) -> None:
-        """Hang up; safe to call again."""
-        self._link.close()
 
     def _send(self, message: bytes) -> bool:
         return self._link.send(FrameKind.MESSAGE, message)

@@ -22,7 +22,8 @@ from ballonet.guests.guest_shell import GuestShell
 from ballonet.guests.qemu_kernel import find_vmware_kernel
 from ballonet.guests.qemu_linux import QemuLinux, QemuLinuxSettings
 from ballonet.siblings.gdbstub import GdbStub
-from ballonet.siblings.port_server import PortServer, serving_port
+from ballonet.siblings.port_server import PortServer
+from ballonet.siblings.serving import serving
 from ballonet.siblings.vmware_port import ModuleText, VmwarePort
 from ballonet.vmware.host import VmwareHost
 
@@ -88,7 +89,7 @@ class VmwareGuest:
     @contextmanager
     def served(self, host: VmwareHost) -> Iterator[PortServer]:
         """The same, on a thread of its own. Raises: GuestError."""
-        with self.attached(host) as server, serving_port(server):
+        with self.attached(host) as server, serving(server):
             yield server
 
     def vmmemctl(self) -> dict[str, int]:

@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import Final
 
 from ballonet.errors import UsageError, WireError
+from ballonet.guests.linked_side import LinkedSide
 from ballonet.kernel.kernel import Kernel
 from ballonet.kernel.tasks import Flag, Job
-from ballonet.memory.regions import Region
 from ballonet.memory.shared_file import SharedFile
 from ballonet.runtime.event_loop import Watcher
-from ballonet.siblings.framing import ANSWER, CALL, Frame, FrameKind, Hello
-from ballonet.siblings.guest_link import GuestLink
+from ballonet.siblings.framing import ANSWER, CALL, Frame, FrameKind
 from ballonet.vmware.calls import Answer, Status
 from ballonet.vmware.driver import VmwareDriver, VmwareDriverSettings
 
@@ -35,53 +34,19 @@ class _Call:
         self.answer = _RESET
 
 
-class VmwareSide:
+class VmwareSide(LinkedSide):
     """A `BalloonSide`."""
 
     def __init__(self, kernel: Kernel, watcher: Watcher, path: Path, memory: SharedFile) -> None:
-        self._link = GuestLink(
-            watcher,
-            path,
-            Hello("vmware", (Region(0, memory.size, 0, 0),)),
-            [memory.fd],
-            received=self._received,
-            found_again=self._found_again,
-        )
+        super().__init__("vmware", watcher, path, memory)
         self.driver: Final = VmwareDriver(kernel, self._call, VmwareDriverSettings())
         self._calls: deque[_Call] = deque()  # in the order of their answers
         self._is_reset = False  # a host was found again, and no call was told of it yet
 
     @property
-    def is_connected(self) -> bool:
-        """There is a host."""
-        return self._link.is_connected
-
-    @property
-    def deadline_ns(self) -> int | None:
-        """When a lost host is to be looked for, by the host's clock."""
-        return self._link.deadline_ns
-
-    @property
-    def actual_pages(self) -> int:
-        """What the driver has in the balloon, in pages of 4 KiB."""
-        return self.driver.actual_pages
-
-    def start(self) -> None:
-        """Find the host and begin. Raises: GuestError."""
-        self._link.connect()
-        self.driver.start()
-
-    def reconnect(self) -> None:
-        """Look for a host that is lost, if it is time."""
-        self._link.reconnect()
-
-    def facts(self) -> dict[str, object]:
-        """What whoever asks the guest for its driver is told."""
-        return {
-            **self.driver.describe(),
-            "actual_pages": self.driver.actual_pages,
-            "reconnections": self._link.reconnections,
-        }
+    def linked_driver(self) -> VmwareDriver:
+        """The driver of the moment."""
+        return self.driver
 
     def freeze(self) -> Job[None]:
         """VMware's driver has none. Raises: UsageError."""
@@ -90,14 +55,6 @@ class VmwareSide:
     def restore(self) -> Job[None]:
         """The same. Raises: UsageError."""
         raise UsageError("a driver of VMware's balloon has not let go of its host")
-
-    def remove(self) -> Job[None]:
-        """Empty the balloon and forget the host."""
-        return self.driver.stop()
-
-    def close(self) -> None:
-        """Hang up; safe to call again."""
-        self._link.close()
 
     def _call(self, command: int, arg1: int, arg2: int) -> Job[Answer]:
         if self._is_reset:

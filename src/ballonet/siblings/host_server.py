@@ -10,12 +10,10 @@ from __future__ import annotations
 
 import logging
 import socket
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from threading import Thread
+from collections.abc import Callable
 from typing import Final, TypeVar
 
-from ballonet.balloon.clock import Clock, earliest
+from ballonet.balloon.clock import Clock, earliest, is_over
 from ballonet.balloon.sibling_host import SiblingHost
 from ballonet.memory.mapping import GuestMemory
 from ballonet.runtime.event_loop import EventLoop, Timed
@@ -27,7 +25,7 @@ from ballonet.siblings.guest_connection import GuestConnection
 from ballonet.siblings.link import Link
 from ballonet.vhost_user.front_end_log import FrontEndLog
 
-__all__ = ["SiblingServer", "serving"]
+__all__ = ["SiblingServer"]
 
 T = TypeVar("T")
 
@@ -115,13 +113,13 @@ class SiblingServer:
 
     def _serve_timers(self, now_ns: int) -> None:
         connection = self._connection
-        if connection is not None and _is_over(connection.deadline_ns, now_ns):
+        if connection is not None and is_over(connection.deadline_ns, now_ns):
             connection.expired()
-        if _is_over(self._accept_at_ns, now_ns):
+        if is_over(self._accept_at_ns, now_ns):
             self._accept_at_ns = None
             self.loop.register(self._sock.fileno(), self._accept)
         for part in self._timed:
-            if _is_over(part.deadline_ns, now_ns):
+            if is_over(part.deadline_ns, now_ns):
                 part.expired()
 
     def _accept(self) -> None:
@@ -161,19 +159,3 @@ class SiblingServer:
         self._connection = None
         if not self._listening:
             self.stop()
-
-
-@contextmanager
-def serving(server: SiblingServer) -> Iterator[SiblingServer]:
-    """Run the server on a thread of its own inside the block."""
-    thread = Thread(target=server.run, name="ballonet-sibling", daemon=True)
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.stop()
-        thread.join()
-
-
-def _is_over(deadline_ns: int | None, now_ns: int) -> bool:
-    return deadline_ns is not None and deadline_ns <= now_ns

@@ -6,12 +6,10 @@ any thread.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from threading import Thread
+from collections.abc import Callable
 from typing import Final, TypeVar
 
-from ballonet.balloon.clock import Clock, earliest
+from ballonet.balloon.clock import Clock, earliest, is_over
 from ballonet.errors import GuestError
 from ballonet.memory.mapping import GuestMemory
 from ballonet.runtime.event_loop import EventLoop, Timed
@@ -19,7 +17,7 @@ from ballonet.runtime.system_clock import SystemClock
 from ballonet.siblings.vmware_port import VmwarePort
 from ballonet.vmware.host import VmwareHost
 
-__all__ = ["PortServer", "serving_port"]
+__all__ = ["PortServer"]
 
 T = TypeVar("T")
 
@@ -80,19 +78,7 @@ class PortServer:
     def _work(self) -> bool:
         now_ns = self._clock.now_ns()
         for part in self._timed:
-            if part.deadline_ns is not None and part.deadline_ns <= now_ns:
+            if is_over(part.deadline_ns, now_ns):
                 part.expired()
         busy, self._was_called = self._was_called, False
         return self.host.expired(busy=busy)
-
-
-@contextmanager
-def serving_port(server: PortServer) -> Iterator[PortServer]:
-    """Serve on a thread of its own inside the block."""
-    thread = Thread(target=server.run, name="vmware-port")
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.stop()
-        thread.join()

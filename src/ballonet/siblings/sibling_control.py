@@ -5,42 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import replace
-from typing import Final, NoReturn, Protocol
+from typing import Final, NoReturn
 
 from ballonet.balloon.clock import Clock
 from ballonet.balloon.facts import Observe
 from ballonet.balloon.inhibition import InhibitReason
-from ballonet.balloon.sibling_host import SiblingHost
-from ballonet.control.commands import Commands, KeptStatus, Server
+from ballonet.control.commands import Commands, KeptStatus
 from ballonet.control.control import Hints
 from ballonet.control.status import Status
 from ballonet.errors import SettingsError, UsageError
-from ballonet.memory.mapping import GuestMemory
 from ballonet.runtime.system_clock import SystemClock
+from ballonet.siblings.serving import HostServer
 from ballonet.siblings.status_reports import ReportedStats
 from ballonet.virtio.features import Feature
 
-__all__ = ["HostServer", "SiblingControl"]
+__all__ = ["SiblingControl"]
 
 _ASK_TIMEOUT_S: Final = 10.0
-
-
-class HostServer(Server, Protocol):
-    """Whoever serves a host to its guests, whatever carries what they say."""
-
-    @property
-    def host(self) -> SiblingHost:
-        """The host."""
-        ...
-
-    @property
-    def guest_memory(self) -> GuestMemory | None:
-        """Of the guest of the moment; None: there is none."""
-        ...
-
-    def stop(self) -> None:
-        """Let the host end; may be called from a signal handler."""
-        ...
 
 
 class SiblingControl:

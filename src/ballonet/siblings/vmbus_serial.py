@@ -18,13 +18,11 @@ from __future__ import annotations
 import logging
 import socket
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from threading import Thread
 from typing import Final, TypeVar
 
-from ballonet.balloon.clock import NS_PER_S, Clock, earliest
+from ballonet.balloon.clock import NS_PER_S, Clock, earliest, is_over
 from ballonet.balloon.facts import MessageSent
 from ballonet.errors import WireError
 from ballonet.hyperv.host import HypervHost
@@ -36,7 +34,7 @@ from ballonet.runtime.event_loop import EventLoop, Timed
 from ballonet.runtime.quiet_log import QuietLog
 from ballonet.runtime.system_clock import SystemClock
 
-__all__ = ["FrameReader", "MakeHost", "VmbusSerial", "serving_vmbus"]
+__all__ = ["FrameReader", "MakeHost", "VmbusSerial"]
 
 T = TypeVar("T")
 
@@ -151,18 +149,18 @@ class VmbusSerial:
         return deadline_ns
 
     def _work(self) -> bool:
-        if _is_over(self._connect_at_ns, self._clock.now_ns()):
+        if is_over(self._connect_at_ns, self._clock.now_ns()):
             self._connect()
         if self._has_frames:
             self._has_frames = self._guarded(self._obey)
         now_ns = self._clock.now_ns()
-        if _is_over(self._begin_by_ns, now_ns):
+        if is_over(self._begin_by_ns, now_ns):
             self._lose("it says nothing")
         for part in self._timed:
-            if _is_over(part.deadline_ns, now_ns):
+            if is_over(part.deadline_ns, now_ns):
                 part.expired()
         has_more = False
-        if _is_over(self.host.deadline_ns, now_ns):
+        if is_over(self.host.deadline_ns, now_ns):
             has_more = self._guarded(lambda: self.host.expired(busy=self._has_frames))
         return has_more or self._has_frames
 
@@ -260,19 +258,3 @@ class VmbusSerial:
             fact = fact_of(parse(message))
             observers.tell_detail(MessageSent(fact.name, fact.arguments))
         return True
-
-
-@contextmanager
-def serving_vmbus(port: VmbusSerial) -> Iterator[VmbusSerial]:
-    """Serve the guest on a thread of its own inside the block."""
-    thread = Thread(target=port.run, name="ballonet-vmbus", daemon=True)
-    thread.start()
-    try:
-        yield port
-    finally:
-        port.stop()
-        thread.join()
-
-
-def _is_over(deadline_ns: int | None, now_ns: int) -> bool:
-    return deadline_ns is not None and deadline_ns <= now_ns
