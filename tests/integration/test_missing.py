@@ -5,8 +5,10 @@ Units: pages of 4 KiB.
 
 from __future__ import annotations
 
+import fcntl
 import mmap
 import os
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Final
@@ -23,13 +25,16 @@ from ballonet.errors import MigrationError, SystemCallError
 from ballonet.memory.discard import punch_hole
 from ballonet.memory.runs import PageRuns, merge_pfns
 from ballonet.migration import missing as module_under_test
+from ballonet.migration import userfault
 from ballonet.migration.arrival_journal import ArrivalJournal
 from ballonet.migration.missing import MissingMemory, drop_stale_pages
 from ballonet.migration.postcopy import MissingPages, Run, ServedPages
-from ballonet.migration.userfault import Userfault
+from ballonet.migration.userfault import Mode, Userfault
 
 PAGES: Final = 2048
 CHUNK: Final = 64
+#: Within this a guest that is told to look does so.
+AROUND_NS: Final = 1_000_000
 Pages = NDArray[np.bool_]
 Contents = NDArray[np.uint64]
 
@@ -293,6 +298,51 @@ def test_a_fault_that_was_heard_by_somebody_who_is_gone_is_served(move: Move) ->
     assert Userfault(move.fd).read_faults() == [move.address + hole * PAGE]
     assert not is_readable(move.fd, 0)
     move.memory = move.receiver(MissingPages(move.missing))
+    assert not move.guest.answer().any()
+
+
+def test_whoever_comes_to_a_page_just_when_watching_ends_goes_on() -> None:
+    """Linux wakes those who wait, and lets others wait for a moment after that."""
+    pages, holes = 16384, 200  # so many that the moment is a long one
+    random = np.random.default_rng(1)
+    with MemoryProcess(pages) as guest:
+        guest.ask("write", np.arange(holes, pages), 1)
+        address = int(guest.ask("miss"))
+        watched = Userfault(guest.receive_fd())
+        for hole in range(holes):
+            watched.register(address, guest.size, Mode.MISSING | Mode.WRITE_PROTECT)
+            watched.protect(address, guest.size)
+            guest.tell("read", np.array([hole]))
+            begin_ns = time.monotonic_ns() + int(random.integers(AROUND_NS))
+            while time.monotonic_ns() < begin_ns:
+                pass
+            watched.unregister(address, guest.size)
+            assert not guest.answer().any()
+        watched.close()
+
+
+def test_whoever_still_waits_when_watching_has_ended_is_told_to_look_again(
+    move: Move, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same, played: the kernel has not seen him, so he comes again."""
+    hole = int(np.flatnonzero(~move.source.any(axis=1))[9])
+    move.memory.close()
+    watched = Userfault(move.fd)
+    move.guest.tell("read", np.array([hole]))
+    wait_until(lambda: is_readable(move.fd, 0), PATIENCE_S, "the guest does not wait")
+    watched.read_faults()
+    real = fcntl.ioctl
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            fcntl,
+            "ioctl",
+            lambda fd, request, argument: (
+                0 if request == userfault._UFFDIO_UNREGISTER else real(fd, request, argument)
+            ),
+        )
+        watched.unregister(move.address, move.guest.size)
+    wait_until(lambda: is_readable(move.fd, 0), PATIENCE_S, "the guest does not look again")
+    watched.unregister(move.address, move.guest.size)
     assert not move.guest.answer().any()
 
 

@@ -118,8 +118,14 @@ class Userfault:
         self._call(_UFFDIO_REGISTER, "watching", _REGISTER_STRUCT.pack(address, length, mode, 0))
 
     def unregister(self, address: int, length: int) -> None:
-        """Watch it no longer; whoever waits there goes on. Raises: SystemCallError."""
+        """Watch it no longer; whoever waits there goes on. Raises: SystemCallError.
+
+        The kernel wakes those who wait before it has ended the watch, and whoever comes between the
+        two would wait for ever: seen with Linux 6.18, where a fault takes the lock of its VMA only
+        (userfaultfd_unregister).
+        """
         self._call(_UFFDIO_UNREGISTER, "no longer watching", _RANGE_STRUCT.pack(address, length))
+        self.wake(address, length)
 
     def protect(self, address: int, length: int) -> None:
         """Have the next write to each page noticed. Raises: SystemCallError."""
