@@ -6,6 +6,7 @@ import os
 import pty
 import select
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from tests.support.programs import started
-from tests.support.wait import PATIENCE_S, wait_until
+from tests.support.wait import PATIENCE_S, holds, wait_until
 
 from ballonet.errors import GuestError
 from ballonet.guests import kernel_process
@@ -70,6 +71,33 @@ def test_a_command_that_takes_too_long_is_killed_and_the_next_one_runs(guest: Li
 def test_a_command_in_the_background_does_not_hold_up_the_next(guest: LinuxGuest) -> None:
     guest.check("sleep 60 & echo started")
     assert "sleep 60" in guest.check("ps")
+
+
+class SlowLine:
+    """Carries a byte after the other, and time passes between them."""
+
+    def __init__(self, line: socket.socket) -> None:
+        self._line = line
+
+    def sendall(self, data: bytes) -> None:
+        for byte in data:
+            self._line.sendall(bytes([byte]))
+            assert holds(lambda: True, 0.02)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._line, name)
+
+
+def test_no_command_is_lost_while_processes_end_that_nobody_waits_for(
+    guest: LinuxGuest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their ends are told to the guest's first process, here while a command arrives."""
+    guest.check("while :; do (true &); usleep 10000; done & echo $! > /run/orphans")
+    shell = guest._running_shell()
+    with monkeypatch.context() as patch:
+        patch.setattr(shell, "_line", SlowLine(shell._line))
+        assert guest.check("echo whole") == "whole\n"
+    guest.check("kill $(cat /run/orphans)")
 
 
 def test_what_serves_the_host_survives_a_lack_of_memory(guest: LinuxGuest) -> None:

@@ -79,6 +79,8 @@ class GuestShell:
                 output = self._read_bytes(int(size), deadline)
                 if answered == number:
                     break
+                if not (answered.isdecimal() and int(answered) < self._commands):
+                    raise self._lost(f"answers what it was not asked, {answered}")
         if int(code) == 128 + signal.SIGKILL:
             raise GuestError(f"killed in the guest, after {timeout_s} s or for memory: {command}")
         return CommandResult(int(code), output.decode(errors="replace"))

@@ -33,17 +33,23 @@ case "$BALLONET_MODE" in
     console) echo "Linux $(uname -r), leave with Ctrl-D"; setsid cttyhack sh; poweroff -f;;
     script) stty -echo; echo "Linux $(uname -r), reading commands"; cat | sh; poweroff -f;;
 esac
-echo -1000 > /proc/self/oom_score_adj
-exec < /dev/@LINE@ > /dev/@LINE@
-stty raw -echo
-echo "ready $(uname -r)"
-while read -r id seconds encoded; do
-    [ "$id" ] || continue
-    echo "$encoded" | base64 -d > /run/command
-    timeout -s KILL "$seconds" /run-command > /run/output 2>&1 < /dev/null
-    echo "$id $? $(wc -c < /run/output)"
-    cat /run/output
-done
+serve() {
+    echo -1000 > /proc/self/oom_score_adj
+    exec < /dev/@LINE@ > /dev/@LINE@
+    stty raw -echo
+    echo "ready $(uname -r)"
+    while read -r id seconds encoded; do
+        [ "$id" ] || continue
+        echo "$encoded" | base64 -d > /run/command
+        timeout -s KILL "$seconds" /run-command > /run/output 2>&1 < /dev/null
+        echo "$id $? $(wc -c < /run/output)"
+        cat /run/output
+    done
+}
+# Not in this shell: it hears whenever a process ends that has lost its parent, as one of each
+# `timeout` does a second after its command, and `read` then forgets what it has of a line.
+serve &
+wait $!
 poweroff -f
 """
 
