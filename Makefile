@@ -5,8 +5,9 @@ BIN := .venv/bin
 # Errors only: warnings of a machine's own package sources would hide them.
 PIP_INSTALL := pip install -qq --disable-pip-version-check
 SAY_PIP = echo "installing Python packages into $(1), which may take a minute ..."
-# Tests run on all processors; those that share a guest stay together, see their conftest.py.
-SIDE_BY_SIDE := -n auto --dist loadgroup
+# Two tests a processor, because they mostly wait for guests and time-outs; those that share a guest
+# stay together, see their conftest.py.
+SIDE_BY_SIDE := -n $(shell expr 2 '*' $$(nproc)) --dist loadgroup
 
 .PHONY: help run test mutants test-unit test-kernel test-qemu conform-linux test-oldest check fix fuzz bench plots clean system system-qemu
 
