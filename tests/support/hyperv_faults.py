@@ -15,7 +15,7 @@ from ballonet.conform.hyperv.wire import balloon_response, message, ranges_of
 from ballonet.errors import GuestPanicError, WireError
 from ballonet.hyperv.driver import DriverState, HypervDriver
 from ballonet.hyperv.host import HypervHost
-from ballonet.hyperv.messages import parse
+from ballonet.hyperv.parser import parse
 from ballonet.hyperv.settings import HypervDriverSettings, HypervHostSettings
 from ballonet.kernel.frames import Use
 from ballonet.kernel.kernel import Kernel

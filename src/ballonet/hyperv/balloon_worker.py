@@ -20,13 +20,13 @@ import numpy as np
 
 from ballonet.hyperv.floor import balloon_floor
 from ballonet.hyperv.guest_channel import GuestChannel
-from ballonet.hyperv.messages import (
+from ballonet.hyperv.layouts import (
     RANGES_MAX,
-    BalloonResponse,
     RawRanges,
     join_ranges,
     split_ranges,
 )
+from ballonet.hyperv.messages import BalloonResponse
 from ballonet.hyperv.page_ranges import merge_ranges
 from ballonet.kernel.buddy import PAGEBLOCK_ORDER, MigrateType
 from ballonet.kernel.frames import Frames, Use

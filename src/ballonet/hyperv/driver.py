@@ -25,23 +25,25 @@ from ballonet.balloon.clock import NS_PER_S
 from ballonet.errors import WireError
 from ballonet.hyperv.balloon_worker import BalloonWorker
 from ballonet.hyperv.guest_channel import GuestChannel, MakeMessage
+from ballonet.hyperv.layouts import (
+    Capability,
+    Version,
+    format_version,
+)
 from ballonet.hyperv.messages import (
     BalloonRequest,
     CapabilitiesReport,
     CapabilitiesResponse,
-    Capability,
     HotAddRequest,
     HotAddResponse,
     Info,
     Message,
     UnballoonRequest,
     UnballoonResponse,
-    Version,
     VersionRequest,
     VersionResponse,
-    format_version,
-    parse,
 )
+from ballonet.hyperv.parser import parse
 from ballonet.hyperv.settings import HypervDriverSettings
 from ballonet.hyperv.status_worker import StatusWorker
 from ballonet.kernel.kernel import Kernel

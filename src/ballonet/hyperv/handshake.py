@@ -10,15 +10,17 @@ from collections.abc import Sequence
 from typing import Final
 
 from ballonet.hyperv.host_state import HostState
+from ballonet.hyperv.layouts import (
+    Capability,
+    Version,
+    format_version,
+)
 from ballonet.hyperv.messages import (
     CapabilitiesReport,
     CapabilitiesResponse,
-    Capability,
     Info,
-    Version,
     VersionRequest,
     VersionResponse,
-    format_version,
 )
 from ballonet.hyperv.settings import HypervHostSettings
 

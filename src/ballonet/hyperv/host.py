@@ -29,6 +29,7 @@ from ballonet.hyperv.handshake import Handshake
 from ballonet.hyperv.host_counters import HostCounters
 from ballonet.hyperv.host_state import HostState
 from ballonet.hyperv.hot_memory import HotMemory
+from ballonet.hyperv.layouts import format_version
 from ballonet.hyperv.message_facts import fact_of
 from ballonet.hyperv.messages import (
     BalloonResponse,
@@ -38,11 +39,10 @@ from ballonet.hyperv.messages import (
     StatusReport,
     UnballoonResponse,
     VersionRequest,
-    format_version,
-    parse,
 )
 from ballonet.hyperv.outbox import Outbox
 from ballonet.hyperv.page_ranges import common_pages, memory_pages, without_pages
+from ballonet.hyperv.parser import parse
 from ballonet.hyperv.resizing import Resizing
 from ballonet.hyperv.settings import HypervHostSettings
 from ballonet.units import BALLOON_PAGE_BYTES, bytes_to_pages, pages_to_bytes

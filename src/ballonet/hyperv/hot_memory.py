@@ -13,7 +13,7 @@ from typing import Final
 
 import numpy as np
 
-from ballonet.hyperv.messages import PageRange
+from ballonet.hyperv.layouts import PageRange
 from ballonet.hyperv.page_ranges import PageRangeSet, merge_ranges
 from ballonet.memory.runs import PageRuns
 

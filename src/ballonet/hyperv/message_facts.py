@@ -7,7 +7,8 @@ from dataclasses import fields
 import numpy as np
 
 from ballonet.balloon.facts import MessageReceived
-from ballonet.hyperv.messages import Message, split_ranges
+from ballonet.hyperv.layouts import split_ranges
+from ballonet.hyperv.messages import Message
 
 __all__ = ["fact_of"]
 

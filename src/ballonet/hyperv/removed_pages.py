@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from ballonet.hyperv.messages import PageRange
+from ballonet.hyperv.layouts import PageRange
 from ballonet.hyperv.page_ranges import (
     NO_PAGES,
     PageRangeSet,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ballonet.balloon.clock import NS_PER_S
-from ballonet.hyperv.messages import Version
+from ballonet.hyperv.layouts import Version
 
 __all__ = ["HypervDriverSettings", "HypervHostSettings"]
 

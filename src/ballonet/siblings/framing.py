@@ -27,7 +27,7 @@ from struct import Struct
 from typing import Final, Self
 
 from ballonet.errors import WireError
-from ballonet.hyperv.messages import MESSAGE_BYTES_MAX
+from ballonet.hyperv.layouts import MESSAGE_BYTES_MAX
 from ballonet.memory.regions import Region
 
 __all__ = [

@@ -9,7 +9,7 @@ from ballonet.balloon.facts import MessageSent
 from ballonet.errors import PeerError
 from ballonet.hyperv.host import HypervHost
 from ballonet.hyperv.message_facts import fact_of
-from ballonet.hyperv.messages import parse
+from ballonet.hyperv.parser import parse
 from ballonet.hyperv.settings import HypervHostSettings
 from ballonet.siblings.framing import Frame, FrameKind, pack_frame
 from ballonet.siblings.link import Link

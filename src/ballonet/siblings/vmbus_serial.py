@@ -26,8 +26,12 @@ from ballonet.balloon.clock import NS_PER_S, Clock, earliest, is_over
 from ballonet.balloon.facts import MessageSent
 from ballonet.errors import WireError
 from ballonet.hyperv.host import HypervHost
+from ballonet.hyperv.layouts import (
+    MESSAGE_BYTES_MAX,
+    MessageType,
+)
 from ballonet.hyperv.message_facts import fact_of
-from ballonet.hyperv.messages import MESSAGE_BYTES_MAX, MessageType, parse
+from ballonet.hyperv.parser import parse
 from ballonet.hyperv.settings import HypervHostSettings
 from ballonet.memory.mapping import GuestMemory
 from ballonet.runtime.event_loop import EventLoop, Timed

@@ -8,32 +8,34 @@ import numpy as np
 import pytest
 
 from ballonet.errors import WireError
-from ballonet.hyperv.messages import (
+from ballonet.hyperv.layouts import (
     MESSAGE_BYTES_MAX,
     RANGES_MAX,
+    Capability,
+    PageRange,
+    Version,
+    format_version,
+    join_ranges,
+    split_ranges,
+)
+from ballonet.hyperv.messages import (
     BalloonRequest,
     BalloonResponse,
     CapabilitiesReport,
     CapabilitiesResponse,
-    Capability,
     HotAddRequest,
     HotAddResponse,
     HotRemoveRequest,
     HotRemoveResponse,
     Info,
     Message,
-    PageRange,
     StatusReport,
     UnballoonRequest,
     UnballoonResponse,
-    Version,
     VersionRequest,
     VersionResponse,
-    format_version,
-    join_ranges,
-    parse,
-    split_ranges,
 )
+from ballonet.hyperv.parser import parse
 from ballonet.memory.runs import PageRuns
 
 TWO_RANGES = np.array([0x0002_0000_0000_1234, 0x0200_0000_00AB_CDEF], np.uint64)
