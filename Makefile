@@ -9,7 +9,7 @@ SAY_PIP = echo "installing Python packages into $(1), which may take a minute ..
 # stay together, see their conftest.py.
 SIDE_BY_SIDE := -n $(shell expr 2 '*' $$(nproc)) --dist loadgroup
 
-.PHONY: help run test mutants test-unit test-kernel test-qemu conform-linux test-oldest check fix fuzz bench plots clean system system-qemu
+.PHONY: help run test answers mutants test-unit test-kernel test-qemu conform-linux test-oldest check fix fuzz bench plots clean system system-qemu
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -58,6 +58,9 @@ mutants: system .venv/.dev ## faults put in on purpose, each of which the tests 
 
 fuzz: system .venv/.dev ## a million random guests against the device, on all processors
 	$(BIN)/python -m tests.fuzz --inputs 1000000
+
+answers: system system-qemu .venv/.dev ## every question of `ballonet lab`, into docs/answers
+	$(BIN)/ballonet lab --all --write docs/answers >/dev/null
 
 bench: system .venv/.dev ## measurements, each a ratio; figures go to build/bench.json
 	$(BIN)/python -m bench

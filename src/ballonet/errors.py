@@ -15,6 +15,7 @@
     ├─ MonitorError              a monitor that cannot be reached, or makes no sense
     │  └─ CommandRefusedError    a command that it refuses              command, qmp_class, desc
     ├─ UsageError(RuntimeError)  our own caller, out of order
+    ├─ ExperimentError           what was seen does not support an answer    experiment, claims
     └─ SettingsError(ValueError) what the user asked for               key, got, allowed
 
 Where each is caught, and what it may cause, is in docs/architecture.md.
@@ -25,6 +26,7 @@ from __future__ import annotations
 __all__ = [
     "BallonetError",
     "CommandRefusedError",
+    "ExperimentError",
     "GuestError",
     "GuestMemoryError",
     "GuestPanicError",
@@ -125,6 +127,14 @@ class CommandRefusedError(MonitorError):
 
 class UsageError(BallonetError, RuntimeError):
     """A call that makes no sense in the present state: a bug in the calling program."""
+
+
+class ExperimentError(BallonetError):
+    """An experiment has seen something else than its answer says: a wrong answer, or a fault."""
+
+    def __init__(self, experiment: str, claims: list[str]) -> None:
+        self.experiment, self.claims = experiment, claims
+        super().__init__(f"{experiment}: what was seen does not support: {'; '.join(claims)}")
 
 
 class SettingsError(BallonetError, ValueError):

@@ -35,6 +35,7 @@ VERBS: Final = {
     "host": "Serve balloon devices to many VMMs, each from a process of its own.",
     "image": "Check memory snapshots, or compare them with a guest.",
     "info": "Show a guest's balloon, ours or QEMU's.",
+    "lab": "Answer a question about ballooning by an experiment.",
     "migrate": "Move a running VM, ours or QEMU's.",
     "monitor": "Type a monitor's commands.",
     "receive": "Wait for a guest that moves here.",

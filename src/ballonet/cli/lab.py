@@ -1,0 +1,140 @@
+"""`ballonet lab`: questions about ballooning, answered by an experiment on a running kernel."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import click
+from click.shell_completion import CompletionItem
+from rich.console import Console
+from rich.table import Table
+
+from ballonet.errors import ExperimentError, SystemCallError
+from ballonet.lab.experiment import Experiment, Kernel, perform
+from ballonet.lab.notebook import Notebook
+from ballonet.lab.questions import NAMES, find
+from ballonet.lab.report import as_document, as_object, as_text
+
+__all__ = ["lab"]
+
+_INDEX: Final = "README.md"
+
+
+class _Name(click.ParamType[str]):
+    """An experiment's name, which a shell can complete."""
+
+    name = "name"
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        del ctx, param
+        return [CompletionItem(name) for name in NAMES if name.startswith(incomplete)]
+
+
+@click.command()
+@click.argument("names", metavar="[NAME]...", nargs=-1, type=_Name())
+@click.option("--list", "lists", is_flag=True, help="Show the questions.")
+@click.option("--all", "does_all", is_flag=True, help="Answer all of them, one after the other.")
+@click.option("--explain", "explains", is_flag=True, help="The answer first, the evidence below.")
+@click.option(
+    "--kernel",
+    type=click.Choice([str(one) for one in Kernel]),
+    help="Where it runs, if there is a choice.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
+@click.option(
+    "--write",
+    "directory",
+    metavar="DIRECTORY",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Write each answer as a page there, too, and a list of all.",
+)
+def lab(
+    names: tuple[str, ...],
+    *,
+    lists: bool,
+    does_all: bool,
+    explains: bool,
+    kernel: str | None,
+    as_json: bool,
+    directory: Path | None,
+) -> None:
+    """Answer a question about ballooning by an experiment on a running kernel.
+
+    It prints what was done and seen, and what follows.  Exit code 1 if what was seen does not
+    support the answer.
+    """
+    if does_all:
+        names = NAMES
+    if lists or not names:
+        _list(as_json=as_json)
+        return
+    chosen = [find(name) for name in names]
+    progress = Console(stderr=True, highlight=False)
+    failed: list[str] = []
+    for number, experiment in enumerate(chosen, 1):
+        before = f"{number} of {len(chosen)}, " if len(chosen) > 1 else ""
+        with progress.status(f"{before}{experiment.name} ...") as status:
+            notebook = Notebook(lambda step, b=before: status.update(f"{b}{step} ..."))  # type: ignore[misc]
+            error = _performed(experiment, notebook, None if kernel is None else Kernel(kernel))
+        if error is not None:
+            failed += error.claims
+        _print(experiment, notebook, explains=explains, as_json=as_json)
+        if directory is not None:
+            _write(directory / f"{experiment.name}.md", as_document(experiment, notebook))
+    if directory is not None:
+        _write(directory / _INDEX, _index())
+    if failed:
+        raise ExperimentError("lab", failed)
+
+
+def _performed(
+    experiment: Experiment, notebook: Notebook, kernel: Kernel | None
+) -> ExperimentError | None:
+    """Run it; what was not supported is told when everything was printed."""
+    try:
+        perform(experiment, notebook, kernel)
+    except ExperimentError as error:
+        return error
+    return None
+
+
+def _list(*, as_json: bool) -> None:
+    experiments = [find(name) for name in NAMES]
+    if as_json:
+        for one in experiments:
+            row = {"name": one.name, "question": one.question, "answer": one.answer}
+            click.echo(json.dumps(row | {"kernels": [str(kernel) for kernel in one.runs]}))
+        return
+    table = Table("name", "question", "runs on", box=None)
+    for one in experiments:
+        table.add_row(one.name, one.question, ", ".join(one.runs))
+    Console(highlight=False).print(table)
+
+
+def _print(experiment: Experiment, notebook: Notebook, *, explains: bool, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(as_object(experiment, notebook)))
+    else:
+        click.echo(as_text(experiment, notebook, explains=explains) + "\n")
+
+
+def _index() -> str:
+    rows: Sequence[Experiment] = [find(name) for name in NAMES]
+    lines = [f"- [{one.question}]({one.name}.md) {one.answer}" for one in rows]
+    return (
+        "# Answers\n\nMade by `make answers`; each is an experiment that can be run again.\n\n"
+        + ("\n".join(lines) + "\n")
+    )
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise SystemCallError("writing", str(path), error.strerror or str(error)) from error

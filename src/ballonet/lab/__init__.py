@@ -1,0 +1,1 @@
+"""Experiments that answer questions about ballooning on a running kernel."""
