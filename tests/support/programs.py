@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -36,3 +37,19 @@ def is_listening(path: Path) -> bool:
 def wait_for_listener(path: Path) -> None:
     """Until somebody listens at a socket. Raises: AssertionError."""
     wait_until(lambda: is_listening(path), PATIENCE_S, f"nobody listens at {path}")
+
+
+def connected(path: Path) -> socket.socket:
+    """A connection to a socket, once somebody listens there. Raises: AssertionError."""
+
+    def connect() -> socket.socket | None:
+        sock = socket.socket(socket.AF_UNIX)
+        try:
+            sock.connect(str(path))
+        except (ConnectionRefusedError, FileNotFoundError):
+            sock.close()
+            return None
+        sock.settimeout(PATIENCE_S)
+        return sock
+
+    return wait_until(connect, PATIENCE_S, f"nobody listens at {path}")

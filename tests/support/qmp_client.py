@@ -6,20 +6,17 @@ Part of the test peer, which shares no code with the package under test.
 from __future__ import annotations
 
 import json
-import socket
 from pathlib import Path
 from typing import Any, Self
 
-from tests.support.wait import PATIENCE_S
+from tests.support.programs import connected
 
 
 class QmpClient:
-    """A plain QMP client; a context manager."""
+    """A plain QMP client; a context manager. It waits until somebody listens."""
 
     def __init__(self, path: Path) -> None:
-        self.socket = socket.socket(socket.AF_UNIX)
-        self.socket.settimeout(PATIENCE_S)
-        self.socket.connect(str(path))
+        self.socket = connected(path)
         self._file = self.socket.makefile("rb")
         self.events: list[dict[str, Any]] = []
 
