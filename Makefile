@@ -9,6 +9,10 @@ SAY_PIP = echo "installing Python packages into $(1), which may take a minute ..
 # stay together, see their conftest.py.
 SIDE_BY_SIDE := -n $(shell expr 2 '*' $$(nproc)) --dist loadgroup
 
+# Of the tests of whole programs those that show what other people's libraries do for us.
+PROGRAMS := clients device_program embedded_guest host image_files migrating monitor monitor_prompt \
+    sibling_conformance trace
+
 .PHONY: help run test answers mutants test-unit test-kernel test-qemu conform-linux test-oldest check fix fuzz bench plots clean system system-qemu
 
 help: ## show this list
@@ -32,13 +36,14 @@ test-qemu: system system-qemu .venv/.dev ## only the tests against a real QEMU
 conform-linux: system system-qemu .venv/.dev ## every check of the real drivers of Hyper-V's and VMware's balloons
 	BALLONET_REQUIRE=kernel,qemu BALLONET_WHOLE=1 $(BIN)/pytest -v tests/qemu/test_sibling_conformance.py
 
-test-oldest: system ## those without a kernel, on the oldest dependencies that are allowed
+test-oldest: system ## units and programs, on the oldest dependencies that are allowed
 	@$(call SAY_PIP,.venv-oldest)
 	@$(PYTHON) -m venv .venv-oldest
 	@.venv-oldest/bin/python scripts/oldest-requirements >.venv-oldest/requirements
 	@.venv-oldest/bin/$(PIP_INSTALL) --force-reinstall --no-deps .
 	@.venv-oldest/bin/$(PIP_INSTALL) --requirement .venv-oldest/requirements .
-	.venv-oldest/bin/pytest $(SIDE_BY_SIDE) -p no:cacheprovider tests/unit tests/integration
+	.venv-oldest/bin/pytest $(SIDE_BY_SIDE) -p no:cacheprovider tests/unit \
+	    $(PROGRAMS:%=tests/integration/test_%.py)
 
 check: system .venv/.dev ## format, lint, types, import contract, spelling, rules of the tests
 	$(BIN)/ruff format --check src tests bench
