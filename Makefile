@@ -61,7 +61,7 @@ fix: .venv/.dev ## repair what can be repaired
 mutants: system .venv/.dev ## faults put in on purpose, each of which the tests must notice
 	$(BIN)/python -m tests.mutants
 
-fuzz: system .venv/.dev ## a million random guests against the device, on all processors
+fuzz: system .venv/.dev ## a million random guests against the device, and a million against its siblings
 	$(BIN)/python -m tests.fuzz --inputs 1000000
 
 answers: system system-qemu .venv/.dev ## every question of `ballonet lab`, into docs/answers
