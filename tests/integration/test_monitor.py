@@ -135,6 +135,17 @@ def test_an_event_that_had_to_wait_says_what_was_so_when_it_happened(
         assert told == [total - PAGE_BYTES, total - 200 * PAGE_BYTES]
 
 
+def test_the_first_size_that_a_guest_reports_is_of_its_own_memory(
+    qmp: Path, device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever was known of the device a moment before, when nobody shared memory with it."""
+    monkeypatch.setattr("ballonet.control.commands._KEEP_NS", 1 << 60)
+    with QmpClient(qmp).negotiate() as client, start_uml(device) as guest:
+        guest.write_actual(1)
+        told = client.wait_for("BALLOON_CHANGE")["data"]
+        assert told == {"actual": guest.ram.regions[0].size - PAGE_BYTES}
+
+
 def test_events_that_still_wait_at_the_end_are_told_before_it(
     device: Device, guest: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

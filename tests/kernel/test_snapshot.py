@@ -26,6 +26,7 @@ from tests.support.wait import PATIENCE_S, holds, wait_until
 
 from ballonet.balloon.facts import Fact, HintRoundChanged, PagesHinted
 from ballonet.errors import GuestError, SystemCallError
+from ballonet.guests import squeeze
 from ballonet.guests.ballooned import BalloonedGuest
 from ballonet.guests.linux import LinuxGuest
 from ballonet.guests.snapshot import Step, take_snapshot
@@ -155,6 +156,23 @@ def test_a_squeezed_guest_that_needs_memory_takes_it_back(machine: BalloonedGues
     with squeezed(machine):
         guest.check("dd if=/dev/urandom of=/tmp/more bs=1M count=64 && rm /tmp/more")
     guest.use_memory(90)
+
+
+def test_a_guest_whose_programs_take_memory_meanwhile_is_squeezed_all_the_same(
+    machine: BalloonedGuest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if 12 MiB of what it said to be free were not any more."""
+    told = machine.guest.meminfo()
+    for name in ("MemFree", "MemAvailable"):
+        told[name] += 12 * MIB
+    monkeypatch.setattr(squeeze, "_STALLED_AFTER_S", 3.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(machine.guest, "meminfo", lambda: told)
+        with squeezed(machine) as balloon_pages:
+            asked_pages = (min(told["MemFree"], told["MemAvailable"]) - 2 * MIB) // PAGE
+            assert 0.9 * asked_pages - 1 <= balloon_pages < asked_pages
+            assert machine.device.status().target_pages == balloon_pages
+    machine.guest.use_memory(50)
 
 
 def test_a_guest_that_could_not_take_memory_back_is_not_squeezed() -> None:

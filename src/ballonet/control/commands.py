@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from typing import Final, Protocol, TypeVar
 
-from ballonet.balloon.facts import CommandGiven, Fact, Observers
+from ballonet.balloon.facts import CommandGiven, Fact, GuestChanged, Observers
 from ballonet.control.status import Status
 from ballonet.runtime.event_loop import EventLoop, Timed
 
@@ -78,8 +78,10 @@ class KeptStatus:
         self.expired()
         return self.status
 
-    def _observe(self, _: Fact) -> None:
+    def _observe(self, fact: Fact) -> None:
         self._has_news = True
+        if self._is_wanted and isinstance(fact, GuestChanged):
+            self.expired()  # sizes that it reports at once are of its own memory
 
 
 class Commands:

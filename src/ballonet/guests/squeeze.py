@@ -21,6 +21,8 @@ __all__ = ["squeezed"]
 
 #: Left beyond what the kernel keeps for itself, so that no program has to wait for memory.
 _SPARE_BYTES: Final = 2 << 20
+#: A guest may fall short by this part of what was free a moment ago.
+_SHORT_BY: Final = 10
 _STALLED_AFTER_S: Final = 10.0
 
 
@@ -35,8 +37,8 @@ def squeezed(
     """Have the guest's free memory in its balloon for the block; gives the pages in there.
 
     `progress` is given them on the way.  Afterwards the balloon is asked to be as before.
-    Raises: GuestError, if the guest cannot take memory back, gives less, or the host does not get
-    it in time.
+    Raises: GuestError, if the guest cannot take memory back, gives much less, or the host does not
+    get it in time.
     """
     if Feature.DEFLATE_ON_OOM not in machine.device.status().negotiated:
         raise GuestError("a guest is squeezed only if its driver accepted DEFLATE_ON_OOM")
@@ -47,6 +49,10 @@ def squeezed(
     target_pages = before_pages + max(0, bytes_to_pages(free_bytes))
     try:
         result = machine.resize(target_pages, stalled_after_s=_STALLED_AFTER_S, progress=progress)
+        if not result.reached:  # its programs have taken some meanwhile: they need not wait for it
+            least_pages = target_pages - (target_pages - before_pages) // _SHORT_BY
+            less_pages = max(least_pages, result.actual_pages - bytes_to_pages(_SPARE_BYTES))
+            result = machine.resize(less_pages, stalled_after_s=_STALLED_AFTER_S, progress=progress)
         if not result.reached or result.waiting_bytes:
             given = format_bytes(pages_to_bytes(result.actual_pages - before_pages))
             raise GuestError(f"the guest gives {given}, {format_bytes(free_bytes)} were asked for")
