@@ -15,7 +15,16 @@ __all__ = ["NAMES", "find"]
 
 NAMES: Final = (
     "num-pages-actual",
+    "hyperv",
+    "vmware-length",
     "mem-total",
+    "host-gets-memory",
+    "guest-takes-again",
+    "willneed",
+    "dontneed-shared",
+    "page-size",
+    "pages-and-free-page-list",
+    "reporting-trigger",
 )
 
 
