@@ -15,11 +15,12 @@ from ballonet.hyperv.settings import HypervHostSettings
 from ballonet.lab.experiment import Experiment, Kernel
 from ballonet.lab.notebook import Notebook
 from ballonet.lab.waiting import wait_for
+from ballonet.siblings.vmbus_serial import MakeHost
 from ballonet.units import format_bytes, pages_to_bytes
 
 __all__ = ["EXPERIMENT"]
 
-_MEMORY_BYTES: Final = 2 * BLOCK_BYTES
+_MEMORY_BYTES: Final = 4 * BLOCK_BYTES
 _BALLOON_PAGES: Final = 20_000
 _USED_PERCENT: Final = 75
 _SHOWN: Final = 16
@@ -80,9 +81,7 @@ def _give_and_take(guest: HypervGuest, meeting: Meeting) -> int:
     return fell
 
 
-def _noted_in(
-    conversation: list[Said],
-) -> Callable[[Clock, HypervHostSettings, Callable[[bytes], bool]], HypervHost]:
+def _noted_in(conversation: list[Said]) -> MakeHost:
     """Makes a host of which everything that is said from the beginning is noted."""
 
     def hear(fact: Fact) -> None:

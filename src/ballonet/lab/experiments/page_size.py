@@ -46,7 +46,7 @@ def _on_qemu(notebook: Notebook) -> None:
             rows.append((page_bytes, *_give(machine, _TARGET_PAGES)))
     notebook.table(
         "what the host dropped",
-        ("the guest's page", "in the balloon", "numbers sent", "4 KiB dropped", "just those"),
+        ("the guest's page", "in the balloon", "parts of 4 KiB", "dropped", "just those"),
         [(format_bytes(size), *row) for size, *row in rows],
     )
     _claim_units(notebook, rows)
@@ -69,8 +69,8 @@ def _on_qemu(notebook: Notebook) -> None:
 def _give(machine: QtestMachine, target_pages: int) -> tuple[int, int, int, bool]:
     """Have a balloon of that size or a little more.
 
-    Returns: what the driver says is in it, the numbers that it sent, what was dropped, both in
-    4 KiB, and whether that is just the memory that the guest has in its balloon.
+    Returns: what the driver says is in it, how many parts of 4 KiB the guest's pages in it have,
+    how many were dropped, and whether it is just those.
     """
     machine.memory.view[:] = _FILL * _MEMORY_BYTES
     driver = machine.start_driver()

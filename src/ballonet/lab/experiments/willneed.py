@@ -76,9 +76,11 @@ def _on_host(notebook: Notebook) -> None:
         holds=all(one.touched.held == SIZE_BYTES for one in in_memory),
     )
     came = sum(one.advised.held for one in in_memory)
+    cached = sum(one.advised.held for kind, one in seen.items() if kind.is_on_disk)
     notebook.conclude(
         f"After MADV_WILLNEED on {len(in_memory)} kinds of memory the host held"
-        f" {format_bytes(came)} of {format_bytes(SIZE_BYTES)} each; after a touch it held all."
+        f" {format_bytes(came)} of {format_bytes(SIZE_BYTES)} each, after a touch all of it; of a"
+        f" file on disk {format_bytes(cached)} of zeros came into the page cache."
     )
 
 
@@ -139,14 +141,15 @@ def _on_qemu(notebook: Notebook) -> None:
 EXPERIMENT: Final = Experiment(
     name="willneed",
     question="QEMU calls madvise(MADV_WILLNEED) when a page leaves the balloon: what is it for?",
-    answer="It changes nothing for a page that was dropped: the page comes when the guest touches"
-    " it for the first time.",
+    answer="For nothing, where guest memory is memory: a page that was dropped comes when the guest"
+    " touches it for the first time, advice or not.",
     explanation="MADV_WILLNEED reads ahead what has another place: pages in swap, and contents of a"
     " file on disk. A page that was dropped is in neither, so there is nothing to read, and the"
-    " kernel does not make an empty page for advice (MADV_POPULATE_WRITE does). It would help"
-    " only where a page could not be dropped when it was given, and was swapped out meanwhile; a"
-    " file on disk has zeros read into the page cache. So deflate costs the host nothing, and the"
-    " guest pays with one fault for each page, later.",
+    " kernel does not make an empty page for advice (MADV_POPULATE_WRITE does). It helps where a"
+    " page could not be dropped when it was given and was swapped out meanwhile. With a file on"
+    " disk it does harm: a hole there is read like anything else, so the page cache fills with"
+    " zeros, and the host has spent the memory before the guest wants it. Otherwise deflate costs"
+    " the host nothing, and the guest pays with one fault for each page, later.",
     sources=(
         "Virtio specification 1.3, section 5.5.6 (Device operation, deflateq)",
         "QEMU hw/virtio/virtio-balloon.c, balloon_deflate_page",
