@@ -23,7 +23,16 @@ NAMES: Final = (
     "willneed",
     "dontneed-shared",
     "page-size",
+    "migration-hints",
+    "hint-order",
+    "hints-freed-at-done",
+    "stop-and-done",
     "pages-and-free-page-list",
+    "dirty-not-lost",
+    "dirty-lost",
+    "sent-and-cleared",
+    "postcopy-hints",
+    "balloon-moves",
     "reporting-trigger",
 )
 
