@@ -88,9 +88,14 @@ class HintWatch:
         return cmd_id
 
     def stop(self) -> None:
-        """Show STOP, and wait until the driver has read it. Raises: GuestError."""
+        """Show STOP, and wait until the driver has read it. Raises: GuestError.
+
+        A driver that has ended the round is not told of it: it looks because its target is set,
+        to what it is.
+        """
         before = len(self.ids_read)
         self._device.hints.stop().result(_END_S)
+        self._device.set_target(self._device.status().target_pages).result(_END_S)
         self._wait_for_read(before, "STOP")
 
     def finish(self) -> None:

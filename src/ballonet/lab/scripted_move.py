@@ -121,8 +121,8 @@ class _Guest:
         for page in pages:
             self.arrived[page] = int(self.content[page])
         listed = ", ".join(map(str, pages))
-        held = f", which holds {self.arrived[_THE_PAGE]}" if _THE_PAGE in pages else ""
-        self.note(f"sent: {listed}{held}")
+        held = f" (page {_THE_PAGE} holds {self.arrived[_THE_PAGE]})"
+        self.note(f"sent: {listed}{held if _THE_PAGE in pages else ''}")
         self._act_after(pages)
         if self._clearing is Clearing.WHEN_SENT:
             self._log -= set(pages)

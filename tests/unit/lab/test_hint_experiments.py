@@ -6,8 +6,9 @@ import pytest
 
 from ballonet.balloon.facts import ConfigRead
 from ballonet.lab.experiments.dirty_not_lost import has_rounds_between_logs
+from ballonet.lab.experiments.hint_order import in_order
 from ballonet.lab.experiments.postcopy_hints import kicks_of
-from ballonet.lab.hint_watch import id_read
+from ballonet.lab.hint_watch import HintedBlock, id_read
 
 ID = bytes([1, 0, 0, 0x80])
 
@@ -64,3 +65,14 @@ def test_rounds_between_logs() -> None:
 )
 def test_a_round_that_reaches_over_a_log_is_noticed(steps: list[str]) -> None:
     assert not has_rounds_between_logs(steps)
+
+
+def test_blocks_that_follow_each_other_are_told_together() -> None:
+    blocks = [HintedBlock(first, 1024) for first in (8192, 9216, 0, 4096, 3072)]
+    assert in_order(blocks) == [
+        ("0x2000", "0x27ff", 2),
+        ("0x0", "0x3ff", 1),
+        ("0x1000", "0x13ff", 1),
+        ("0xc00", "0xfff", 1),
+    ]
+    assert in_order([]) == []

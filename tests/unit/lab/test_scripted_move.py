@@ -27,7 +27,7 @@ def test_the_steps_show_what_is_out_of_order() -> None:
     heard = "the hint of page 5 is heard, as one of round 2"
     assert late.index(heard) > late.index("log read and begun anew: page 5 was written")
     cleared = move(Hinting.IN_ITS_ROUND, Clearing.WHEN_SENT).steps
-    sent = cleared.index("sent: 5, which holds 2")
+    sent = cleared.index("sent: 5 (page 5 holds 2)")
     assert cleared[sent + 1 : sent + 3] == (
         "    the guest writes page 5: it holds 3 now",
         "log begun anew for: 5",

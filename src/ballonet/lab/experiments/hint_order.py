@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from ballonet.device.balloon import BalloonSettings
@@ -15,7 +16,7 @@ from ballonet.lab.patience import wait_until
 from ballonet.units import format_bytes, pages_to_bytes
 from ballonet.virtio.features import RING_FEATURES, Feature
 
-__all__ = ["EXPERIMENT"]
+__all__ = ["EXPERIMENT", "in_order"]
 
 _MEMORY_BYTES: Final = 256 << 20
 _FEATURES: Final = Feature.MUST_TELL_HOST | Feature.FREE_PAGE_HINT
@@ -24,7 +25,6 @@ _BIGGEST: Final = 10
 _BLOCK_PAGES: Final = 1 << _BIGGEST
 #: A block more or less may have been put together, or split, by the command that looks.
 _LEEWAY: Final = 2
-_SHOWN: Final = 6
 
 
 def _on_uml(notebook: Notebook) -> None:
@@ -50,39 +50,45 @@ def _on_uml(notebook: Notebook) -> None:
         )
         notebook.step("another round begins")
         second = watch.blocks(watch.ask())
-    rows = [
-        (f"{1 << order} pages", *pair) for order, pair in enumerate(zip(before, held, strict=True))
-    ]
+    notebook.see("hints", len(first))
+    for name, blocks in (("first", first), ("second", second)):
+        notebook.table(f"order of the {name} round", ("from", "to", "blocks"), in_order(blocks))
+    sizes = enumerate(zip(before, held, strict=True))
+    rows = [(f"{1 << order} pages", *counts) for order, counts in sizes]
     notebook.table("free blocks by /proc/buddyinfo", ("size", "before", "hints held"), rows)
-    _see(notebook, first, second)
-    _claim(notebook, first, second, before=before[_BIGGEST], left=held[_BIGGEST])
+    _claim(notebook, first, before=before[_BIGGEST], left=held[_BIGGEST])
+    notebook.claim(
+        "the next round names the block first that was freed last, and all of them in this order",
+        holds=len(first) > 2 * _LEEWAY and _is_same_order(first, second),
+    )
     named = sum(block.pages for block in first)
     all_pages = sum(count << order for order, count in enumerate(before))
     notebook.conclude(
-        f"{len(first)} hints of 4.0 MiB each named {format_bytes(pages_to_bytes(named))}; before,"
-        f" {before[_BIGGEST]} free blocks were so big. {format_bytes(pages_to_bytes(all_pages))}"
-        " were free in all: what lay in smaller blocks was not named. The block that was freed"
-        " last was the first to be named again."
+        f"{len(first)} hints of 4.0 MiB each named {format_bytes(pages_to_bytes(named))} of"
+        f" {format_bytes(pages_to_bytes(all_pages))} that were free: what lay in smaller blocks was"
+        f" not named. Freed in the reverse order, the blocks were named in the same again."
     )
 
 
-def _see(
-    notebook: Notebook, first: tuple[HintedBlock, ...], second: tuple[HintedBlock, ...]
-) -> None:
-    notebook.see("hints", len(first))
-    for name, blocks in (("first", first), ("second", second)):
-        rows = [(f"{one.first_pfn:#x}", one.pages) for one in blocks[:_SHOWN]]
-        notebook.table(f"the {name} round begins with", ("page", "pages"), rows)
+def in_order(blocks: Sequence[HintedBlock]) -> list[tuple[str, str, int]]:
+    """Blocks of which each follows the one before in memory: first and last page, how many."""
+    found: list[list[HintedBlock]] = []
+    for block in blocks:
+        if found and sum(found[-1][-1]) == block.first_pfn:
+            found[-1].append(block)
+        else:
+            found.append([block])
+    return [(f"{some[0].first_pfn:#x}", f"{sum(some[-1]) - 1:#x}", len(some)) for some in found]
 
 
-def _claim(
-    notebook: Notebook,
-    first: tuple[HintedBlock, ...],
-    second: tuple[HintedBlock, ...],
-    *,
-    before: int,
-    left: int,
-) -> None:
+def _is_same_order(first: Sequence[HintedBlock], second: Sequence[HintedBlock]) -> bool:
+    """What both name, all but what a command has used since, comes in the same order."""
+    common = [block for block in first if block in set(second)]
+    again = [block for block in second if block in set(first)]
+    return common == again and len(first) - len(common) <= _LEEWAY
+
+
+def _claim(notebook: Notebook, first: tuple[HintedBlock, ...], *, before: int, left: int) -> None:
     notebook.claim(
         f"every hint names {_BLOCK_PAGES} pages, at a border of so many",
         holds=len(first) > 0
@@ -93,10 +99,6 @@ def _claim(
         holds=abs(before - left - len(first)) <= _LEEWAY,
     )
     notebook.claim("no block is named twice in a round", holds=len(set(first)) == len(first))
-    notebook.claim(
-        "the block that was freed last is the first that the next round names",
-        holds=bool(second) and second[0] == first[0],
-    )
 
 
 EXPERIMENT: Final = Experiment(
