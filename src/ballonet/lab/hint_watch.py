@@ -120,8 +120,8 @@ class HintWatch:
                     self._begun.add(cmd_id)
                 case HintRoundChanged(_, cmd_id) if cmd_id in self._begun:
                     self._ended.add(cmd_id)
-                case ConfigRead() if (cmd_id := id_read(fact)) is not None:
-                    self._ids_read.append(cmd_id)
+                case ConfigRead() if (found_id := id_read(fact)) is not None:
+                    self._ids_read.append(found_id)
                 case _:
                     return
             self._changed.notify_all()

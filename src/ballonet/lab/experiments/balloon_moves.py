@@ -17,6 +17,8 @@ from ballonet.lab.moving_machines import (
     memory_of,
 )
 from ballonet.lab.notebook import Notebook
+from ballonet.lab.patience import wait_until
+from ballonet.migration.compare import FilePages
 from ballonet.runtime.monitor_socket import MonitorSocket
 from ballonet.units import bytes_to_pages, format_bytes, pages_to_bytes
 
@@ -39,6 +41,10 @@ def _on_embedded(notebook: Notebook) -> None:
         source.ask("hog", size=_KEPT_BYTES)
         notebook.step(f"its balloon becomes {format_bytes(_BALLOON_BYTES)} big")
         source.set_balloon(_BALLOON_BYTES)
+        # The device answers first, and drops the pages of many messages together, soon after.
+        wait_until(
+            lambda: _holes(here) >= bytes_to_pages(_BALLOON_BYTES), "the host does not drop it"
+        )
         notebook.step("it is paused, and moves without hints: what is free is sent, too")
         source.execute("stop")
         before = ~here.held()
@@ -67,6 +73,10 @@ def _on_embedded(notebook: Notebook) -> None:
         f" destination, where driver and device went on with it; emptied there, it gave"
         f" {format_bytes(gained)} back to the guest."
     )
+
+
+def _holes(memory: FilePages) -> int:
+    return int(np.count_nonzero(~memory.held()))
 
 
 def _compare_holes(

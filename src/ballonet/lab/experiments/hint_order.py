@@ -104,8 +104,8 @@ def _claim(notebook: Notebook, first: tuple[HintedBlock, ...], *, before: int, l
 EXPERIMENT: Final = Experiment(
     name="hint-order",
     question="What does a hint round name, and in which order?",
-    answer="Free blocks of the biggest size that the kernel's allocator keeps, 4 MiB on x86, and"
-    " those that were freed last come first.",
+    answer="Free blocks of the biggest size that the kernel's allocator keeps, 4 MiB on x86, in the"
+    " order of its free list, where a block that was freed last comes first.",
     explanation="The driver asks the allocator for one block of the highest order after the other,"
     " in the usual way, until there is none: so it gets them in the order of the free lists, where"
     " a block that is freed goes to the front. What lies in smaller blocks is not named, as the"
