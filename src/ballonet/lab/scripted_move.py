@@ -121,8 +121,9 @@ class _Guest:
         for page in pages:
             self.arrived[page] = int(self.content[page])
         listed = ", ".join(map(str, pages))
-        held = f" (page {_THE_PAGE} holds {self.arrived[_THE_PAGE]})"
-        self.note(f"sent: {listed}{held if _THE_PAGE in pages else ''}")
+        is_in = _THE_PAGE in pages
+        held = f" (page {_THE_PAGE} holds {self.content[_THE_PAGE]})" if is_in else ""
+        self.note(f"sent: {listed}{held}")
         self._act_after(pages)
         if self._clearing is Clearing.WHEN_SENT:
             self._log -= set(pages)
