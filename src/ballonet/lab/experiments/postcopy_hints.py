@@ -43,9 +43,9 @@ def _on_qemu(notebook: Notebook) -> None:
     before, after = _move_qemus(notebook)
     hinted = _move_ours(notebook)
     notebook.conclude(
-        f"Before QEMU's migration could become post-copy its guest had kicked the hint queue"
-        f" {before} times, and not once with post-copy allowed: {after - before} times. Ours took"
-        f" {hinted} hints and said: {_NOTE}."
+        f"QEMU's guest kicked the hint queue in a migration without post-copy ({before} in all:"
+        f" QEMU polls it while a round runs), and {after - before} times in one with it. Ours had"
+        f" {hinted} pages hinted, and said: {_NOTE}."
     )
 
 
@@ -53,7 +53,7 @@ def _on_embedded(notebook: Notebook) -> None:
     notebook.runs_on("", KERNEL)
     _ask_for_a_page_left_out(notebook)
     hinted = _move_ours(notebook)
-    notebook.conclude(f"With post-copy {hinted} hints were taken, and it is said: {_NOTE}.")
+    notebook.conclude(f"With post-copy {hinted} pages were hinted, and it is said: {_NOTE}.")
 
 
 def _ask_for_a_page_left_out(notebook: Notebook) -> None:
