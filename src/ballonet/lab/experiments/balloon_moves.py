@@ -36,15 +36,7 @@ def _on_embedded(notebook: Notebook) -> None:
         memory_of(source) as here,
         memory_of(destination) as there,
     ):
-        notebook.step("a guest uses all of its memory once, and keeps a part of it")
-        source.ask("use_memory", percent=100)
-        source.ask("hog", size=_KEPT_BYTES)
-        notebook.step(f"its balloon becomes {format_bytes(_BALLOON_BYTES)} big")
-        source.set_balloon(_BALLOON_BYTES)
-        # The device answers first, and drops the pages of many messages together, soon after.
-        wait_until(
-            lambda: _holes(here) >= bytes_to_pages(_BALLOON_BYTES), "the host does not drop it"
-        )
+        _fill_balloon(notebook, source, here)
         notebook.step("it is paused, and moves without hints: what is free is sent, too")
         source.execute("stop")
         before = ~here.held()
@@ -73,6 +65,16 @@ def _on_embedded(notebook: Notebook) -> None:
         f" destination, where driver and device went on with it; emptied there, it gave"
         f" {format_bytes(gained)} back to the guest."
     )
+
+
+def _fill_balloon(notebook: Notebook, source: MachineProcess, here: FilePages) -> None:
+    notebook.step("a guest uses all of its memory once, and keeps a part of it")
+    source.ask("use_memory", percent=100)
+    source.ask("hog", size=_KEPT_BYTES)
+    notebook.step(f"its balloon becomes {format_bytes(_BALLOON_BYTES)} big")
+    source.set_balloon(_BALLOON_BYTES)
+    # The device answers first, and drops the pages of many messages together, soon after.
+    wait_until(lambda: _holes(here) >= bytes_to_pages(_BALLOON_BYTES), "the host does not drop it")
 
 
 def _holes(memory: FilePages) -> int:

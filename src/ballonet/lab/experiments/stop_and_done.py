@@ -56,6 +56,16 @@ def _on_uml(notebook: Notebook) -> None:
         " ".join(f"{word:#x}" for word in words),
     )
     _claim(notebook, words, first=first, second=second)
+    _claim_memory(notebook, before=before, stopped=stopped, held=held, again=again)
+    notebook.claim("after DONE it is free again", holds=is_back)
+    notebook.conclude(
+        f"{format_bytes(pages_to_bytes(held))} were hinted. After STOP {format_bytes(stopped)} of"
+        f" {format_bytes(before)} were free, and the round of the next id named"
+        f" {format_bytes(pages_to_bytes(again))} more; after DONE {format_bytes(after)} were free."
+    )
+
+
+def _claim_memory(notebook: Notebook, *, before: int, stopped: int, held: int, again: int) -> None:
     notebook.claim("a round takes most of the free memory away", holds=_is_most(held, before))
     notebook.claim(
         "after STOP the guest keeps it: less than half is free", holds=stopped * 2 < before
@@ -63,12 +73,6 @@ def _on_uml(notebook: Notebook) -> None:
     notebook.claim(
         "the next round goes on: it has few pages to name that are not held",
         holds=again * 4 < held,
-    )
-    notebook.claim("after DONE it is free again", holds=is_back)
-    notebook.conclude(
-        f"{format_bytes(pages_to_bytes(held))} were hinted. After STOP {format_bytes(stopped)} of"
-        f" {format_bytes(before)} were free, and the round of the next id named"
-        f" {format_bytes(pages_to_bytes(again))} more; after DONE {format_bytes(after)} were free."
     )
 
 
