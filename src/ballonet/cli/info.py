@@ -15,7 +15,7 @@ from rich.text import Text
 
 from ballonet.cli.monitor_client import JSON_OPTION, MACHINE_ARGUMENT, run
 from ballonet.units import format_bytes
-from ballonet.vms.adapters import connected
+from ballonet.vms.addresses import connected
 from ballonet.vms.device_info import STEPS, DeviceInfo
 from ballonet.vms.observation import Observation
 
@@ -35,7 +35,7 @@ _DRIVER: Final = {
 def info(address: str, *, as_json: bool) -> None:
     """Show a guest's balloon.
 
-    MACHINE is a QMP socket, of `ballonet device --qmp` or of any QEMU.  Changes nothing.
+    MACHINE is the name of one, as `ballonet list` shows it, or its socket.  Changes nothing.
     """
     look = run(_look(address))
     if as_json:
