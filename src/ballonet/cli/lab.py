@@ -53,6 +53,13 @@ class _Name(click.ParamType[str]):
     type=click.Path(file_okay=False, path_type=Path),
     help="Write each answer as a page there, too, and a list of all.",
 )
+@click.option(
+    "--save",
+    "files_directory",
+    metavar="DIRECTORY",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Save the files that an experiment makes there: traces, pictures.",
+)
 def lab(
     names: tuple[str, ...],
     *,
@@ -62,6 +69,7 @@ def lab(
     kernel: str | None,
     as_json: bool,
     directory: Path | None,
+    files_directory: Path | None,
 ) -> None:
     """Answer a question about ballooning by an experiment on a running kernel.
 
@@ -86,6 +94,8 @@ def lab(
         _print(experiment, notebook, explains=explains, as_json=as_json)
         if directory is not None:
             _write(directory / f"{experiment.name}.md", as_document(experiment, notebook))
+        if files_directory is not None:
+            _save(files_directory, notebook)
     if directory is not None:
         _write(directory / _INDEX, _index())
     if failed:
@@ -130,6 +140,12 @@ def _index() -> str:
         "# Answers\n\nMade by `make answers`; each is an experiment that can be run again.\n\n"
         + ("\n".join(lines) + "\n")
     )
+
+
+def _save(directory: Path, notebook: Notebook) -> None:
+    for name, text in notebook.files.items():
+        _write(directory / name, text)
+        click.echo(f"saved {directory / name}", err=True)
 
 
 def _write(path: Path, text: str) -> None:
