@@ -20,7 +20,7 @@ __all__ = ["TRACING", "FunctionTrace"]
 
 TRACING: Final = "/sys/kernel/tracing"
 #: A stack of 20 calls takes some 200 bytes: room for more than any experiment makes.
-_BUFFER_KIB: Final = 16 << 10
+_BUFFER_KIB: Final = 8 << 10
 
 
 #: Of the events that our probes are.

@@ -14,26 +14,36 @@ from ballonet.lab.experiment import Experiment
 __all__ = ["NAMES", "find"]
 
 NAMES: Final = (
+    "stats-backtrace",
+    "stats-workqueue",
+    "stats-reverse-queue",
+    "balloon-backtrace",
+    "info-balloon",
     "num-pages-actual",
     "hyperv",
     "vmware-length",
     "mem-total",
+    "not-at-once",
     "host-gets-memory",
     "guest-takes-again",
     "willneed",
     "dontneed-shared",
+    "statistics-export",
+    "balloon-change",
     "page-size",
     "migration-hints",
     "hint-order",
     "hints-freed-at-done",
     "stop-and-done",
     "pages-and-free-page-list",
+    "hint-paths",
     "dirty-not-lost",
     "dirty-lost",
     "sent-and-cleared",
     "postcopy-hints",
     "balloon-moves",
     "reporting-trigger",
+    "free-page-vq-callback",
 )
 
 

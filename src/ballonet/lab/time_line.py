@@ -36,16 +36,16 @@ def merged(*ends: Iterable[Event]) -> list[Event]:
     return sorted((event for end in ends for event in end), key=lambda event: event.at_ns)
 
 
-def collapsed(events: Iterable[Event]) -> list[Event]:
+def collapsed(events: Iterable[Event], *, within_ns: int = _SOON_NS) -> list[Event]:
     """The same without repetitions: what an end repeats soon, with nothing else between, is one.
 
-    Whatever the other ends did meanwhile.
+    Whatever the other ends did meanwhile; later than `within_ns` it is told again.
     """
     result: list[Event] = []
     newest: dict[str, int] = {}  # of each end
     for event in events:
         index = newest.get(event.end)
-        if index is not None and _repeats(event, result[index]):
+        if index is not None and _repeats(event, result[index], within_ns):
             first = result[index]
             until_ns = event.at_ns + event.lasts_ns
             times = first.times + event.times
@@ -90,8 +90,8 @@ def as_perfetto(events: Sequence[Event]) -> str:
     return json.dumps({"displayTimeUnit": "ms", "traceEvents": names + rows}, indent=1) + "\n"
 
 
-def _repeats(event: Event, before: Event) -> bool:
-    is_soon = event.at_ns - (before.at_ns + before.lasts_ns) <= _SOON_NS
+def _repeats(event: Event, before: Event, within_ns: int) -> bool:
+    is_soon = event.at_ns - (before.at_ns + before.lasts_ns) <= within_ns
     return is_soon and (event.name, event.detail) == (before.name, before.detail)
 
 

@@ -34,6 +34,7 @@ def test_what_one_end_repeats_is_one_event_whatever_others_do() -> None:
     assert collapsed(again) == again, "it did something else between"
     late = [GUEST[0], replace(GUEST[0], at_ns=5_000_001)]
     assert collapsed(late) == late, "they are further apart than a millisecond"
+    assert [event.times for event in collapsed(late, within_ns=1_000_001)] == [2]
     other = [GUEST[0], replace(GUEST[0], detail="another")]
     assert collapsed(other) == other
 
