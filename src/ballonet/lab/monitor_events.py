@@ -18,9 +18,12 @@ from typing import Any, Final, Self
 
 from ballonet.errors import MonitorError
 
-__all__ = ["HeardEvent", "MonitorEvents"]
+__all__ = ["WALL_ERROR_NS", "HeardEvent", "MonitorEvents", "wall_ahead_ns"]
 
+#: Times of day that others tell have microseconds, and come to our clock by `wall_ahead_ns`.
+WALL_ERROR_NS: Final = 10_000
 _CONNECT_S: Final = 60.0
+_READINGS: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +85,21 @@ class MonitorEvents:
                 message = json.loads(line)
                 if "event" in message:
                     self.heard.append(_event(message, heard_ns))
+
+
+def wall_ahead_ns() -> int:
+    """How far the time of day is ahead of our monotonic clock.
+
+    Read between two readings of the other, the closest of many: on a busy machine others run
+    between any two.
+    """
+    best = (1 << 63, 0)
+    for _ in range(_READINGS):
+        before_ns = time.monotonic_ns()
+        wall_ns = time.time_ns()
+        after_ns = time.monotonic_ns()
+        best = min(best, (after_ns - before_ns, wall_ns - (before_ns + after_ns) // 2))
+    return best[1]
 
 
 def _event(message: dict[str, Any], heard_ns: int) -> HeardEvent:

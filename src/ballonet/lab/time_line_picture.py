@@ -25,7 +25,7 @@ _LETTERS: Final = 44  # of what an event says
 _COLOURS: Final = ("#3b7dd8", "#d9822b", "#3a9a5b", "#b0489b", "#808080")
 _STYLE: Final = (
     "text{font:13px sans-serif;fill:#808080}.end{font-weight:bold}.title{font-size:15px}"
-    ".way{fill:none;stroke:#a0a0a0;stroke-width:1}.lane{stroke:#a0a0a040;stroke-width:1}"
+    ".way{fill:none;stroke:#a0a0a080;stroke-width:1}.lane{stroke:#a0a0a040;stroke-width:1}"
 )
 
 

@@ -18,7 +18,7 @@ from ballonet.errors import GuestError
 from ballonet.guests.qemu_balloon import QemuBalloonGuest
 from ballonet.lab.clock_offset import STEADY_CLOCK, RoundTrip, SharedClock, shortest
 from ballonet.lab.function_trace import TRACING, FunctionTrace
-from ballonet.lab.monitor_events import MonitorEvents
+from ballonet.lab.monitor_events import MonitorEvents, wall_ahead_ns
 from ballonet.lab.notebook import Notebook
 from ballonet.lab.qemu_log import QemuEvent, parse_qemu_log
 from ballonet.lab.time_line import Event
@@ -159,7 +159,7 @@ class TracedGuest:
 
     def qemu_events(self) -> list[Event]:
         """What QEMU has written down of itself, in the order of its log."""
-        ahead_ns = time.time_ns() - time.monotonic_ns()
+        ahead_ns = wall_ahead_ns()
         return [
             Event(one.wall_ns - ahead_ns, "QEMU", one.name.removeprefix(_PREFIX), one.text)
             for one in self.qemu_log()
@@ -171,16 +171,13 @@ class TracedGuest:
         return parse_qemu_log(path.read_text(errors="replace")) if path.exists() else []
 
     def heard_events(self) -> list[Event]:
-        """What was heard of the monitor without asking."""
-        return [
-            Event(
-                one.heard_ns,
-                "we",
-                f"hear {one.name}",
-                _in_words("actual", one.data.get("actual", "")),
-            )
-            for one in self.events.heard
-        ]
+        """What the monitor told without being asked: when QEMU made it, and when we heard it."""
+        ahead_ns, events = wall_ahead_ns(), []
+        for one in list(self.events.heard):
+            said = _in_words("actual", one.data.get("actual", ""))
+            events.append(Event(one.stamp_ns - ahead_ns, "QEMU", f"make {one.name}", said))
+            events.append(Event(one.heard_ns, "we", f"hear {one.name}", said))
+        return events
 
     def _write_mark(self, mark: str) -> None:
         end_s = time.monotonic() + _ANSWER_S

@@ -13,7 +13,7 @@ from ballonet.guests.ballooned import BalloonedGuest
 from ballonet.guests.linux import LinuxGuestSettings
 from ballonet.guests.processes import PrivateDirectory
 from ballonet.lab.experiment import Experiment, Kernel
-from ballonet.lab.monitor_events import HeardEvent, MonitorEvents
+from ballonet.lab.monitor_events import HeardEvent, MonitorEvents, wall_ahead_ns
 from ballonet.lab.notebook import Notebook
 from ballonet.lab.traced_guest import TracedGuest
 from ballonet.lab.virtio_driver import VirtioDriver
@@ -145,8 +145,7 @@ def _resize(machine: _Monitored, size_bytes: int) -> Sequence[HeardEvent]:
 
 def _seconds(events: Sequence[HeardEvent]) -> float:
     """From when the first was made until the last was heard: they were sent in between."""
-    ahead_ns = time.time_ns() - time.monotonic_ns()
-    return (events[-1].heard_ns + ahead_ns - events[0].stamp_ns) / 1e9
+    return (events[-1].heard_ns + wall_ahead_ns() - events[0].stamp_ns) / 1e9
 
 
 def _note(notebook: Notebook, server: str, what: str, events: Sequence[HeardEvent]) -> None:
