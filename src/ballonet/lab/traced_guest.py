@@ -10,7 +10,8 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -169,6 +170,14 @@ class TracedGuest:
         """The same, with the threads."""
         path = self.guest.linux.directory / "log"
         return parse_qemu_log(path.read_text(errors="replace")) if path.exists() else []
+
+    def threads(self) -> dict[int, str]:
+        """Names of QEMU's threads, by their numbers, as they are now."""
+        names = {}
+        for task in Path(f"/proc/{self.guest.linux.pid}/task").iterdir():
+            with suppress(OSError):  # it has just ended
+                names[int(task.name)] = (task / "comm").read_text().strip()
+        return names
 
     def heard_events(self) -> list[Event]:
         """What the monitor told without being asked: when QEMU made it, and when we heard it."""

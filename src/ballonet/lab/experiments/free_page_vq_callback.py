@@ -23,6 +23,8 @@ _COMMANDS: Final = 2  # the driver's first word of a round, and its last
 _ADD_BLOCK: Final = "virtqueue_add_inbuf"
 _ADD_MESSAGE: Final = "virtqueue_add_outbuf"
 _HANDLER: Final = "vring_interrupt"
+_IOTHREAD: Final = "iothread0"
+_TAKEN: Final = "virtqueue_pop"  # in QEMU's log
 _COLLECT: Final = "virtqueue_get_buf"
 _PROBES: Final = (
     f"{_ADD_BLOCK} queue=%di",
@@ -33,7 +35,7 @@ _PROBES: Final = (
 
 
 def _on_qemu(notebook: Notebook) -> None:
-    with TracedGuest(_MEMORY_BYTES, *HINTING) as traced:
+    with TracedGuest(_MEMORY_BYTES, *HINTING, qemu_events=(_TAKEN,)) as traced:
         notebook.runs_on(traced.guest.release, "QEMU")
         with traced.tracing((), probes=_PROBES) as trace:
             notebook.step(f"balloon {_TARGET_BYTES >> 20}: messages on a queue with a callback")
@@ -42,7 +44,9 @@ def _on_qemu(notebook: Notebook) -> None:
             resized = trace.read()
             trace.clear()
             notebook.step("a migration begins; a whole round of hints goes by")
-            hinted = _hinted(traced, trace)
+            first = _round(traced, trace, rounds=1)
+            notebook.step("it is cancelled, and another one has a round, too")
+            hinted = _round(traced, trace, rounds=2)
     inflate = _queue(resized, _ADD_MESSAGE)
     hints = _queue(hinted, _ADD_BLOCK)
     counted = (_ADD_MESSAGE, _ADD_BLOCK, _HANDLER)
@@ -51,7 +55,10 @@ def _on_qemu(notebook: Notebook) -> None:
             "inflateq, while the balloon grows",
             *(_count(resized, what, inflate) for what in counted),
         ),
-        ("free_page_vq, in a round of hints", *(_count(hinted, what, hints) for what in counted)),
+        (
+            "free_page_vq, in two rounds of hints",
+            *(_count(hinted, what, hints) for what in counted),
+        ),
     ]
     headings = ("queue", "messages", "blocks", "calls of its interrupt handler")
     notebook.table("what was put on two queues, and interrupts that told of it", headings, rows)
@@ -59,36 +66,54 @@ def _on_qemu(notebook: Notebook) -> None:
     messages = _count(hinted, _ADD_MESSAGE, hints)
     looks = [one for one in hinted if one.name == _COLLECT]
     collected = [one for one in looks if _value(one, "got") != 0]
-    notebook.see("looks of the driver for used buffers in the round", len(looks))
+    notebook.see("looks of the driver for used buffers in the two rounds", len(looks))
     notebook.see("used buffers that it found", len(collected))
     notebook.claim(
         "the handler of a queue with a callback is called, and seen",
         holds=_count(resized, _HANDLER, inflate) > 0,
     )
     notebook.claim(
-        "the round has a first word, a last word and blocks between",
-        holds=messages == _COMMANDS and blocks > 0,
+        "each round has a first word, a last word and blocks between",
+        holds=messages == 2 * _COMMANDS and 0 < _count(first, _ADD_BLOCK, hints) < blocks,
     )
     notebook.claim(
-        "no interrupt handler is called for free_page_vq in the whole round",
+        "no interrupt handler is called for free_page_vq in two whole rounds",
         holds=_count(hinted, _HANDLER, hints) == 0,
     )
     notebook.claim(
-        "the driver collects used buffers itself, on its worker, before it adds another",
-        holds=0 < len(collected) <= blocks + messages and all(one.is_worker for one in looks),
+        "the driver collects used buffers itself, on its worker: by now all of the first round",
+        holds=_added(first, hints) <= len(collected) <= blocks + messages
+        and all(one.is_worker for one in looks),
     )
     notebook.conclude(
-        f"{blocks} blocks and {messages} messages went over free_page_vq; its handler was called"
-        f" {_count(hinted, _HANDLER, hints)} times, and the worker found {len(collected)} used"
-        f" buffers by looking {len(looks)} times."
+        f"In two rounds {blocks} blocks and {messages} messages went over free_page_vq; its"
+        f" handler was called {_count(hinted, _HANDLER, hints)} times, and the worker found"
+        f" {len(collected)} used buffers by looking {len(looks)} times."
     )
 
 
-def _hinted(traced: TracedGuest, trace: FunctionTrace) -> list[TraceEntry]:
-    """What the kernel did from the first hint to the last."""
+def _round(traced: TracedGuest, trace: FunctionTrace, *, rounds: int) -> list[TraceEntry]:
+    """What the kernel did up to the end of this round, when QEMU has taken everything."""
     with hinting_migration(traced):
-        wait_for(lambda: trace.count(_ADD_MESSAGE) >= _COMMANDS, "the end of the driver's hints")
-        return trace.read()
+        wait_for(
+            lambda: trace.count(_ADD_MESSAGE) >= rounds * _COMMANDS, "the end of the driver's hints"
+        )
+        entries = trace.read()
+        queue = _queue(entries, _ADD_BLOCK)
+        wait_for(lambda: _taken_by_iothread(traced) >= _added(entries, queue), "QEMU's reading")
+        return entries
+
+
+def _added(entries: Sequence[TraceEntry], queue: int) -> int:
+    """What was put on a queue."""
+    return _count(entries, _ADD_BLOCK, queue) + _count(entries, _ADD_MESSAGE, queue)
+
+
+def _taken_by_iothread(traced: TracedGuest) -> int:
+    """What was taken off the queue of hints: QEMU has other threads for other queues."""
+    names = traced.threads()
+    log = [one for one in traced.qemu_log() if one.name == _TAKEN]
+    return sum(_IOTHREAD in names.get(one.thread, "") for one in log)
 
 
 def _queue(entries: Iterable[TraceEntry], name: str) -> int:

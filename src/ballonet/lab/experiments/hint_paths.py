@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from pathlib import Path
 from typing import Final
 
 from ballonet.lab.clock_offset import SharedClock
@@ -42,14 +40,14 @@ def _on_qemu(notebook: Notebook) -> None:
         with traced.tracing(_FUNCTIONS) as trace:
             traced.measure_clock()
             earlier = len(traced.qemu_log())
-            before = _threads(traced.guest.linux.pid)
+            before = traced.threads()
             notebook.step("the guest is migrated, to nowhere and slowly; QEMU asks for hints")
             with hinting_migration(traced):
                 wait_for(
                     lambda: trace.count("virtqueue_add_outbuf") >= _COMMANDS,
                     "the end of the driver's hints",
                 )
-                during = _threads(traced.guest.linux.pid)
+                during = traced.threads()
                 asked = trace.read()
                 traced.measure_clock()
                 notebook.step("the migration is cancelled")
@@ -77,14 +75,6 @@ def _on_qemu(notebook: Notebook) -> None:
         f" hints; the guest's worker put {blocks} blocks of free memory on the queue, which QEMU's"
         f" thread {_runners(log, _POP, during)} took off it."
     )
-
-
-def _threads(pid: int) -> Threads:
-    names = {}
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        with suppress(OSError):  # it has just ended
-            names[int(task.name)] = (task / "comm").read_text().strip()
-    return names
 
 
 def _plain(events: Sequence[Event]) -> list[Event]:
