@@ -28,7 +28,7 @@ _FUNCTIONS: Final = (
 )
 _SHOWN: Final = ("virtballoon_changed", "virtqueue_add_inbuf", "return_free_pages_to_mm")
 _COMMANDS: Final = 2  # the driver's first word, and its last
-_ROUND_NS: Final = 60_000_000_000  # a round is told as one, however long it takes
+_ROUND_NS: Final = 600_000_000_000
 _IOTHREAD: Final = "iothread0"
 #: Names of QEMU's threads, by their numbers.
 Threads = Mapping[int, str]
@@ -60,7 +60,9 @@ def _on_qemu(notebook: Notebook) -> None:
     note_clock(notebook, clock)
     ended = calls[len(asked) :]
     events = _plain(merged(events, traced.told, guest_events(calls, clock)))
-    notebook.block("what happened, by our clock", as_text(collapsed(events, within_ns=_ROUND_NS)))
+    notebook.block(
+        "what happened, by our clock", as_text(_shortened(events, traced.told[-1].at_ns))
+    )
     _note_threads(notebook, log, during)
     for name in _SHOWN:
         first = next((one for one in calls if one.name == name), None)
@@ -83,6 +85,13 @@ def _plain(events: Sequence[Event]) -> list[Event]:
         Event(one.at_ns, one.end, one.name, "" if one.name == _POP else one.detail)
         for one in events
     ]
+
+
+def _shortened(events: Sequence[Event], cancelled_ns: int) -> list[Event]:
+    """A round is told as one, however long it takes; and then what its end brings."""
+    asked = [one for one in events if one.at_ns < cancelled_ns]
+    ended = [one for one in events if one.at_ns >= cancelled_ns]
+    return [*collapsed(asked, within_ns=_ROUND_NS), *collapsed(ended, within_ns=_ROUND_NS)]
 
 
 def _runners(log: Sequence[QemuEvent], name: str, threads: Threads) -> str:
