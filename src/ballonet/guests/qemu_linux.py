@@ -87,13 +87,6 @@ class QemuLinux:
         return self._directory.path
 
     @property
-    def pid(self) -> int:
-        """QEMU's process. Raises: GuestError."""
-        if self._process is None:
-            raise GuestError("the guest does not run")
-        return self._process.pid
-
-    @property
     def shell(self) -> GuestShell:
         """Commands into it. Raises: GuestError."""
         if self._shell is None:
