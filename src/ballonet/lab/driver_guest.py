@@ -5,7 +5,6 @@ Here too: how such an experiment waits, and asks.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final, TypeVar
@@ -22,18 +21,14 @@ from ballonet.virtio.features import RING_FEATURES, Feature
 __all__ = [
     "GUEST_BYTES",
     "ask_device",
-    "comes_true",
     "driver_guest",
     "fill",
     "observe_feature",
-    "wait_until",
 ]
 
 #: Enough for its kernel and a balloon, and little to look through.
 GUEST_BYTES: Final = 256 << 20
 _STALLED_S: Final = 120.0
-_WAIT_S: Final = 120.0
-_LOOK_S: Final = 0.02
 _ANSWER_S: Final = 60.0
 
 T = TypeVar("T")
@@ -69,22 +64,6 @@ def fill(machine: BalloonedGuest, pages: int) -> None:
             f"the balloon should have {format_bytes(pages_to_bytes(pages))}, and stays at"
             f" {format_bytes(pages_to_bytes(resized.actual_pages))}"
         )
-
-
-def comes_true(condition: Callable[[], bool]) -> bool:
-    """Wait until something is so, for two minutes at most; whether it is."""
-    end_s = time.monotonic() + _WAIT_S
-    while not condition():
-        if time.monotonic() > end_s:
-            return False
-        time.sleep(_LOOK_S)
-    return True
-
-
-def wait_until(condition: Callable[[], bool], what: str) -> None:
-    """The same where it must become so. Raises: GuestError, if it does not."""
-    if not comes_true(condition):
-        raise GuestError(f"it does not come about within {_WAIT_S:.0f} s that {what}")
 
 
 def ask_device(machine: BalloonedGuest, question: Callable[[Balloon], T]) -> T:

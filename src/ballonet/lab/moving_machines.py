@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ballonet.errors import GuestError
 from ballonet.guests.machine_process import MachineProcess, MachineSettings
 from ballonet.guests.processes import PrivateDirectory
-from ballonet.lab.patience import wait_until
+from ballonet.lab.waiting import wait_until
 from ballonet.migration.compare import CompareTracker, FilePages
 from ballonet.units import BALLOON_PAGE_BYTES
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from ballonet.errors import GuestError
-from ballonet.lab.patience import wait_until
+from ballonet.lab.waiting import wait_until
 from ballonet.runtime.monitor_socket import MonitorSocket
 
 __all__ = [

@@ -8,9 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from ballonet.errors import GuestError
 from ballonet.lab.memory_copy import MemoryCopy
-from ballonet.lab.patience import becomes, wait_until
 from ballonet.migration.compare import FilePages
 
 PAGE = 4096
@@ -37,11 +35,3 @@ def test_changes_since_the_copy_are_told_page_by_page(memory: FilePages) -> None
         assert np.flatnonzero(copy.changed()).tolist() == [5, 599]
         copy.take()
         assert not copy.changed().any()
-
-
-def test_waiting_ends_when_it_is_so_or_never_will_be() -> None:
-    looks = iter([False, True])
-    assert becomes(lambda: next(looks), 60)
-    assert not becomes(lambda: False, 0)
-    with pytest.raises(GuestError, match="for 0 s nothing happens"):
-        wait_until(lambda: False, "nothing happens", 0)

@@ -8,11 +8,12 @@ from typing import Final
 
 from ballonet.guests.ballooned import BalloonedGuest
 from ballonet.guests.qemu_balloon import QemuBalloonGuest
-from ballonet.lab.driver_guest import driver_guest, fill, wait_until
+from ballonet.lab.driver_guest import driver_guest, fill
 from ballonet.lab.experiment import Experiment, Kernel
 from ballonet.lab.kernel_pages import pages_in_balloon
 from ballonet.lab.notebook import Notebook
 from ballonet.lab.scattered_balloon import BALLOON_PAGES, MEMORY_BYTES, compact, scatter
+from ballonet.lab.waiting import wait_until
 from ballonet.units import bytes_to_pages, format_bytes, pages_to_bytes
 from ballonet.virtio.features import Feature
 
@@ -64,8 +65,8 @@ def _hint(machine: BalloonedGuest) -> tuple[int, int]:
     device = machine.device
     device.hints.begin(_LEASE_S)
     try:
-        wait_until(lambda: device.status().counters.hinted_pages > 0, "pages are hinted")
-        wait_until(lambda: device.status().hint_state == "STOP", "the round ends")
+        wait_until(lambda: device.status().counters.hinted_pages > 0, "no page is hinted")
+        wait_until(lambda: device.status().hint_state == "STOP", "the round does not end")
         return device.status().counters.hinted_pages, _listed(machine.guest.vmstat())
     finally:
         device.hints.finish()
@@ -107,7 +108,7 @@ def _on_qemu(notebook: Notebook) -> None:
 
 def _fill_qemus(guest: QemuBalloonGuest, pages: int) -> None:
     guest.monitor.execute("balloon", value=_QEMU_BYTES - pages_to_bytes(pages))
-    wait_until(lambda: _counted(guest) == pages, "the balloon reaches its target")
+    wait_until(lambda: _counted(guest) == pages, "the balloon does not reach its target")
 
 
 def _counted(guest: QemuBalloonGuest) -> int:

@@ -17,7 +17,7 @@ from ballonet.lab.moving_machines import (
     memory_of,
 )
 from ballonet.lab.notebook import Notebook
-from ballonet.lab.patience import wait_until
+from ballonet.lab.waiting import wait_until
 from ballonet.migration.compare import FilePages
 from ballonet.runtime.monitor_socket import MonitorSocket
 from ballonet.units import bytes_to_pages, format_bytes, pages_to_bytes

@@ -22,7 +22,7 @@ from ballonet.lab.moving_machines import (
     steps_of,
 )
 from ballonet.lab.notebook import Notebook
-from ballonet.lab.patience import wait_until
+from ballonet.lab.waiting import wait_until
 from ballonet.units import bytes_to_pages, format_bytes, pages_to_bytes
 
 __all__ = ["EXPERIMENT", "has_rounds_between_logs"]

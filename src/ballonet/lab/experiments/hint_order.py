@@ -12,7 +12,7 @@ from ballonet.lab.buddyinfo import free_blocks
 from ballonet.lab.experiment import Experiment, Kernel
 from ballonet.lab.hint_watch import HintedBlock, HintWatch
 from ballonet.lab.notebook import Notebook
-from ballonet.lab.patience import wait_until
+from ballonet.lab.waiting import wait_until
 from ballonet.units import format_bytes, pages_to_bytes
 from ballonet.virtio.features import RING_FEATURES, Feature
 

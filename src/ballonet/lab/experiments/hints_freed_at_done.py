@@ -16,7 +16,7 @@ from ballonet.lab.experiment import Experiment, Kernel
 from ballonet.lab.hint_watch import HintedBlock, HintWatch
 from ballonet.lab.memory_copy import MemoryCopy
 from ballonet.lab.notebook import Notebook
-from ballonet.lab.patience import becomes
+from ballonet.lab.waiting import becomes
 from ballonet.units import format_bytes, pages_to_bytes
 from ballonet.virtio.features import RING_FEATURES, Feature
 

@@ -10,10 +10,11 @@ from ballonet.device.balloon import BalloonSettings
 from ballonet.guests.ballooned import BalloonedEmbeddedGuest, BalloonedGuest
 from ballonet.guests.embedded import EmbeddedGuestSettings
 from ballonet.kernel.kernel import KernelSettings
-from ballonet.lab.driver_guest import comes_true, driver_guest, wait_until
+from ballonet.lab.driver_guest import driver_guest
 from ballonet.lab.experiment import Experiment, Kernel
 from ballonet.lab.memory_marks import MARK, count_marked_pages
 from ballonet.lab.notebook import Notebook
+from ballonet.lab.waiting import becomes, wait_until
 from ballonet.units import format_bytes, pages_to_bytes
 from ballonet.virtio.features import RING_FEATURES, Feature
 
@@ -71,8 +72,8 @@ def _run(notebook: Notebook, *options: str) -> _Seen:
         written_pages, full_bytes = count_marked_pages(memory), device.status().held_bytes
         machine.guest.check("rm /tmp/file")
         least_bytes = full_bytes - _FILE_BYTES * 3 // 4
-        wait_until(lambda: device.status().held_bytes < least_bytes, "the host gets memory back")
-        comes_true(lambda: count_marked_pages(memory) * 4 < written_pages)
+        wait_until(lambda: device.status().held_bytes < least_bytes, "the host gets no memory back")
+        becomes(lambda: count_marked_pages(memory) * 4 < written_pages)
         dropped_pages = count_marked_pages(memory)
         notebook.step("it does so once more, and the host drops nothing of what is reported")
         device.set_report_rate(0).result()
@@ -140,7 +141,7 @@ def _report(notebook: Notebook, poison: int | None) -> Status:
         device = machine.device
         wait_until(
             lambda: device.status().counters.reported_bytes >= _EMBEDDED_REPORT_BYTES,
-            "the guest reports",
+            "the guest reports nothing",
         )
         return device.status()
 

@@ -10,8 +10,8 @@ from ballonet.guests.qemu_balloon import QemuBalloonGuest
 from ballonet.lab.experiment import Experiment, Kernel
 from ballonet.lab.moving_machines import KERNEL, begin_migration, finished_migration, machines
 from ballonet.lab.notebook import Notebook
-from ballonet.lab.patience import wait_until
 from ballonet.lab.qemu_migration import FAST, NOWHERE, SLOW, begin, set_bandwidth, wait_for
+from ballonet.lab.waiting import wait_until
 from ballonet.units import format_bytes, pages_to_bytes
 
 __all__ = ["EXPERIMENT"]

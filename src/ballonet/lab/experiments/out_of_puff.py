@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Final
 
 from ballonet.balloon.facts import ChainDone, ConfigAnnounced, ConfigRead, Fact
-from ballonet.lab.driver_guest import comes_true, driver_guest, wait_until
+from ballonet.lab.driver_guest import driver_guest
 from ballonet.lab.experiment import Experiment, Kernel
 from ballonet.lab.notebook import Notebook
+from ballonet.lab.waiting import becomes, wait_until
 from ballonet.units import bytes_to_pages, format_bytes, pages_to_bytes
 from ballonet.virtio.features import Feature
 from ballonet.virtio.queues import QueueRole
@@ -80,18 +81,18 @@ def _on_uml(notebook: Notebook) -> None:
         guest.check(f"dd if=/dev/zero of=/tmp/file bs=1M count={_FILE_MIB}")
         device.set_target(_TARGET_PAGES)
         notebook.step(f"a balloon of {_TARGET_PAGES:,} pages is asked for, more than there is")
-        wait_until(lambda: _MESSAGE in guest.kernel_log(), "the driver finds no more memory")
+        wait_until(lambda: _MESSAGE in guest.kernel_log(), "the driver does not run out of memory")
         notebook.step("nothing more is said to the driver")
         device.subscribe(watch.observe, details=True)
         began_s, lines, used_s = time.monotonic(), _count(guest.kernel_log()), _cpu_s(guest.pid)
-        wait_until(lambda: len(watch.short_tries) >= _TRIES, f"the driver tries {_TRIES} times")
+        wait_until(lambda: len(watch.short_tries) >= _TRIES, "the driver does not try again")
         device.unsubscribe(watch.observe)
         seconds, used_s = time.monotonic() - began_s, _cpu_s(guest.pid) - used_s
         log = guest.kernel_log()
         lines, actual_pages = _count(log) - lines, device.status().actual_pages
         notebook.step("the file is removed")
         guest.check("rm /tmp/file")
-        reached = comes_true(lambda: device.status().actual_pages == _TARGET_PAGES)
+        reached = becomes(lambda: device.status().actual_pages == _TARGET_PAGES)
     _show(notebook, watch, log, lines=lines, seconds=seconds, used_s=used_s)
     _claim(notebook, watch, lines=lines, seconds=seconds)
     notebook.claim("it stays below its target as long", holds=actual_pages < _TARGET_PAGES)

@@ -13,8 +13,8 @@ from ballonet.guests.qemu import HINTING, QemuGuest
 from ballonet.lab.experiment import Experiment, Kernel
 from ballonet.lab.moving_machines import KERNEL, begin_migration, finished_migration, machines
 from ballonet.lab.notebook import Notebook
-from ballonet.lab.patience import wait_until
 from ballonet.lab.qemu_migration import NOWHERE, SLOW, begin, set_postcopy, wait_for
+from ballonet.lab.waiting import wait_until
 from ballonet.migration.postcopy import FaultAnswer, MissingPages, ServedPages
 from ballonet.runtime.monitor_socket import MonitorSocket
 

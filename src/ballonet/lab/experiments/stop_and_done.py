@@ -10,7 +10,7 @@ from ballonet.guests.linux import LinuxGuestSettings
 from ballonet.lab.experiment import Experiment, Kernel
 from ballonet.lab.hint_watch import HintWatch
 from ballonet.lab.notebook import Notebook
-from ballonet.lab.patience import becomes
+from ballonet.lab.waiting import becomes
 from ballonet.units import format_bytes, pages_to_bytes
 from ballonet.virtio.features import RING_FEATURES, Feature
 from ballonet.virtio.hint_ids import CMD_ID_DONE, CMD_ID_STOP

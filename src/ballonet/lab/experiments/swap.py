@@ -7,9 +7,10 @@ from typing import Final
 
 from ballonet.guests.ballooned import BalloonedGuest
 from ballonet.guests.processes import PrivateDirectory
-from ballonet.lab.driver_guest import driver_guest, fill, wait_until
+from ballonet.lab.driver_guest import driver_guest, fill
 from ballonet.lab.experiment import Experiment, Kernel
 from ballonet.lab.notebook import Notebook
+from ballonet.lab.waiting import wait_until
 from ballonet.units import bytes_to_pages, format_bytes, pages_to_bytes
 from ballonet.virtio.features import Feature
 
@@ -79,7 +80,7 @@ def _without_swap(notebook: Notebook) -> tuple[int, int]:
         _keep_file(machine)
         device.set_target(_LARGE_PAGES)
         # It has hardly any memory left now, so nothing is asked of it before it has some again.
-        wait_until(lambda: "Out of puff!" in guest.kernel_log(), "the driver finds no more memory")
+        wait_until(lambda: "Out of puff!" in guest.kernel_log(), "the guest has memory left")
         actual_pages = device.status().actual_pages
         fill(machine, 0)
         swapped = guest.vmstat()["pswpout"]

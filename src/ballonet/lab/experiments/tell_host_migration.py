@@ -8,11 +8,12 @@ from typing import Final
 
 from ballonet.balloon.facts import ChainDone, ConfigWritten, Fact
 from ballonet.guests.ballooned import BalloonedGuest
-from ballonet.lab.driver_guest import driver_guest, fill, wait_until
+from ballonet.lab.driver_guest import driver_guest, fill
 from ballonet.lab.experiment import Experiment, Kernel
 from ballonet.lab.notebook import Notebook
 from ballonet.lab.page_moves import PageMove, Told, balloon_of, follow_moves
 from ballonet.lab.scattered_balloon import BALLOON_PAGES, MEMORY_BYTES, compact, scatter
+from ballonet.lab.waiting import wait_until
 from ballonet.memory.held_pages import held_pages
 from ballonet.units import bytes_to_pages
 from ballonet.virtio.features import Feature
@@ -49,7 +50,7 @@ def _on_uml(notebook: Notebook) -> None:
         moved = compact(machine.guest).moved
         writes = watch.config_writes - writes
         machine.device.expedite()
-        wait_until(lambda: not machine.device.status().waiting_bytes, "the host has the pages")
+        wait_until(lambda: not machine.device.status().waiting_bytes, "the host has not got all")
         before, told = balloon_of(watch.told[:first]), watch.told[first:]
         held = _held_of(machine, balloon_of(watch.told))
         actual_pages = machine.device.status().actual_pages
