@@ -18,7 +18,7 @@ from ballonet.lab.notebook import Notebook
 from ballonet.lab.questions import NAMES, find
 from ballonet.lab.report import as_document, as_object, as_text
 
-__all__ = ["lab"]
+__all__ = ["index_of_answers", "lab"]
 
 _INDEX: Final = "README.md"
 
@@ -97,7 +97,7 @@ def lab(
         if files_directory is not None:
             _save(files_directory, notebook)
     if directory is not None:
-        _write(directory / _INDEX, _index())
+        _write(directory / _INDEX, index_of_answers())
     if failed:
         raise ExperimentError("lab", failed)
 
@@ -133,7 +133,8 @@ def _print(experiment: Experiment, notebook: Notebook, *, explains: bool, as_jso
         click.echo(as_text(experiment, notebook, explains=explains) + "\n")
 
 
-def _index() -> str:
+def index_of_answers() -> str:
+    """The page that lists all answers."""
     rows: Sequence[Experiment] = [find(name) for name in NAMES]
     lines = [f"- [{one.question}]({one.name}.md) {one.answer}" for one in rows]
     return (
