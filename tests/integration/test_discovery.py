@@ -31,6 +31,9 @@ from ballonet.vms.processes import Process, processes
 from ballonet.vms.sighting import Sighting
 from ballonet.vms.unix_sockets import SocketTable
 
+#: They see what runs on this machine, by name: one after the other.
+pytestmark = pytest.mark.xdist_group("machines by name")
+
 BALLONET = str(Path(sys.executable).with_name("ballonet"))
 MIB = 1 << 20
 PAUSES = ["-c", "import signal; signal.pause()"]

@@ -19,6 +19,9 @@ from ballonet.vms.addresses import connected
 from ballonet.vms.machine import Ability, Machine
 from ballonet.vms.observation import Observation
 
+#: They see what runs on this machine, by name: one after the other.
+pytestmark = pytest.mark.xdist_group("machines by name")
+
 BALLONET = str(Path(sys.executable).with_name("ballonet"))
 MIB = 1 << 20
 

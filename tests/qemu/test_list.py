@@ -18,6 +18,9 @@ from tests.support.wait import PATIENCE_S, wait_until
 from ballonet.guests.qemu import QemuGuest
 from ballonet.vms.unix_sockets import SocketTable
 
+#: They see what runs on this machine, by name: one after the other.
+pytestmark = pytest.mark.xdist_group("machines by name")
+
 BALLONET = str(Path(sys.executable).with_name("ballonet"))
 MIB = 1 << 20
 NAME = "listed-qemu"
