@@ -15,7 +15,7 @@ from typing import Final
 
 from ballonet.errors import GuestError
 from ballonet.guests.qemu import HINTING, QemuGuest, used_and_freed
-from ballonet.vms.adapters import connected
+from ballonet.vms.addresses import connected
 from ballonet.vms.migration import Migration, MigrationViewer
 from ballonet.vms.migration_progress import MigrationOutcome
 from ballonet.vms.migration_setup import MigrationRequest

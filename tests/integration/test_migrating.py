@@ -12,7 +12,7 @@ import pytest
 from tests.support.migrating_machine import MigratingMachine, serving
 
 from ballonet.errors import CommandRefusedError, MigrationError, MonitorError
-from ballonet.vms.adapters import connected
+from ballonet.vms.addresses import connected
 from ballonet.vms.migration import Migration, MigrationViewer
 from ballonet.vms.migration_progress import MigrationOutcome
 from ballonet.vms.migration_setup import MigrationRequest

@@ -28,6 +28,7 @@ from typing import Final
 
 ROOT: Final = Path(__file__).parents[2]
 LIST: Final = Path(__file__).with_name("list.toml")
+BUILD: Final = ROOT / "build"
 COPIED: Final = ("src", "tests", "packaging", "pyproject.toml", "README.md")
 #: A fault that lets a test hang, or the process of the tests, is noticed when its time is over.
 HANG_S: Final = 180
@@ -178,6 +179,8 @@ def copied_tree() -> Iterator[Path]:
                 shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
             else:
                 shutil.copy(source, target)
+        if BUILD.exists():  # kernels for QEMU, and modules for them
+            (Path(name) / BUILD.name).symlink_to(BUILD.resolve())
         yield Path(name)
 
 

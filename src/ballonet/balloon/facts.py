@@ -9,7 +9,10 @@ Observers are called on the balloon's own thread, in the order of what happened,
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ballonet.memory.runs import PageRuns
 from ballonet.virtio.features import Feature
@@ -175,6 +178,8 @@ class ChainDone:
 
     role: QueueRole
     pages: int  #: balloon pages that it names; 0 on a queue that names none
+    #: which, in the order of the message; None on a queue that names pieces, or none
+    pfns: NDArray[np.unsignedinteger] | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

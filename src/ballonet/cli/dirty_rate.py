@@ -12,7 +12,7 @@ import click
 from ballonet.cli.monitor_client import JSON_OPTION, MACHINE_ARGUMENT, run
 from ballonet.errors import GuestError
 from ballonet.units import format_bytes
-from ballonet.vms.adapters import connected
+from ballonet.vms.addresses import connected
 
 __all__ = ["dirty_rate"]
 

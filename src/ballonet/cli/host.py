@@ -18,7 +18,7 @@ from ballonet.cli.monitor_address import QEMU_VERSION_OPTION
 from ballonet.cli.monitor_client import JSON_OPTION, run
 from ballonet.cli.sandbox import SANDBOX_OPTION, make_sandbox
 from ballonet.cli.size import SizeType
-from ballonet.host.directory import CONTROL_NAME, check_private
+from ballonet.host.directory import CONTROL_NAME, check_private, default_directory
 from ballonet.host.guest_list import MEMORY_BYTES_MAX, MEMORY_BYTES_MIN, check_name
 from ballonet.host.host import Host
 from ballonet.qmp.version import VERSIONS
@@ -148,8 +148,7 @@ def _directory(given: Path | None) -> Path:
     """
     if given is not None:
         return given
-    run_time = os.environ.get("XDG_RUNTIME_DIR") or ("/run" if os.geteuid() == 0 else "/tmp")  # noqa: S108 - checked
-    path = Path(run_time) / "ballonet"
+    path = default_directory(os.environ.get("XDG_RUNTIME_DIR"), os.geteuid())
     with suppress(FileNotFoundError):
         check_private(path, path.lstat())
     return path

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Final
 
 import click
@@ -14,33 +14,19 @@ from rich.table import Table
 from rich.text import Text
 
 from ballonet.cli.monitor_client import JSON_OPTION, MACHINE_ARGUMENT, run
-from ballonet.errors import CommandRefusedError, GuestError
 from ballonet.units import format_bytes
-from ballonet.vms.adapters import connected
+from ballonet.vms.addresses import connected
 from ballonet.vms.device_info import STEPS, DeviceInfo
-from ballonet.vms.machine import Machine
+from ballonet.vms.observation import Observation
 
 __all__ = ["info"]
 
+_ASKS: Final = "; `ballonet stats` asks the guest"
 _DRIVER: Final = {
     True: "uses it",
     False: "nobody in the guest uses it",
-    None: "not known; `ballonet stats` asks the guest",
+    None: "not known",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class _Facts:
-    """What is shown; None: not known."""
-
-    memory_bytes: int | None
-    logical_bytes: int | None
-    balloon_bytes: int | None
-    paused: bool
-    has_driver: bool | None
-    poll_interval_s: int | None
-    stats_last_update_s: int | None
-    device: DeviceInfo | None  #: what only ours tells
 
 
 @click.command()
@@ -49,86 +35,96 @@ class _Facts:
 def info(address: str, *, as_json: bool) -> None:
     """Show a guest's balloon.
 
-    MACHINE is a QMP socket, of `ballonet device --qmp` or of any QEMU.  Changes nothing.
+    MACHINE is the name of one, as `ballonet list` shows it, or its socket.  Changes nothing.
     """
-    facts = run(_facts(address))
+    look = run(_look(address))
     if as_json:
-        click.echo(json.dumps(asdict(facts), indent=2))
+        click.echo(json.dumps(_as_json(look), indent=2))
     else:
-        Console(highlight=False).print(_table(facts))
+        Console(highlight=False).print(_table(look))
 
 
-async def _facts(address: str) -> _Facts:
+async def _look(address: str) -> Observation:
     async with connected(address) as vm:
-        device, paused = await vm.device_info(), await vm.is_paused()
-        if device is not None and device.ram_bytes is None:
-            # Nothing can be asked of a guest that is not there.
-            return _Facts(None, None, None, paused, device.has_driver, None, None, device)
-        if device is None or device.logical_bytes is None:
-            ram_bytes, logical_bytes = await vm.ram_bytes(), await vm.logical_bytes()
-        else:
-            ram_bytes, logical_bytes = device.ram_bytes, device.logical_bytes
-        return _Facts(
-            ram_bytes,
-            logical_bytes,
-            None if ram_bytes is None else max(0, ram_bytes - logical_bytes),
-            paused,
-            *await _of_statistics(vm, device),
-            device,
-        )
+        return await vm.observe()
 
 
-async def _of_statistics(
-    vm: Machine, device: DeviceInfo | None
-) -> tuple[bool | None, int | None, int | None]:
-    """Whether a driver is there, how often it is asked, when it answered."""
-    has_driver = None if device is None else device.has_driver
-    try:
-        if device is None:
-            has_driver = await vm.has_driver()
-        return has_driver, await vm.poll_interval(), (await vm.guest_stats()).last_update_s
-    except (GuestError, CommandRefusedError):  # a balloon of another kind, as hv-balloon
-        return has_driver, None, None
+def _as_json(look: Observation) -> dict[str, object]:
+    """Null: not known."""
+    return {
+        "name": look.who.name,
+        "kind": look.who.kind,
+        "pid": look.who.pid,
+        "memory_bytes": look.memory_bytes,
+        "target_bytes": look.target_bytes,
+        "logical_bytes": look.actual_bytes,
+        "balloon_bytes": _balloon_bytes(look),
+        "host_bytes": look.host.held_bytes,
+        "paused": look.paused,
+        "has_driver": look.has_driver,
+        "poll_interval_s": look.poll_interval_s,
+        "stats_last_update_s": look.stats_last_update_s,
+        "problem": look.problem,
+        "device": None if look.device is None else asdict(look.device),
+    }
 
 
-def _table(facts: _Facts) -> Table:
+def _balloon_bytes(look: Observation) -> int | None:
+    if look.memory_bytes is None or look.actual_bytes is None:
+        return None
+    return max(0, look.memory_bytes - look.actual_bytes)
+
+
+def _table(look: Observation) -> Table:
     table = Table(show_header=False, box=None)
     table.add_column(style="bold")
     table.add_column()
-    for name, text in _rows(facts):
+    for name, text in _rows(look):
         table.add_row(name, Text(text))  # a text of the monitor's is no markup
     return table
 
 
-def _rows(facts: _Facts) -> Iterator[tuple[str, str]]:
-    device = facts.device
-    if device is not None and device.problem:
-        yield "problem", device.problem
+def _rows(look: Observation) -> Iterator[tuple[str, str]]:
+    device = look.device
+    if look.problem:
+        yield "problem", look.problem
     if device is not None and not device.connected:
         yield "state", "no VMM is connected yet"
-    elif facts.paused:
+    elif look.paused:
         yield "state", "paused: the guest does not run, it cannot follow"
     sizes = {
-        "memory": facts.memory_bytes,
-        "the guest keeps": facts.logical_bytes,
-        "balloon": facts.balloon_bytes,
+        "memory": look.memory_bytes,
+        "the guest keeps": look.actual_bytes,
+        "balloon": _balloon_bytes(look),
     }
     for name, size_bytes in sizes.items():
         if size_bytes is not None:
             yield name, format_bytes(size_bytes)
-    yield "driver", _DRIVER[facts.has_driver]
+    hint = "" if look.has_driver is not None or look.poll_interval_s is None else _ASKS
+    yield "driver", _DRIVER[look.has_driver] + hint
     if device is not None:
         yield from _device_rows(device)
-    if facts.poll_interval_s is not None:
-        yield "statistics", _statistics(facts)
+    else:
+        yield from _foreign_rows(look)
+    if look.poll_interval_s is not None:
+        yield "statistics", _statistics(look)
 
 
-def _statistics(facts: _Facts) -> str:
-    every = f"every {facts.poll_interval_s} s" if facts.poll_interval_s else "not polled"
-    if facts.stats_last_update_s is None:
-        return f"{every}, none yet"
-    clock = time.strftime("%H:%M:%S", time.localtime(facts.stats_last_update_s))
-    return f"{every}, the newest of {clock}"
+def _statistics(look: Observation) -> str:
+    every = f"every {look.poll_interval_s} s" if look.poll_interval_s else "not polled"
+    if look.stats_last_update_s is not None:
+        clock = time.strftime("%H:%M:%S", time.localtime(look.stats_last_update_s))
+        return f"{every}, the newest of {clock}"
+    return f"{every}, of an age that is not told" if look.statistics else f"{every}, none yet"
+
+
+def _foreign_rows(look: Observation) -> Iterator[tuple[str, str]]:
+    """What only others do not tell by themselves."""
+    if look.target_bytes is not None:
+        yield "target", f"the guest is asked to keep {format_bytes(look.target_bytes)}"
+    held_bytes = look.host.held_bytes
+    holds = f"not known: {look.host.why_not}" if held_bytes is None else format_bytes(held_bytes)
+    yield "host holds", holds
 
 
 def _device_rows(device: DeviceInfo) -> Iterator[tuple[str, str]]:

@@ -18,7 +18,7 @@ from ballonet.lab.notebook import Notebook
 from ballonet.lab.questions import NAMES, find
 from ballonet.lab.report import as_document, as_object, as_text
 
-__all__ = ["lab"]
+__all__ = ["index_of_answers", "lab"]
 
 _INDEX: Final = "README.md"
 
@@ -53,6 +53,13 @@ class _Name(click.ParamType[str]):
     type=click.Path(file_okay=False, path_type=Path),
     help="Write each answer as a page there, too, and a list of all.",
 )
+@click.option(
+    "--save",
+    "files_directory",
+    metavar="DIRECTORY",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Save the files that an experiment makes there: traces, pictures.",
+)
 def lab(
     names: tuple[str, ...],
     *,
@@ -62,6 +69,7 @@ def lab(
     kernel: str | None,
     as_json: bool,
     directory: Path | None,
+    files_directory: Path | None,
 ) -> None:
     """Answer a question about ballooning by an experiment on a running kernel.
 
@@ -86,8 +94,10 @@ def lab(
         _print(experiment, notebook, explains=explains, as_json=as_json)
         if directory is not None:
             _write(directory / f"{experiment.name}.md", as_document(experiment, notebook))
+        if files_directory is not None:
+            _save(files_directory, notebook)
     if directory is not None:
-        _write(directory / _INDEX, _index())
+        _write(directory / _INDEX, index_of_answers())
     if failed:
         raise ExperimentError("lab", failed)
 
@@ -123,13 +133,20 @@ def _print(experiment: Experiment, notebook: Notebook, *, explains: bool, as_jso
         click.echo(as_text(experiment, notebook, explains=explains) + "\n")
 
 
-def _index() -> str:
+def index_of_answers() -> str:
+    """The page that lists all answers."""
     rows: Sequence[Experiment] = [find(name) for name in NAMES]
     lines = [f"- [{one.question}]({one.name}.md) {one.answer}" for one in rows]
     return (
         "# Answers\n\nMade by `make answers`; each is an experiment that can be run again.\n\n"
         + ("\n".join(lines) + "\n")
     )
+
+
+def _save(directory: Path, notebook: Notebook) -> None:
+    for name, text in notebook.files.items():
+        _write(directory / name, text)
+        click.echo(f"saved {directory / name}", err=True)
 
 
 def _write(path: Path, text: str) -> None:

@@ -36,6 +36,7 @@ VERBS: Final = {
     "image": "Check memory snapshots, or compare them with a guest.",
     "info": "Show a guest's balloon, ours or QEMU's.",
     "lab": "Answer a question about ballooning by an experiment.",
+    "list": "Show every VM of this machine, and how it can be reached.",
     "migrate": "Move a running VM, ours or QEMU's.",
     "monitor": "Type a monitor's commands.",
     "receive": "Wait for a guest that moves here.",

@@ -12,12 +12,12 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from ballonet.cli.monitor_client import JSON_OPTION, run
+from ballonet.cli.monitor_client import JSON_OPTION, complete_machines, run
 from ballonet.cli.seconds import SecondsType
 from ballonet.cli.size import SizeType
 from ballonet.errors import MigrationError, SettingsError
 from ballonet.units import format_bytes
-from ballonet.vms.adapters import connected
+from ballonet.vms.addresses import connected
 from ballonet.vms.change import Progress as ChangeProgress
 from ballonet.vms.migration import Migration, MigrationViewer
 from ballonet.vms.migration_progress import MigrationOutcome, MigrationProgress
@@ -30,7 +30,7 @@ _BAR_LETTERS: Final = 10  #: so that all is seen on a terminal of 80
 
 
 @click.command()
-@click.argument("address", metavar="VM")
+@click.argument("address", metavar="VM", shell_complete=complete_machines)
 @click.argument("uri")
 @click.option("--downtime", "downtime_s", type=SecondsType(), help="How long it may stand still.")
 @click.option(
@@ -66,9 +66,9 @@ def migrate(
 ) -> None:
     """Move a running VM to where another waits for it.
 
-    VM is a QMP socket, of any QEMU or of a guest of ballonet's; URI is where the destination waits,
-    as `unix:PATH` or `tcp:HOST:PORT`.  Until the guest has gone, whatever goes wrong, or Ctrl-C,
-    leaves it running here.  The exit code is 1 unless the guest is at the destination.
+    VM is a QEMU's name, or a QMP socket, of a guest of ballonet's too; URI is where the destination
+    waits, as `unix:PATH` or `tcp:HOST:PORT`.  Until the guest has gone, whatever goes wrong, or
+    Ctrl-C, leaves it running here.  The exit code is 1 unless the guest is at the destination.
 
     --squeeze fills the balloon first, and has the guest take its memory back when it goes.
     With --postcopy nothing ends it once the guest has gone, and free page hints do nothing.  If the

@@ -12,8 +12,9 @@ from typing import Final
 
 import click
 
-from ballonet.cli.monitor_client import SOCKET_ARGUMENT, run
+from ballonet.cli.monitor_client import MACHINE_ARGUMENT, run
 from ballonet.errors import CommandRefusedError, GuestError, MonitorError
+from ballonet.vms.addresses import qmp_path
 from ballonet.vms.qmp_monitor import QmpMonitor, connected
 
 __all__ = ["monitor"]
@@ -24,19 +25,19 @@ _READ_BYTES: Final = 1 << 16
 
 
 @click.command()
-@SOCKET_ARGUMENT
-def monitor(socket_path: Path) -> None:
+@MACHINE_ARGUMENT
+def monitor(address: str) -> None:
     """Type a monitor's commands: HMP as in QEMU, or QMP as JSON.
 
-    SOCKET is a QMP socket, of `ballonet device --qmp` or of any QEMU.  Leave with Ctrl-D.
+    MACHINE is the name of one, as `ballonet list` shows it, or a QMP socket.  Leave with Ctrl-D.
     """
     if sys.stdin is None:  # it was closed when the program started
         raise GuestError("there is nothing to read commands from: standard input is closed")
-    run(_converse(socket_path))
+    run(_converse(address))
 
 
-async def _converse(path: Path) -> None:
-    async with connected(path) as qmp:
+async def _converse(address: str) -> None:
+    async with connected(await qmp_path(address)) as qmp:
         if sys.stdin.isatty():
             await _with_terminal(qmp)
         else:

@@ -5,19 +5,40 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import Coroutine
-from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
 
-__all__ = ["JSON_OPTION", "MACHINE_ARGUMENT", "SOCKET_ARGUMENT", "run"]
+from ballonet.errors import BallonetError
+
+__all__ = ["JSON_OPTION", "MACHINE_ARGUMENT", "complete_machines", "run"]
 
 T = TypeVar("T")
 
-SOCKET_ARGUMENT: Final = click.argument(
-    "socket_path", metavar="SOCKET", type=click.Path(path_type=Path)
+
+def complete_machines(
+    ctx: click.Context,  # noqa: ARG001 - click's signature
+    param: click.Parameter,  # noqa: ARG001
+    incomplete: str,
+) -> list[CompletionItem]:
+    """Names of machines that begin so, or paths; asks nobody but our own hosts."""
+    from ballonet.vms.discovery import find_machines  # noqa: PLC0415 - `ballonet --help` does without
+
+    if "/" in incomplete:
+        return [CompletionItem(incomplete, type="file")]
+    try:
+        ids = [one.who for one in asyncio.run(find_machines())]
+    except BallonetError:
+        return []
+    known = [one.name for one in ids]
+    names = [one.name if known.count(one.name) == 1 else f"{one.kind}:{one.name}" for one in ids]
+    return [CompletionItem(name) for name in names if name.startswith(incomplete)]
+
+
+MACHINE_ARGUMENT: Final = click.argument(
+    "address", metavar="MACHINE", shell_complete=complete_machines
 )
-MACHINE_ARGUMENT: Final = click.argument("address", metavar="MACHINE")
 JSON_OPTION: Final = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

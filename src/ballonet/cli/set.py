@@ -15,7 +15,7 @@ from ballonet.cli.seconds import SecondsType
 from ballonet.cli.size import SizeType
 from ballonet.errors import GuestError
 from ballonet.units import format_bytes
-from ballonet.vms.adapters import connected
+from ballonet.vms.addresses import connected
 from ballonet.vms.change import Progress as ChangeProgress
 from ballonet.vms.change import Verdict
 from ballonet.vms.resize import Outcome, Resize
@@ -27,7 +27,8 @@ _PAUSED = "the VM is paused: the guest follows when it runs again"
 
 @click.command()
 @MACHINE_ARGUMENT
-@click.argument("size", type=SizeType(1, 1 << 62))
+@click.argument("size", type=SizeType(1, 1 << 62), required=False)
+@click.option("--min", "least", is_flag=True, help="Instead of SIZE: what the guest can live with.")
 @click.option("--wait", is_flag=True, help="Wait until the guest has followed, and show how.")
 @click.option(
     "--deadline",
@@ -40,15 +41,24 @@ _PAUSED = "the VM is paused: the guest follows when it runs again"
 @click.option("--force", is_flag=True, help="Ask also for less than the guest can live with.")
 @JSON_OPTION
 def set(  # noqa: A001 - the verb's name
-    address: str, size: int, *, wait: bool, deadline_s: float, force: bool, as_json: bool
+    address: str,
+    size: int | None,
+    *,
+    least: bool,
+    wait: bool,
+    deadline_s: float,
+    force: bool,
+    as_json: bool,
 ) -> None:
     """Set how much memory the guest keeps; the rest goes into its balloon.
 
-    MACHINE is a QMP socket, of `ballonet device --qmp` or of any QEMU.  Less than what the guest
-    uses, by its statistics, and a margin is refused with exit code 1; so is less than 35 % of the
-    memory of a guest that sends no statistics.  With --wait the exit code is 1 unless the size was
-    reached, and a request that the guest cannot follow or suffers from is taken back.
+    MACHINE is a name, as `ballonet list` shows it, or a socket.  Less than what the guest uses, by
+    its statistics, and a margin is refused with exit code 1; so is less than 35 % of the memory of
+    a guest that sends no statistics.  With --wait the exit code is 1 unless the size was reached,
+    and a request that the guest cannot follow or suffers from is taken back.
     """
+    if (size is None) != least:
+        raise click.UsageError("either SIZE or --min")
     console = Console(stderr=as_json, highlight=False, markup=False)
     outcome = run(
         _set(address, size, console, force=force, deadline_s=deadline_s if wait else None)
@@ -60,11 +70,11 @@ def set(  # noqa: A001 - the verb's name
     if not as_json:
         console.print(_in_words(outcome), soft_wrap=True)
     if outcome.verdict not in (None, Verdict.REACHED):
-        raise GuestError(f"the guest keeps {format_bytes(outcome.actual_bytes)}")
+        raise GuestError(f"the guest keeps {_size(outcome.actual_bytes)}")
 
 
 async def _set(
-    address: str, size: int, console: Console, *, force: bool, deadline_s: float | None
+    address: str, size: int | None, console: Console, *, force: bool, deadline_s: float | None
 ) -> Outcome:
     async with connected(address) as vm:
         with _display(console) as show:
@@ -118,7 +128,7 @@ def _verdict(outcome: Outcome) -> str:
 
 
 def _in_words(outcome: Outcome) -> str:
-    wanted, actual = format_bytes(outcome.wanted_bytes), format_bytes(outcome.actual_bytes)
+    wanted, actual = format_bytes(outcome.wanted_bytes), _size(outcome.actual_bytes)
     if outcome.verdict is None:
         text = f"asked for {wanted}; the guest keeps {actual} now"
         text += f"; {_PAUSED}" if outcome.paused else ""
@@ -131,3 +141,7 @@ def _in_words(outcome: Outcome) -> str:
     if outcome.asked_bytes > outcome.wanted_bytes:
         text += f"; {format_bytes(outcome.asked_bytes)} are more than it has"
     return text
+
+
+def _size(size_bytes: int | None) -> str:
+    return "a size that is not known" if size_bytes is None else format_bytes(size_bytes)

@@ -11,37 +11,53 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from ballonet.cli.monitor_client import JSON_OPTION, MACHINE_ARGUMENT, run
+from ballonet.cli.monitor_client import JSON_OPTION, complete_machines, run
+from ballonet.cli.stats_of_all import sample_as_json, show_statistics, statistics_of_all
 from ballonet.errors import GuestError
 from ballonet.units import format_bytes
 from ballonet.virtio.stats import STATS, StatRow, StatUnit
-from ballonet.vms.adapters import connected
+from ballonet.vms.addresses import connected
+from ballonet.vms.fresh_sample import fresh_sample
 from ballonet.vms.guest_stats import GuestStats
-from ballonet.vms.machine import Machine
-from ballonet.vms.polling import Polling, polling
+from ballonet.vms.polling import polling
 
 __all__ = ["stats"]
 
-_FIRST_S: Final = 10.0
 #: Those that say what is now; the others count since the guest's boot.
 _LEVELS: Final = frozenset({"memfree", "memtot", "avail", "caches"})
+_PATTERN_LETTERS: Final = frozenset("*?[")
 
 
 @click.command()
-@MACHINE_ARGUMENT
+@click.argument("address", metavar="[MACHINE]", required=False, shell_complete=complete_machines)
+@click.option("--all", "everything", is_flag=True, help="Of every machine that can be asked.")
 @click.option("--watch", is_flag=True, help="Go on until Ctrl-C, and show rates.")
 @click.option(
     "--interval", type=click.IntRange(1, 2**32 - 1), default=1, show_default=True, help="Seconds."
 )
 @JSON_OPTION
-def stats(address: str, *, watch: bool, interval: int, as_json: bool) -> None:
+def stats(
+    address: str | None, *, everything: bool, watch: bool, interval: int, as_json: bool
+) -> None:
     """Show the guest's memory statistics.
 
-    MACHINE is a QMP socket, of `ballonet device --qmp` or of any QEMU.  Asks the guest for fresh
-    values, and leaves the polling as it was; where somebody polls already, their interval counts.
+    MACHINE is a name, as `ballonet list` shows it, a pattern such as 'web*', or a socket.
+    Asks the guest for fresh values, and leaves the polling as it was; where somebody polls already,
+    their interval counts.
     """
+    if (address is None) != everything:
+        raise click.UsageError("either MACHINE or --all")
     with suppress(KeyboardInterrupt):
-        run(_stats(address, watch=watch, interval_s=interval, as_json=as_json))
+        if address is not None and not _is_pattern(address):
+            run(_stats(address, watch=watch, interval_s=interval, as_json=as_json))
+            return
+        if watch:
+            raise click.UsageError("--watch shows one machine")
+        show_statistics(run(statistics_of_all(address or "*")), as_json=as_json)
+
+
+def _is_pattern(address: str) -> bool:
+    return "/" not in address and bool(_PATTERN_LETTERS & set(address))
 
 
 async def _stats(address: str, *, watch: bool, interval_s: int, as_json: bool) -> None:
@@ -52,8 +68,8 @@ async def _stats(address: str, *, watch: bool, interval_s: int, as_json: bool) -
         await guest.ask()
         before = None
         while True:
-            sample = await _next(vm, guest)
-            click.echo(json.dumps(_as_json(sample))) if as_json else console.print(
+            sample = await fresh_sample(vm, guest)
+            click.echo(json.dumps(sample_as_json(sample))) if as_json else console.print(
                 _table(sample, before)
             )
             if not watch:
@@ -61,40 +77,11 @@ async def _stats(address: str, *, watch: bool, interval_s: int, as_json: bool) -
             before = sample
 
 
-async def _next(vm: Machine, guest: Polling) -> GuestStats:
-    """The next sample. Raises: GuestError, saying what is known."""
-    timeout_s = max(_FIRST_S, 3.0 * await vm.poll_interval())
-    sample = await guest.next(timeout_s)
-    if sample is not None:
-        return sample
-    raise GuestError(f"no fresh statistics within {timeout_s:.0f} s: {await _why_not(vm)}")
-
-
-async def _why_not(vm: Machine) -> str:
-    if await vm.is_paused():
-        return "the VM is paused"
-    info = await vm.device_info()
-    if info is not None:
-        return info.problem or info.stats or "the device does not say why"
-    return "the guest does not answer; whether it has a balloon driver is not known"
-
-
-def _as_json(sample: GuestStats) -> dict[str, object]:
-    """Under QEMU's names; null for what the driver does not send."""
-    return {
-        "last_update_s": sample.last_update_s,
-        "stats": {_json_key(row): sample.values.get(row.name) for row in STATS},
-    }
-
-
-def _json_key(row: StatRow) -> str:
-    name = row.qemu_key.removeprefix("stat-").replace("-", "_")
-    return f"{name}_bytes" if row.unit is StatUnit.BYTES else name
-
-
 def _table(sample: GuestStats, before: GuestStats | None) -> Table:
-    clock = time.strftime("%H:%M:%S", time.localtime(sample.last_update_s))
-    table = Table(title=f"statistics of {clock}", title_justify="left", show_header=False)
+    when = "of an age that is not told"
+    if sample.last_update_s is not None:
+        when = f"of {time.strftime('%H:%M:%S', time.localtime(sample.last_update_s))}"
+    table = Table(title=f"statistics {when}", title_justify="left", show_header=False)
     table.add_column()
     table.add_column(justify="right")
     table.add_column(justify="right")
@@ -114,7 +101,9 @@ def _rate(row: StatRow, sample: GuestStats, before: GuestStats | None) -> str:
     """What was added each second, for what only grows."""
     if before is None or row.name in _LEVELS or row.name not in before.values:
         return ""
-    seconds = (sample.last_update_s or 0) - (before.last_update_s or 0)
+    if sample.last_update_s is None or before.last_update_s is None:
+        return ""
+    seconds = sample.last_update_s - before.last_update_s
     grown = sample.values[row.name] - before.values[row.name]
     # A counter that fell is another kernel's.
     return f"{_value(row, grown // seconds)}/s" if seconds > 0 and grown >= 0 else ""

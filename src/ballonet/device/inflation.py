@@ -167,7 +167,7 @@ class Inflation:
 
     def _tell_done(self, role: QueueRole, pfns: Pfns) -> None:
         if self._observers.want_details:
-            self._observers.tell_detail(ChainDone(role, pfns.size))
+            self._observers.tell_detail(ChainDone(role, pfns.size, pfns))
 
     def _count_rejected(self, role: QueueRole, count: int) -> None:
         if count:

@@ -34,6 +34,7 @@ class Statistics:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self.reading: StatsReading | None = None
+        self.raw = b""  #: the newest buffer, as it came
         self.held: int | None = None
         self.asked_ns: int | None = None  #: since when an answer is awaited
         self.poll_interval_s = 0
@@ -41,7 +42,6 @@ class Statistics:
         self._left_ns: int | None = None  # of the interval, when the device was suspended
         self._suspended = True
         self._un_popped: tuple[int, bytes] | None = None
-        self._raw = b""
         self._is_first = True
 
     def set_poll_interval(self, interval_s: int) -> None:
@@ -121,7 +121,7 @@ class Statistics:
         """
         is_first, self._is_first = self._is_first, False
         again, self._un_popped = self._un_popped == (head, raw), None
-        self.held, self._raw = head, raw
+        self.held, self.raw = head, raw
         if self.poll_interval_s:
             self._arm(self.poll_interval_s * NS_PER_S)
         if again or (legacy and is_first):
@@ -149,7 +149,7 @@ class Statistics:
         head = self.take_held()
         if head is None:
             return False
-        self._un_popped = head, self._raw
+        self._un_popped = head, self.raw
         return True
 
     def reset(self) -> None:

@@ -28,7 +28,7 @@ from ballonet.hyperv.settings import HypervHostSettings
 from ballonet.siblings.vmbus_serial import VmbusSerial
 from ballonet.units import bytes_to_pages, format_bytes, pages_to_bytes
 
-__all__ = ["OBSERVATIONS", "hyperv_witness"]
+__all__ = ["OBSERVATIONS", "Meeting", "hyperv_witness", "observe_floor", "observe_hot_add"]
 
 _WAIT_S: Final = 120.0
 _POLL_S: Final = 0.02

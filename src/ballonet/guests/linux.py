@@ -117,13 +117,20 @@ class LinuxGuest:
         self._running_shell().use_memory(percent)
 
     def host_memory_bytes(self) -> int:
-        """Host memory behind the guest: the blocks of its memory file, which has no name."""
+        """Host memory behind the guest: the blocks of its memory file. Raises: GuestError."""
+        return self.memory_file().stat().st_blocks * 512
+
+    def memory_file(self) -> Path:
+        """The guest's memory, which lies in it at its physical address; the file has no name.
+
+        Raises: GuestError.
+        """
         home = None if self._directory is None else self._directory.path
         for link in Path(f"/proc/{self.pid}/fd").iterdir():
             with suppress(FileNotFoundError):
                 target = str(link.readlink())
                 if target.startswith(f"{home}/") and target.endswith(" (deleted)"):
-                    return link.stat().st_blocks * 512
+                    return link
         raise GuestError("the guest has no memory file")
 
     @property

@@ -5,18 +5,22 @@ Where a kernel is to be looked into: Debian's can trace its functions, User-Mode
 
 from __future__ import annotations
 
+import time
 from types import TracebackType
 from typing import Final, Self
 
+from ballonet.errors import GuestError
 from ballonet.guests.guest_shell import GuestShell
 from ballonet.guests.qemu_kernel import find_qemu_kernel
-from ballonet.guests.qemu_linux import QemuLinux, QemuLinuxSettings
+from ballonet.guests.qemu_linux import FILE_BACKEND, QemuLinux, QemuLinuxSettings
 from ballonet.runtime.monitor_socket import MonitorSocket
 
 __all__ = ["QemuBalloonGuest"]
 
 #: In QEMU's tree of objects.
 _BALLOON: Final = "/machine/peripheral/balloon0"
+_REACHED_S: Final = 300.0
+_LOOK_S: Final = 0.05
 
 
 class QemuBalloonGuest:
@@ -30,10 +34,11 @@ class QemuBalloonGuest:
         *balloon_options: str,
         command_line: tuple[str, ...] = (),
         arguments: tuple[str, ...] = (),
+        backend: str = FILE_BACKEND,
     ) -> None:
         """`balloon_options`: of virtio-balloon-pci; `iothread0` can be named for hints.
 
-        `command_line` is for the kernel, `arguments` for QEMU.
+        `command_line` is for the kernel, `arguments` for QEMU, `backend` is what its memory is.
         """
         device = ",".join(("virtio-balloon-pci", "id=balloon0", *balloon_options))
         self.memory_bytes: Final = memory_bytes
@@ -42,6 +47,7 @@ class QemuBalloonGuest:
                 memory_bytes,
                 find_qemu_kernel(),
                 command_line=command_line,
+                backend=backend,
                 arguments=(
                     *("-object", "iothread,id=iothread0", "-device", device),
                     *("-qmp", "unix:{}/qmp,server=on,wait=off"),
@@ -79,6 +85,19 @@ class QemuBalloonGuest:
     def release(self) -> str:
         """Of its kernel."""
         return self.linux.release
+
+    def resize(self, balloon_bytes: int) -> None:
+        """Have a balloon of this size; returns when the driver says so.
+
+        Raises: GuestError, if it does not within minutes; MonitorError.
+        """
+        wanted = self.memory_bytes - balloon_bytes
+        self.monitor.execute("balloon", value=wanted)
+        end_s = time.monotonic() + _REACHED_S
+        while (actual := int(self.monitor.execute("query-balloon")["actual"])) != wanted:
+            if time.monotonic() > end_s:
+                raise GuestError(f"the balloon leaves the guest {actual} bytes, not {wanted}")
+            time.sleep(_LOOK_S)
 
     def property_of_balloon(self, name: str) -> object:
         """What QEMU's device says of itself. Raises: MonitorError."""

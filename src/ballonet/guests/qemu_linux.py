@@ -1,7 +1,7 @@
 """A real Linux in QEMU, emulated (TCG), for drivers that no hypervisor of this machine would serve.
 
 Debian's kernel with a shell: its console goes to a file, commands travel on its second
-serial line, and its memory is a file that this process maps too.
+serial line, and its memory is a file that this process maps too, unless another kind is wanted.
 Not here: what makes it believe in another hypervisor (vmware_guest), the balloon's host.
 """
 
@@ -26,7 +26,10 @@ from ballonet.guests.processes import QEMU_MARK, PrivateDirectory
 from ballonet.guests.qemu_kernel import QemuKernel
 from ballonet.memory.mapping import GuestMemory
 
-__all__ = ["QemuLinux", "QemuLinuxSettings"]
+__all__ = ["FILE_BACKEND", "QemuLinux", "QemuLinuxSettings"]
+
+#: Memory that this process can map, too; {} stands for the guest's directory.
+FILE_BACKEND: Final = "memory-backend-file,share=on,mem-path={}/memory"
 
 _SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108 - where memory can be given back in pieces
 _SHELL_LINE: Final = "ttyS1"
@@ -49,6 +52,7 @@ class QemuLinuxSettings:
     cpu: str = "max"
     command_line: tuple[str, ...] = ()  #: further kernel arguments
     first: str = ":"  #: done in the guest before it is ready, in its shell
+    backend: str = FILE_BACKEND  #: QEMU's object with its memory
     arguments: tuple[str, ...] = ()  #: further ones of QEMU; {} stands for the guest's directory
 
 
@@ -90,10 +94,17 @@ class QemuLinux:
         return self._shell
 
     @property
-    def memory(self) -> GuestMemory:
-        """All of its memory, mapped. Raises: GuestError."""
-        if self._memory is None:
+    def pid(self) -> int:
+        """QEMU's process. Raises: GuestError."""
+        if self._process is None:
             raise GuestError("the guest does not run")
+        return self._process.pid
+
+    @property
+    def memory(self) -> GuestMemory:
+        """All of its memory, mapped. Raises: GuestError, also if it is no file with a name."""
+        if self._memory is None:
+            raise GuestError("the guest does not run, or does not share its memory")
         return self._memory
 
     def start(self, timeout_s: float = 300.0) -> None:
@@ -112,7 +123,8 @@ class QemuLinux:
             self._shell = GuestShell(self.connect("line"), self.kernel_log, timeout_s=_COMMAND_S)
             self.release = self._shell.wait_until_ready(timeout_s)
             # Not before: QEMU listens first, and then makes the memory's file.
-            self._memory = map_pc_memory(self.directory / "memory", self.settings.memory_bytes)
+            if self.settings.backend == FILE_BACKEND:
+                self._memory = map_pc_memory(self.directory / "memory", self.settings.memory_bytes)
         except (OSError, MapError) as error:
             self.stop()
             raise GuestError(f"the guest cannot be started: {error}") from error
@@ -176,13 +188,13 @@ class QemuLinux:
     def _launch(self) -> None:
         settings, directory = self.settings, self.directory
         mebibytes = settings.memory_bytes >> 20
-        memory = f"memory-backend-file,id=memory,size={mebibytes}M,share=on"
+        backend = settings.backend.replace("{}", str(directory))
         with (directory / "errors").open("wb") as errors:
             self._process = subprocess.Popen(
                 [
                     *("qemu-system-x86_64", "-name", QEMU_MARK.format(directory)),
                     *("-machine", f"{settings.machine},accel=tcg,memory-backend=memory"),
-                    *("-object", f"{memory},mem-path={directory / 'memory'}"),
+                    *("-object", f"{backend},id=memory,size={mebibytes}M"),
                     *("-cpu", settings.cpu, "-m", f"{mebibytes}"),
                     # A guest that starts anew would have memory that its host believes to be given.
                     *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),

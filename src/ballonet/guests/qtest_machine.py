@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import IO, TYPE_CHECKING, Any, Final, Self
 
 from ballonet.driver.balloon_driver import BalloonDriver
 from ballonet.driver.settings import DriverSettings
@@ -96,6 +96,7 @@ class QtestMachine:
         self.settings: Final = settings
         self._stack = ExitStack()
         self._process: subprocess.Popen[bytes] | None = None
+        self._errors: IO[bytes]
         self.memory: SharedFile
         self.client: QtestClient
         self.transport: QtestTransport
@@ -156,6 +157,12 @@ class QtestMachine:
     def version(self) -> str:
         """QEMU's."""
         return ".".join(str(self.command("query-version")["qemu"][part]) for part in _VERSION)
+
+    @property
+    def complaints(self) -> str:
+        """What QEMU has said on its standard error."""
+        self._errors.seek(0)
+        return self._errors.read().decode(errors="replace")
 
     def set_target(self, pages: int) -> None:
         """Ask for a balloon of so many balloon pages. Raises: GuestError."""
@@ -218,7 +225,7 @@ class QtestMachine:
         listener.bind(str(directory / "qtest"))
         listener.listen()
         listener.settimeout(_START_S)
-        errors = stack.enter_context((directory / "errors").open("w+b"))
+        self._errors = errors = stack.enter_context((directory / "errors").open("w+b"))
         process = subprocess.Popen(
             self._arguments(directory),
             stdin=subprocess.DEVNULL,

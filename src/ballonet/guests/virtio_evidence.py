@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Final
 
 from ballonet.device.balloon import BalloonSettings
@@ -21,7 +22,7 @@ from ballonet.guests.linux import LinuxGuestSettings
 from ballonet.units import format_bytes, pages_to_bytes
 from ballonet.virtio.features import BALLOON_FEATURES, RING_FEATURES, Feature
 
-__all__ = ["OBSERVATIONS", "virtio_witness"]
+__all__ = ["OBSERVATIONS", "OutOfMemory", "run_out_of_memory", "virtio_witness"]
 
 #: Makes the driver accept PAGE_POISON: its free pages hold zeros, and it says so.
 _POISONING: Final = "init_on_free=1"
@@ -35,6 +36,22 @@ _HINT_ROUNDS_MAX: Final = 5
 
 Finding = tuple[bool, str]
 Observation = Callable[[BalloonedGuest], Finding]
+
+
+@dataclass(frozen=True, slots=True)
+class OutOfMemory:
+    """A guest whose memory ran out while it had a balloon; pages are balloon pages."""
+
+    needed_mib: int
+    pages: int  #: in the balloon before
+    left_pages: int  #: in it then
+    has_ended_well: bool  #: the process that needed memory got it
+    was_killed: bool  #: a process was
+
+    @property
+    def taken_pages(self) -> int:
+        """Taken out of the balloon for it."""
+        return self.pages - self.left_pages
 
 
 class VirtioWitness:
@@ -107,13 +124,20 @@ def observe_free_page_hint(machine: BalloonedGuest) -> Finding:
         # Neither the round nor the figure that it is compared with has met a report.
         if free_before * 9 <= result.hinted_bytes * 10 <= free_before * 11:
             break
-    free_after = machine.guest.meminfo()["MemFree"]
+    free_after = 0
+
+    def is_back() -> bool:
+        """A report under way keeps some of it for a moment."""
+        nonlocal free_after
+        free_after = machine.guest.meminfo()["MemFree"]
+        return free_after * 10 >= free_before * 9
+
+    has_come_back = _wait(is_back)
     text = (
         f"{format_bytes(result.hinted_bytes)} of {format_bytes(free_before)} free memory hinted"
         f" in {result.seconds * 1000:.0f} ms; {format_bytes(free_after)} free after DONE"
     )
-    is_back = free_after * 10 >= free_before * 9
-    return is_back and result.hinted_bytes * 10 >= free_before * 9, text
+    return has_come_back and result.hinted_bytes * 10 >= free_before * 9, text
 
 
 def observe_page_poison(machine: BalloonedGuest) -> Finding:
@@ -147,20 +171,35 @@ def observe_page_reporting(machine: BalloonedGuest) -> Finding:
 
 def observe_deflate_on_oom(machine: BalloonedGuest) -> Finding:
     """A guest that runs out of memory takes it from the balloon instead of killing."""
+    found = run_out_of_memory(machine)
+    _resize(machine, 0)
+    before, then = (format_bytes(pages_to_bytes(one)) for one in (found.pages, found.left_pages))
+    text = (
+        f"a process needed {found.needed_mib} MiB: the balloon went from {before} to {then},"
+        f" {'a' if found.was_killed else 'no'} process was killed"
+    )
+    return found.has_ended_well and found.taken_pages > 0 and not found.was_killed, text
+
+
+def run_out_of_memory(machine: BalloonedGuest) -> OutOfMemory:
+    """Let a process need more than a balloon leaves, and less than there would be without it.
+
+    Raises: GuestError.
+    """
     guest = machine.guest
     pages = guest.meminfo()["MemAvailable"] * 3 // 4 >> 12
     _resize(machine, pages)
     need = guest.meminfo()["MemAvailable"] + pages_to_bytes(pages // 4) >> 20
     overcommit = "echo 1 > /proc/sys/vm/overcommit_memory"
-    got = guest.run(f"{overcommit}; dd if=/dev/zero of=/dev/null bs={need}M count=1")
-    killed = "Out of memory: Killed process" in guest.kernel_log()
-    left = machine.device.status().actual_pages
-    _resize(machine, 0)
-    text = (
-        f"a process needed {need} MiB: the balloon went from {format_bytes(pages_to_bytes(pages))}"
-        f" to {format_bytes(pages_to_bytes(left))}, {'a' if killed else 'no'} process was killed"
+    # The code is printed, because a command that is killed itself is an error.
+    code = guest.check(f"{overcommit}; dd if=/dev/zero of=/dev/null bs={need}M count=1; echo $?")
+    return OutOfMemory(
+        needed_mib=need,
+        pages=pages,
+        left_pages=machine.device.status().actual_pages,
+        has_ended_well=code.split()[-1] == "0",
+        was_killed="Out of memory: Killed process" in guest.kernel_log(),
     )
-    return got.exit_code == 0 and left < pages and not killed, text
 
 
 OBSERVATIONS: Final[dict[Feature, Observation]] = {

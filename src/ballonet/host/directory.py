@@ -20,7 +20,7 @@ from typing import Final, Self
 
 from ballonet.errors import ListenError, SettingsError, SystemCallError
 
-__all__ = ["CONTROL_NAME", "HostDirectory"]
+__all__ = ["CONTROL_NAME", "HostDirectory", "check_private", "default_directory"]
 
 CONTROL_NAME: Final = "host.qmp"
 _WRITABLE_BY_OTHERS: Final = stat.S_IWGRP | stat.S_IWOTH
@@ -112,6 +112,11 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
     except OSError as error:
         raise SystemCallError("removing", str(path), error.strerror or str(error)) from error
+
+
+def default_directory(run_time: str | None, user: int | None) -> Path:
+    """Of a host that was given none, with this XDG_RUNTIME_DIR, of this user."""
+    return Path(run_time or ("/run" if user == 0 else "/tmp")) / "ballonet"  # noqa: S108 - checked
 
 
 def check_private(path: Path, status: os.stat_result) -> None:

@@ -67,6 +67,7 @@ class Notebook:
 
     def __init__(self, tell: Callable[[str], None] = lambda _: None) -> None:
         self.entries: list[Entry] = []
+        self.files: dict[str, str] = {}  #: texts too long to be printed, by the name to save under
         self.kernel = ""  #: the release that it ran on, and in what
         self.conclusion = ""
         self._tell = tell
@@ -91,6 +92,10 @@ class Notebook:
     def block(self, title: str, text: str) -> None:
         """A text was found."""
         self.entries.append(Block(title, text.rstrip("\n")))
+
+    def keep(self, name: str, text: str) -> None:
+        """A file was made, for whoever wants to save it."""
+        self.files[name] = text
 
     def claim(self, text: str, *, holds: bool) -> None:
         """What was seen supports this, or does not."""

@@ -13,9 +13,11 @@ import mmap
 import os
 from typing import Final
 
-__all__ = ["can_shrink", "file_page_bytes", "write_obstacle"]
+__all__ = ["can_shrink", "file_page_bytes", "is_on_disk", "write_obstacle"]
 
 _HUGETLBFS_MAGIC: Final = 0x958458F6
+_TMPFS_MAGIC: Final = 0x01021994
+_RAMFS_MAGIC: Final = 0x858458F6
 _SEAL_FUTURE_WRITE: Final = 0x10  # has no name in Python before 3.13
 
 _libc: Final = ctypes.CDLL(None, use_errno=True)
@@ -27,12 +29,13 @@ def file_page_bytes(fd: int) -> int:
 
     Raises: OSError.
     """
-    result = (ctypes.c_int64 * 32)()  # struct statfs is 120 bytes; type and block size come first
-    if _libc.fstatfs(fd, ctypes.byref(result)):
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code))
-    kind, block_bytes = result[0], result[1]
+    kind, block_bytes = _file_system(fd)
     return block_bytes if kind == _HUGETLBFS_MAGIC else mmap.PAGESIZE
+
+
+def is_on_disk(fd: int) -> bool:
+    """Whether a file's contents have another place than memory. Raises: OSError."""
+    return _file_system(fd)[0] not in {_TMPFS_MAGIC, _RAMFS_MAGIC, _HUGETLBFS_MAGIC}
 
 
 def write_obstacle(fd: int) -> str | None:
@@ -50,6 +53,15 @@ def write_obstacle(fd: int) -> str | None:
 def can_shrink(fd: int) -> bool:
     """Whether somebody may cut the file short. Raises: OSError."""
     return not _seals(fd) & fcntl.F_SEAL_SHRINK
+
+
+def _file_system(fd: int) -> tuple[int, int]:
+    """Its kind, and the size of its blocks. Raises: OSError."""
+    result = (ctypes.c_int64 * 32)()  # struct statfs is 120 bytes; type and block size come first
+    if _libc.fstatfs(fd, ctypes.byref(result)):
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+    return result[0], result[1]
 
 
 def _seals(fd: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,18 +18,26 @@ _FREE: Final = "HugePages_Free:"
 
 @contextmanager
 def reserve_huge_pages(count: int) -> Iterator[None]:
-    """At least so many free huge pages inside the block. Raises: SystemCallError."""
+    """At least so many free huge pages inside the block; waits for others who do the same.
+
+    Raises: SystemCallError.
+    """
     try:
-        before = int(_POOL.read_text())
-        _POOL.write_text(str(before + max(0, count - _free_pages())))
+        pool = _POOL.open("r+")
     except OSError as error:
         raise SystemCallError("setting aside", "huge pages", error.strerror or "") from error
-    try:
-        if _free_pages() < count:
-            raise SystemCallError("setting aside", f"{count} huge pages", "memory is too scattered")
-        yield
-    finally:
-        _POOL.write_text(str(before))
+    with pool:
+        # Whoever sets the pool back would take what another has begun to use.
+        fcntl.flock(pool, fcntl.LOCK_EX)
+        before = int(pool.read())
+        try:
+            _POOL.write_text(str(before + max(0, count - _free_pages())))
+            if _free_pages() < count:
+                reason = "memory is too scattered"
+                raise SystemCallError("setting aside", f"{count} huge pages", reason)
+            yield
+        finally:
+            _POOL.write_text(str(before))
 
 
 def _free_pages() -> int:

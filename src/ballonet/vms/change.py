@@ -60,6 +60,7 @@ class Verdict(Enum):
         "the monitor shows that size, but the guest has not reported it since the request: it may"
         " have restarted; the request stands"
     )
+    UNTOLD = "the VMM does not tell what the guest has; the request stands"  #: nothing was seen
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,19 +3,32 @@
 Each kind of virtual machine monitor has a module of its own that speaks to it, and a row in
 adapters.py; those who ask and those who change know this protocol only.  What cannot be told is
 None, never a guess.
+What a kind of machine can tell at all it declares as its abilities.
 Units: bytes left to the guest (logical size), seconds.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from enum import Enum
 from typing import Protocol
 
 from ballonet.vms.device_info import DeviceInfo
 from ballonet.vms.guest_stats import GuestStats
 from ballonet.vms.migration_progress import MigrationLook
+from ballonet.vms.observation import MachineId, Observation
 
-__all__ = ["Machine", "MachineMigration"]
+__all__ = ["Ability", "Machine", "MachineMigration"]
+
+
+class Ability(Enum):
+    """Something that a machine can tell of its guest."""
+
+    ACTUAL = "actual"  #: how much memory the guest has
+    TARGET = "target"  #: how much it was asked to keep
+    STATISTICS = "statistics"  #: what the guest says of its memory
+    AGE = "age"  #: how old that is
+    DRIVER = "driver"  #: whether a driver uses the balloon
 
 
 class MachineMigration(Protocol):
@@ -76,8 +89,30 @@ class Machine(Protocol):
     resets: int
 
     @property
+    def who(self) -> MachineId:
+        """Its name, its kind, where it is reached, its process."""
+        ...
+
+    @property
+    def abilities(self) -> frozenset[Ability]:
+        """What it can tell; the rest is unknown for as long as it lives."""
+        ...
+
+    @property
+    def size_step_bytes(self) -> int:
+        """Its balloon has a multiple of so many bytes; 1: any number of balloon pages."""
+        ...
+
+    async def observe(self) -> Observation:
+        """Everything that it tells of one moment, and what the host holds for it.
+
+        Asks nothing of the guest.  What is refused, or there is no device for, is unknown.
+        """
+        ...
+
+    @property
     def migration(self) -> MachineMigration:
-        """Its way to another place."""
+        """Its way to another place. Raises: GuestError, if it has none."""
         ...
 
     @property
@@ -90,11 +125,11 @@ class Machine(Protocol):
         ...
 
     async def logical_bytes(self) -> int:
-        """What the guest has now."""
+        """What the guest has now. Raises: GuestError, if that is not told."""
         ...
 
     async def set_logical_bytes(self, size: int) -> None:
-        """Ask for another size."""
+        """Ask for another size; the guest keeps no less, and has done nothing yet after this."""
         ...
 
     async def is_paused(self) -> bool:
@@ -123,6 +158,10 @@ class Machine(Protocol):
 
     async def set_poll_interval(self, seconds: int) -> None:
         """Ask the guest for statistics so often; at once, if it was not asked before."""
+        ...
+
+    def detour_interval(self, interval_s: int) -> int:
+        """An interval from which a change back to this one has the guest asked at once."""
         ...
 
     async def device_info(self) -> DeviceInfo | None:

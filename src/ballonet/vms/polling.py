@@ -1,7 +1,8 @@
 """Fresh statistics of a VM, whose polling is left as it was found.
 
-Setting the interval to 0 and back makes QEMU, and our device, ask the guest at once; so somebody
-else's interval is never changed for longer than one command.
+Setting the interval to another one and back makes the machine ask the guest at once: to 0 with QEMU
+and our device, by a second with Firecracker.  So somebody else's interval is never changed for
+longer than one command.
 Units: seconds.
 """
 
@@ -37,7 +38,7 @@ class Polling:
         # What is to be put back is known before anything is changed: this may be cut short.
         self._found_s = found_s if self._found_s is None or not found_s else self._found_s
         if found_s:
-            await self._vm.set_poll_interval(0)
+            await self._vm.set_poll_interval(self._vm.detour_interval(found_s))
         await self._vm.set_poll_interval(found_s or self._interval_s)
 
     async def look(self) -> GuestStats | None:
@@ -61,7 +62,8 @@ class Polling:
         """Leave the interval as it was found, unless somebody else has changed it meanwhile."""
         if self._found_s is None:
             return
-        changed_to_s = 0 if self._found_s else self._interval_s
+        detour_s = self._vm.detour_interval(self._found_s)
+        changed_to_s = detour_s if self._found_s else self._interval_s
         with suppress(MonitorError):  # the VM is gone, and its polling with it
             if await self._vm.poll_interval() == changed_to_s:
                 await self._vm.set_poll_interval(self._found_s)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -24,9 +25,13 @@ from ballonet.vms.foreign_commands import (
     POLL_INTERVAL,
 )
 from ballonet.vms.guest_stats import GuestStats, parse_guest_stats
+from ballonet.vms.host_memory import with_host_memory
+from ballonet.vms.machine import Ability
+from ballonet.vms.observation import HostMemory, MachineId, Observation, aged_statistics
 from ballonet.vms.qmp_migration import QmpMigration
 from ballonet.vms.qmp_monitor import QmpMonitor
 from ballonet.vms.reply import integer, member
+from ballonet.vms.socket_names import name_of_socket
 
 __all__ = ["QmpMachine", "connected"]
 
@@ -34,27 +39,74 @@ _BALLOON: Final = "child<virtio-balloon"
 #: Ours have statistics where virtio's has them, whatever kind they are.
 _OUR_BALLOONS: Final = (_BALLOON, "child<hv-balloon", "child<x-ballonet-vmware-balloon")
 _INFO: Final = "x-ballonet-info"
+_QEMU_TELLS: Final = frozenset({Ability.ACTUAL, Ability.STATISTICS, Ability.AGE})
+_OURS_TELLS: Final = _QEMU_TELLS | {Ability.TARGET, Ability.DRIVER}
 #: Statistics so young show a driver that is there now, if nobody asks for them more often.
 _YOUNG_S: Final = 10.0
 
 
 @asynccontextmanager
-async def connected(path: Path) -> AsyncIterator[QmpMachine]:
+async def connected(path: Path, who: MachineId | None = None) -> AsyncIterator[QmpMachine]:
     """A machine, connected inside the block. Raises: MonitorError, saying what to do."""
     async with qmp_monitor.connected(path) as monitor:
-        yield QmpMachine(monitor)
+        kind = "ballonet" if monitor.is_ours else "qemu"
+        yield QmpMachine(
+            monitor, path, who or MachineId(kind, name_of_socket(str(path)), str(path))
+        )
 
 
 class QmpMachine:
     """A `Machine`."""
 
-    def __init__(self, monitor: QmpMonitor) -> None:
-        self._monitor = monitor
+    size_step_bytes = 1
+
+    def __init__(self, monitor: QmpMonitor, path: Path, who: MachineId) -> None:
+        self._monitor, self._path, self._who = monitor, path, who
         self._balloon_path = ""
         #: RESET events so far: what was known of the guest before one is of another kernel.
         self.resets = 0
         self._migration = QmpMigration(monitor)
         monitor.observe(self._take_event)
+
+    @property
+    def who(self) -> MachineId:
+        """Its name, its kind, where it is reached; its process, once it was observed."""
+        return self._who
+
+    @property
+    def abilities(self) -> frozenset[Ability]:
+        """QEMU tells neither target nor driver by a stable command."""
+        return _OURS_TELLS if self.is_ours else _QEMU_TELLS
+
+    async def observe(self) -> Observation:
+        """Everything that it tells of one moment, and what the host holds for it."""
+        look = Observation(self._who, time.monotonic(), paused=await self.is_paused())
+        info = await self.device_info()
+        if info is None:
+            look = replace(look, memory_bytes=await self.ram_bytes())
+        else:
+            look = _with_device(look, info)
+            if info.ram_bytes is None:
+                return look  # nothing can be asked of a guest that is not there
+        if look.actual_bytes is None:
+            try:
+                look = replace(look, actual_bytes=await self.logical_bytes())
+            except CommandRefusedError as error:
+                look = replace(look, problem=str(error))
+        with suppress(CommandRefusedError, GuestError):  # no balloon, or one of another kind
+            sample, interval_s = await self.guest_stats(), await self.poll_interval()
+            driver = _is_heard(sample, interval_s) if info is None else info.has_driver
+            look = replace(
+                look,
+                statistics=aged_statistics(sample, time.time()),
+                stats_last_update_s=sample.last_update_s,
+                poll_interval_s=interval_s,
+                has_driver=driver,
+            )
+        if info is None:
+            look = await with_host_memory(look, self._path)
+            self._who = look.who
+        return look
 
     @property
     def migration(self) -> QmpMigration:
@@ -111,12 +163,7 @@ class QmpMachine:
         info = await self.device_info()
         if info is not None:
             return info.has_driver
-        last_update_s = (await self.guest_stats()).last_update_s
-        interval_s = await self.poll_interval()
-        young_s = max(_YOUNG_S, 3.0 * interval_s)
-        if last_update_s is not None and abs(time.time() - last_update_s) <= young_s:
-            return True
-        return None
+        return _is_heard(await self.guest_stats(), await self.poll_interval())
 
     async def deflates_on_oom(self) -> bool:
         """The guest's kernel may take memory out of the balloon, and counts it as its own."""
@@ -164,6 +211,10 @@ class QmpMachine:
         path = await self.balloon_path()
         await self._monitor.execute("qom-set", path=path, property=POLL_INTERVAL, value=seconds)
 
+    def detour_interval(self, interval_s: int) -> int:  # noqa: ARG002 - of any other
+        """Polling that begins asks at once."""
+        return 0
+
     async def _balloon_property(self, name: str) -> bool:
         """One that is on or off; off, if the device has none of that name. Raises: GuestError."""
         path = await self.balloon_path()
@@ -173,3 +224,30 @@ class QmpMachine:
 
     def _take_event(self, event: Mapping[str, object]) -> None:
         self.resets += event.get("event") == "RESET"
+
+
+def _is_heard(sample: GuestStats, interval_s: int) -> bool | None:
+    """A driver has answered a moment ago; None: it was not asked, or does not answer."""
+    young_s = max(_YOUNG_S, 3.0 * interval_s)
+    if sample.last_update_s is not None and abs(time.time() - sample.last_update_s) <= young_s:
+        return True
+    return None
+
+
+def _with_device(look: Observation, info: DeviceInfo) -> Observation:
+    """What our own device tells of one moment."""
+    ram_bytes, target_bytes = info.ram_bytes, info.target_bytes
+    wanted_bytes = None
+    if ram_bytes is not None and target_bytes is not None:
+        wanted_bytes = max(0, ram_bytes - target_bytes)
+    unmeasured = HostMemory(None, "the device does not tell")
+    return replace(
+        look,
+        memory_bytes=ram_bytes,
+        target_bytes=wanted_bytes,
+        actual_bytes=info.logical_bytes,
+        host=unmeasured if info.host_bytes is None else HostMemory(info.host_bytes),
+        has_driver=info.has_driver,
+        problem=info.problem,
+        device=info,
+    )

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ballonet.errors import CommandRefusedError, MonitorError, UsageError
 from ballonet.vms.foreign_commands import may_be_sent, may_be_sent_to_migrate
-from ballonet.vms.holder import holder_of
+from ballonet.vms.in_thread import in_thread
 from ballonet.vms.reply import member, printable
+from ballonet.vms.unix_sockets import holder_of
 
 if TYPE_CHECKING:
     from qemu.qmp import QMPClient
@@ -61,7 +62,7 @@ async def _connect(client: QMPClient, path: Path) -> None:
         async with asyncio.timeout(_GREETING_S):
             await client.connect(str(path))
     except TimeoutError:
-        holder = holder_of(path)
+        holder = await in_thread(lambda: holder_of(path))
         reason = f"{holder} is connected to it" if holder else "another client may be connected"
         raise MonitorError(
             f"the monitor at {path} has not greeted within {_GREETING_S:.0f} s: it serves one"

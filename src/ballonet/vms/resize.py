@@ -19,7 +19,7 @@ from ballonet.vms.change import ABSENT_AFTER_S, Change, Look, Progress, Verdict
 from ballonet.vms.distress import Distress
 from ballonet.vms.floor import Floor, floor_of
 from ballonet.vms.guest_stats import GuestStats
-from ballonet.vms.machine import Machine
+from ballonet.vms.machine import Ability, Machine
 from ballonet.vms.polling import Polling, polling
 
 __all__ = ["Outcome", "Resize", "find_floor"]
@@ -37,8 +37,8 @@ class Outcome:
 
     asked_bytes: int
     wanted_bytes: int  #: no more than all the guest's memory
-    before_bytes: int
-    actual_bytes: int
+    before_bytes: int | None  #: None: it is not told
+    actual_bytes: int | None
     verdict: Verdict | None = None  #: None: it was not waited for, or refused
     floor: Floor | None = None  #: of a request to shrink
     refused: bool = False
@@ -68,8 +68,12 @@ async def find_floor(
 class Resize:
     """One request for one machine; `run` it once."""
 
-    def __init__(self, vm: Machine, size_bytes: int, show: Callable[[Progress], None]) -> None:
-        self._vm, self._asked_bytes, self._show = vm, size_bytes, show
+    def __init__(
+        self, vm: Machine, size_bytes: int | None, show: Callable[[Progress], None]
+    ) -> None:
+        """`size_bytes`: None asks for the guest's floor."""
+        self._vm, self._show = vm, show
+        self._is_least, self._asked_bytes = size_bytes is None, size_bytes or 0
         self._ram_bytes = self._wanted_bytes = self._start_bytes = 0
         self._floor: Floor | None = None
 
@@ -79,25 +83,55 @@ class Resize:
         Without `force` a size below the guest's floor is not asked for.
         """
         vm = self._vm
+        if Ability.ACTUAL not in vm.abilities:
+            return await self._ask_blindly(force=force, waits=deadline_s is not None)
         self._start_bytes = await self._logical_bytes()
         self._ram_bytes = await vm.ram_bytes() or self._start_bytes
-        self._wanted_bytes = min(self._asked_bytes, self._ram_bytes)
-        outcome = Outcome(
-            self._asked_bytes, self._wanted_bytes, self._start_bytes, self._start_bytes
-        )
         async with polling(vm) as guest:
-            outcome = replace(outcome, paused=await vm.is_paused())
-            if self._wanted_bytes < self._start_bytes:
+            paused = await vm.is_paused()
+            if self._is_least or self._asked_bytes < self._start_bytes:
                 self._floor = await find_floor(
-                    vm, guest, self._ram_bytes, self._start_bytes, paused=outcome.paused
+                    vm, guest, self._ram_bytes, self._start_bytes, paused=paused
                 )
-                outcome = replace(outcome, floor=self._floor)
-                if self._wanted_bytes < self._floor.floor_bytes and not force:
-                    return replace(outcome, refused=True, why=str(self._floor))
+            outcome = replace(self._prepared(self._start_bytes), paused=paused)
+            if self._is_below_floor and not force:
+                return replace(outcome, refused=True, why=str(self._floor))
             await vm.set_logical_bytes(self._asked_bytes)
             if deadline_s is None:
                 return outcome
             return await self._follow(guest, outcome, deadline_s)
+
+    async def _ask_blindly(self, *, force: bool, waits: bool) -> Outcome:
+        """Where it is not told what the guest has: nothing that comes of it can be seen.
+
+        Raises: BallonetError.
+        """
+        ram_bytes = await self._vm.ram_bytes()
+        if ram_bytes is None:
+            raise GuestError("how much memory the guest has is not told")
+        self._ram_bytes = ram_bytes
+        self._floor = floor_of(ram_bytes, ram_bytes, None)
+        outcome = replace(self._prepared(None), paused=await self._vm.is_paused())
+        if self._is_below_floor and not force:
+            return replace(outcome, refused=True, why=str(self._floor))
+        await self._vm.set_logical_bytes(self._asked_bytes)
+        verdict = Verdict.UNTOLD if waits else None
+        return replace(outcome, verdict=verdict, why=verdict.value if verdict else "")
+
+    def _prepared(self, start_bytes: int | None) -> Outcome:
+        """What is to be asked for, now that all sizes are known."""
+        if self._is_least and self._floor is not None:
+            self._asked_bytes = self._floor.floor_bytes
+        step_bytes = self._vm.size_step_bytes
+        balloon_bytes = max(0, self._ram_bytes - self._asked_bytes) // step_bytes * step_bytes
+        self._wanted_bytes = self._ram_bytes - balloon_bytes
+        return Outcome(
+            self._asked_bytes, self._wanted_bytes, start_bytes, start_bytes, floor=self._floor
+        )
+
+    @property
+    def _is_below_floor(self) -> bool:
+        return self._floor is not None and self._wanted_bytes < self._floor.floor_bytes
 
     async def _logical_bytes(self) -> int:
         info = await self._vm.device_info()
@@ -148,7 +182,9 @@ class Resize:
     async def _take_back(self, outcome: Outcome) -> Outcome:
         """Ask for what the guest has, and at least its floor, where it cannot give more."""
         hurts = outcome.verdict in (Verdict.STUCK, Verdict.SUFFERING)
-        if not hurts or self._floor is None or outcome.actual_bytes <= self._wanted_bytes:
+        if not hurts or self._floor is None or outcome.actual_bytes is None:
+            return outcome
+        if outcome.actual_bytes <= self._wanted_bytes:
             return outcome
         enough_bytes = min(self._start_bytes, self._floor.floor_bytes)
         back_bytes = max(outcome.actual_bytes, enough_bytes)

@@ -57,10 +57,11 @@ class Squeeze:
             await self._ask_for_it_back(vm)
             self._say(f"not squeezed: {outcome.why}")
             return
-        self.squeezed_to_bytes = outcome.actual_bytes
-        self._say(
-            f"squeezed from {format_bytes(found_bytes)} to {format_bytes(outcome.actual_bytes)}"
-        )
+        kept_bytes = outcome.actual_bytes
+        if kept_bytes is None:
+            kept_bytes = await vm.logical_bytes()
+        self.squeezed_to_bytes = kept_bytes
+        self._say(f"squeezed from {format_bytes(found_bytes)} to {format_bytes(kept_bytes)}")
 
     async def see(self, vm: Machine, look: MigrationLook) -> None:
         """Put the size back as soon as memory is being sent."""

@@ -1,0 +1,140 @@
+"""`ballonet list`: every VM of this machine, what it has, and how it can be reached or why not."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+import click
+from rich.cells import cell_len, set_cell_size
+from rich.console import Console
+
+from ballonet.cli.monitor_client import JSON_OPTION, run
+from ballonet.units import format_bytes
+from ballonet.vms.addresses import find_matching
+from ballonet.vms.discovery import Found, find_machines, look_at
+
+__all__ = ["list", "list_lines"]
+
+_SIZES: Final = ("memory", "keeps", "available", "host holds")
+_SIZE_COLUMNS: Final = 10
+_KIND_COLUMNS: Final = 16
+_NAME_COLUMNS_MOST: Final = 28
+_GAP: Final = "  "
+#: Below this width kind and way stand below the sizes.
+_WIDE_COLUMNS: Final = 120
+_NONE: Final = "no such VM runs here, as far as this user may see"
+
+
+@click.command()
+@click.argument("pattern", default="*")
+@JSON_OPTION
+def list(pattern: str, *, as_json: bool) -> None:  # noqa: A001 - the verb's name
+    """Show every VM of this machine, or those whose names match, and how they can be reached.
+
+    Guests and devices of ballonet, machines of QEMU, Firecracker and Cloud Hypervisor.  `keeps` is
+    what the guest has, `available` what it could use without swapping, by its own word, `host
+    holds` what the host really holds for it; what is not known is shown as ?.  Changes nothing.
+    """
+    found = run(_find(pattern))
+    if as_json:
+        click.echo(json.dumps([_as_json(one) for one in found], indent=2))
+        return
+    for line in list_lines(found, Console().width):
+        click.echo(line)
+
+
+async def _find(pattern: str) -> Sequence[Found]:
+    return await look_at(find_matching(await find_machines(), pattern))
+
+
+def list_lines(found: Sequence[Found], columns: int) -> Iterator[str]:
+    """The table, no line longer than so many columns, unless by a word that cannot be cut."""
+    if not found:
+        yield _NONE
+        return
+    sizes_columns = len(_SIZES) * (_SIZE_COLUMNS + len(_GAP))
+    name_columns = min(
+        max(4, *(cell_len(one.sighting.who.name) for one in found)),
+        _NAME_COLUMNS_MOST,
+        columns - sizes_columns,
+    )
+    head = _line("name", name_columns, _SIZES)
+    if columns < _WIDE_COLUMNS:
+        yield head
+        for one in found:
+            yield _line(one.sighting.who.name, name_columns, _sizes(one))
+            yield from _wrapped(f"{one.sighting.who.kind}: {_way(one)}", columns, _GAP)
+        return
+    yield f"{head}{_GAP}{'kind':{_KIND_COLUMNS}}{_GAP}reached"
+    for one in found:
+        begin = _line(one.sighting.who.name, name_columns, _sizes(one))
+        begin = f"{begin}{_GAP}{one.sighting.who.kind:{_KIND_COLUMNS}}{_GAP}"
+        first, *rest = _wrapped(_way(one), columns - cell_len(begin), "")
+        yield begin + first
+        for line in rest:
+            yield " " * cell_len(begin) + line
+
+
+def _line(name: str, name_columns: int, sizes: Sequence[str]) -> str:
+    if cell_len(name) > name_columns:
+        name = set_cell_size(name, name_columns - 1) + "…"
+    cells = [f"{one:>{_SIZE_COLUMNS}}" for one in sizes]
+    return _GAP.join([set_cell_size(name, name_columns), *cells])
+
+
+def _wrapped(text: str, columns: int, indent: str) -> Sequence[str]:
+    return textwrap.wrap(
+        text,
+        columns,
+        initial_indent=indent,
+        subsequent_indent=indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    ) or [indent]
+
+
+def _sizes(found: Found) -> Sequence[str]:
+    look = found.observation
+    sizes = (look.memory_bytes, look.actual_bytes, look.available_bytes, look.host.held_bytes)
+    return ["?" if size is None else format_bytes(size) for size in sizes]
+
+
+def _way(found: Found) -> str:
+    """By what it is reached, or why not, and what is wrong with it."""
+    if found.why_not:
+        return f"not reached: {found.why_not}"
+    look = found.observation
+    states = [found.sighting.path]
+    if look.problem:
+        states.append(look.problem)
+    if look.device is not None and not look.device.connected:
+        states.append("no VMM is connected")
+    elif look.paused:
+        states.append("paused")
+    elif look.has_driver is False:
+        states.append("no driver in the guest uses the balloon")
+    return ", ".join(states)
+
+
+def _as_json(found: Found) -> dict[str, object]:
+    """Null: not known."""
+    look = found.observation
+    return {
+        "kind": look.who.kind,
+        "name": look.who.name,
+        "uri": look.who.uri or None,
+        "pid": look.who.pid,
+        "memory_bytes": look.memory_bytes,
+        "target_bytes": look.target_bytes,
+        "actual_bytes": look.actual_bytes,
+        "available_bytes": look.available_bytes,
+        "stats_age_s": look.stats_age_s,
+        "host_bytes": look.host.held_bytes,
+        "paused": look.paused,
+        "has_driver": look.has_driver,
+        "problem": look.problem,
+        "why_not": found.why_not or None,
+    }
