@@ -29,11 +29,13 @@ from tests.unit.qmp.fake_machine import FakeMachine
 from ballonet.balloon import page_ledger
 from ballonet.device.balloon import BalloonSettings
 from ballonet.device.state import DeviceState
+from ballonet.errors import MonitorError
 from ballonet.monitor.clients import CLIENTS_MAX
 from ballonet.monitor.monitor import Monitor
 from ballonet.monitor.outbox import Outbox
 from ballonet.monitor.serving import monitoring
 from ballonet.qmp import limiter
+from ballonet.runtime.monitor_socket import MonitorSocket
 from ballonet.vhost_user.listener import listening_socket
 
 
@@ -414,3 +416,23 @@ def test_too_few_descriptors_are_said_in_one_line(files: int, tmp_path: Path) ->
         assert "open files" in said
     else:
         assert started.returncode in {0, 128 + signal.SIGTERM}, said
+
+
+def test_a_program_that_asks_and_waits_leaves_nothing_open(qmp: Path, tmp_path: Path) -> None:
+    def epolls() -> int:
+        count = 0
+        for descriptor in Path("/proc/self/fd").iterdir():
+            with suppress(FileNotFoundError):  # the one that was open to read the list
+                count += "[eventpoll]" in str(descriptor.readlink())
+        return count
+
+    asyncio.set_event_loop(None)  # whatever a test before left behind
+    before = epolls()
+    for _ in range(3):
+        monitor = MonitorSocket(qmp)
+        assert monitor.execute("query-status")["running"] is True
+        monitor.close()
+        monitor.close()
+    with pytest.raises(MonitorError, match="no monitor answers"):
+        MonitorSocket(tmp_path / "nobody")
+    assert epolls() == before

@@ -6,6 +6,7 @@ Units: seconds.
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
@@ -28,11 +29,13 @@ class MonitorSocket:
     def __init__(self, path: Path) -> None:
         """Connect. Raises: MonitorError."""
         self._path = path
-        self._protocol = QEMUMonitorProtocol(str(path))
+        self._loop = asyncio.new_event_loop()
+        self._protocol = _made_on(self._loop, path)
         self._protocol.settimeout(ANSWER_S)
         try:
             self._protocol.connect()
         except _LOST as error:
+            self.close()
             raise MonitorError(f"no monitor answers at {path}: {error}") from error
 
     def execute(self, command: str, **arguments: object) -> Any:  # noqa: ANN401 - JSON
@@ -49,5 +52,17 @@ class MonitorSocket:
 
     def close(self) -> None:
         """Leave it; safe to call again."""
+        if self._loop.is_closed():
+            return
         with suppress(*_LOST):  # whoever serves it may have been killed, and leaving fails then
             self._protocol.close()
+        self._loop.close()
+
+
+def _made_on(loop: asyncio.AbstractEventLoop, path: Path) -> QEMUMonitorProtocol:
+    """The library takes its thread's loop, and makes one that nobody closes if there is none."""
+    asyncio.set_event_loop(loop)
+    try:
+        return QEMUMonitorProtocol(str(path))
+    finally:
+        asyncio.set_event_loop(None)
