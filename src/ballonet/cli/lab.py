@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Final
 
 import click
-from click.shell_completion import CompletionItem
 from rich.console import Console
 from rich.table import Table
 
@@ -23,20 +22,8 @@ __all__ = ["index_of_answers", "lab"]
 _INDEX: Final = "README.md"
 
 
-class _Name(click.ParamType[str]):
-    """An experiment's name, which a shell can complete."""
-
-    name = "name"
-
-    def shell_complete(
-        self, ctx: click.Context, param: click.Parameter, incomplete: str
-    ) -> list[CompletionItem]:
-        del ctx, param
-        return [CompletionItem(name) for name in NAMES if name.startswith(incomplete)]
-
-
 @click.command()
-@click.argument("names", metavar="[NAME]...", nargs=-1, type=_Name())
+@click.argument("names", metavar="[NAME]...", nargs=-1, type=click.Choice(NAMES))
 @click.option("--list", "lists", is_flag=True, help="Show the questions.")
 @click.option("--all", "does_all", is_flag=True, help="Answer all of them, one after the other.")
 @click.option("--explain", "explains", is_flag=True, help="The answer first, the evidence below.")
@@ -82,15 +69,13 @@ def lab(
         _list(as_json=as_json)
         return
     chosen = [find(name) for name in names]
-    progress = Console(stderr=True, highlight=False)
+    where = None if kernel is None else Kernel(kernel)
+    _check(chosen, where)
     failed: list[str] = []
     for number, experiment in enumerate(chosen, 1):
         before = f"{number} of {len(chosen)}, " if len(chosen) > 1 else ""
-        with progress.status(f"{before}{experiment.name} ...") as status:
-            notebook = Notebook(lambda step, b=before: status.update(f"{b}{step} ..."))  # type: ignore[misc]
-            error = _performed(experiment, notebook, None if kernel is None else Kernel(kernel))
-        if error is not None:
-            failed += error.claims
+        notebook, claims = _performed(experiment, where, before)
+        failed += claims
         _print(experiment, notebook, explains=explains, as_json=as_json)
         if directory is not None:
             _write(directory / f"{experiment.name}.md", as_document(experiment, notebook))
@@ -102,15 +87,25 @@ def lab(
         raise ExperimentError("lab", failed)
 
 
+def _check(chosen: Sequence[Experiment], kernel: Kernel | None) -> None:
+    """Wrong use is told before anything runs. Raises: click.UsageError."""
+    for one in chosen:
+        if kernel is not None and kernel not in one.runs:
+            raise click.UsageError(f"--kernel: {one.name} runs on {', '.join(one.runs)} only")
+
+
 def _performed(
-    experiment: Experiment, notebook: Notebook, kernel: Kernel | None
-) -> ExperimentError | None:
-    """Run it; what was not supported is told when everything was printed."""
-    try:
-        perform(experiment, notebook, kernel)
-    except ExperimentError as error:
-        return error
-    return None
+    experiment: Experiment, kernel: Kernel | None, before: str
+) -> tuple[Notebook, Sequence[str]]:
+    """What was seen, and the claims that it does not support; the step under way is shown."""
+    progress = Console(stderr=True, highlight=False)
+    with progress.status(f"{before}{experiment.name} ...") as status:
+        notebook = Notebook(lambda step: status.update(f"{before}{step} ..."))
+        try:
+            perform(experiment, notebook, kernel)
+        except ExperimentError as error:
+            return notebook, error.claims
+    return notebook, ()
 
 
 def _list(*, as_json: bool) -> None:

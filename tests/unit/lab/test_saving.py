@@ -27,12 +27,12 @@ def test_files_are_written_if_a_directory_is_named(
 ) -> None:
     monkeypatch.setattr("ballonet.cli.lab.find", lambda _: EXPERIMENT)
     saved = tmp_path / "new" / "files"
-    done = CliRunner().invoke(lab, ["a-line", "--save", str(saved)])
+    done = CliRunner().invoke(lab, ["mem-total", "--save", str(saved)])
     assert done.exit_code == 0
     assert "So it is." in done.output
     assert [(path.name, path.read_text()) for path in saved.iterdir()] == [
         ("a-line.svg", "<svg/>\n")
     ]
     monkeypatch.chdir(tmp_path)
-    assert CliRunner().invoke(lab, ["a-line"]).exit_code == 0
+    assert CliRunner().invoke(lab, ["mem-total"]).exit_code == 0
     assert [path.name for path in tmp_path.iterdir()] == ["new"]
