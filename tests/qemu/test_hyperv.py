@@ -14,10 +14,7 @@ from ballonet.guests.hyperv_guest import HypervGuest
 from ballonet.hyperv.floor import balloon_floor
 from ballonet.hyperv.host import HypervHost
 from ballonet.hyperv.host_state import HostState
-from ballonet.hyperv.layouts import (
-    Version,
-    format_version,
-)
+from ballonet.hyperv.layouts import Version, format_version
 from ballonet.hyperv.settings import HypervHostSettings
 from ballonet.siblings.vmbus_serial import VmbusSerial
 from ballonet.units import bytes_to_pages, pages_to_bytes

@@ -19,11 +19,7 @@ from ballonet.guests.hyperv_guest import BLOCK_BYTES, HypervGuest
 from ballonet.hyperv.floor import balloon_floor
 from ballonet.hyperv.host import HypervHost
 from ballonet.hyperv.host_state import HostState
-from ballonet.hyperv.layouts import (
-    Capability,
-    Version,
-    format_version,
-)
+from ballonet.hyperv.layouts import Capability, Version, format_version
 from ballonet.hyperv.settings import HypervHostSettings
 from ballonet.siblings.vmbus_serial import VmbusSerial
 from ballonet.units import bytes_to_pages, format_bytes, pages_to_bytes

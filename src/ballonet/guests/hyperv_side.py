@@ -13,11 +13,7 @@ import numpy as np
 from ballonet.errors import UsageError, WireError
 from ballonet.guests.linked_side import LinkedSide
 from ballonet.hyperv.driver import HypervDriver
-from ballonet.hyperv.layouts import (
-    RANGE_PAGES_MAX,
-    RawRanges,
-    join_ranges,
-)
+from ballonet.hyperv.layouts import RANGE_PAGES_MAX, RawRanges, join_ranges
 from ballonet.hyperv.settings import HypervDriverSettings
 from ballonet.kernel.kernel import Kernel
 from ballonet.kernel.tasks import Flag, Job, Rest

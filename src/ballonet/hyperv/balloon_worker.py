@@ -20,12 +20,7 @@ import numpy as np
 
 from ballonet.hyperv.floor import balloon_floor
 from ballonet.hyperv.guest_channel import GuestChannel
-from ballonet.hyperv.layouts import (
-    RANGES_MAX,
-    RawRanges,
-    join_ranges,
-    split_ranges,
-)
+from ballonet.hyperv.layouts import RANGES_MAX, RawRanges, join_ranges, split_ranges
 from ballonet.hyperv.messages import BalloonResponse
 from ballonet.hyperv.page_ranges import merge_ranges
 from ballonet.kernel.buddy import PAGEBLOCK_ORDER, MigrateType

@@ -25,11 +25,7 @@ from ballonet.balloon.clock import NS_PER_S
 from ballonet.errors import WireError
 from ballonet.hyperv.balloon_worker import BalloonWorker
 from ballonet.hyperv.guest_channel import GuestChannel, MakeMessage
-from ballonet.hyperv.layouts import (
-    Capability,
-    Version,
-    format_version,
-)
+from ballonet.hyperv.layouts import Capability, Version, format_version
 from ballonet.hyperv.messages import (
     BalloonRequest,
     CapabilitiesReport,

@@ -10,11 +10,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from ballonet.hyperv.host_state import HostState
-from ballonet.hyperv.layouts import (
-    Capability,
-    Version,
-    format_version,
-)
+from ballonet.hyperv.layouts import Capability, Version, format_version
 from ballonet.hyperv.messages import (
     CapabilitiesReport,
     CapabilitiesResponse,

@@ -23,13 +23,7 @@ from ballonet.balloon.given_memory import GivenMemory
 from ballonet.hyperv.host_counters import HostCounters
 from ballonet.hyperv.host_state import HostState
 from ballonet.hyperv.hot_memory import HotMemory
-from ballonet.hyperv.layouts import (
-    Capability,
-    PageRange,
-    RawRanges,
-    join_ranges,
-    split_ranges,
-)
+from ballonet.hyperv.layouts import Capability, PageRange, RawRanges, join_ranges, split_ranges
 from ballonet.hyperv.messages import (
     BalloonRequest,
     BalloonResponse,

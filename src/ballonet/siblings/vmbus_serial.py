@@ -26,10 +26,7 @@ from ballonet.balloon.clock import NS_PER_S, Clock, earliest, is_over
 from ballonet.balloon.facts import MessageSent
 from ballonet.errors import WireError
 from ballonet.hyperv.host import HypervHost
-from ballonet.hyperv.layouts import (
-    MESSAGE_BYTES_MAX,
-    MessageType,
-)
+from ballonet.hyperv.layouts import MESSAGE_BYTES_MAX, MessageType
 from ballonet.hyperv.message_facts import fact_of
 from ballonet.hyperv.parser import parse
 from ballonet.hyperv.settings import HypervHostSettings

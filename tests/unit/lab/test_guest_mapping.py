@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import mmap
 import os
+from itertools import count
+from pathlib import Path
 
 import pytest
 
@@ -29,7 +31,6 @@ VmFlags: rd wr mr mw me dc ac sd hg
 7f0010000000-7f001c000000 rw-s 00000000 00:01 1063                       /memfd:memory (deleted)
 Rss:                   4 kB
 """
-SIZE = 5 * mmap.PAGESIZE + (16 << 20)
 
 
 def test_rows_of_the_map_have_addresses_modes_and_a_name() -> None:
@@ -46,13 +47,21 @@ def test_resident_is_what_stands_under_the_mapping_that_is_meant() -> None:
     assert resident_bytes(SMAPS.splitlines(), 0x7F00_3000_0000) == 0
 
 
+def size_of_no_mapping() -> int:
+    """Other tests of this process may have left one of any size."""
+    maps = Path("/proc/self/maps").read_text().splitlines()
+    taken = {one.size for one in parse_maps(maps)}
+    return next(size for size in count(16 << 20, mmap.PAGESIZE) if size not in taken)
+
+
 def test_a_mapping_is_found_by_its_size_and_tells_what_is_held() -> None:
-    with mmap.mmap(-1, SIZE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as mapping:
+    size = size_of_no_mapping()
+    with mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as mapping:
         address = address_of(mapping)
         mapping.madvise(mmap.MADV_NOHUGEPAGE)
         # Without a neighbour that the kernel would take for the same mapping.
         mapping.madvise(mmap.MADV_DONTFORK)
-        found = find_guest_mapping(os.getpid(), SIZE)
+        found = find_guest_mapping(os.getpid(), size)
         assert (found.start, found.is_shared) == (address, False)
         mapping[:4096] = b"x" * 4096
         assert found.held_bytes(os.getpid()) == 4096
