@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Final
 
@@ -162,6 +162,7 @@ def test_a_guest_whose_programs_take_memory_meanwhile_is_squeezed_all_the_same(
     machine: BalloonedGuest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As if 12 MiB of what it said to be free were not any more."""
+    wait_until(lambda: machine.device.status().actual_pages == 0, PATIENCE_S, "still a balloon")
     told = machine.guest.meminfo()
     for name in ("MemFree", "MemAvailable"):
         told[name] += 12 * MIB
@@ -173,6 +174,28 @@ def test_a_guest_whose_programs_take_memory_meanwhile_is_squeezed_all_the_same(
             assert 0.9 * asked_pages - 1 <= balloon_pages < asked_pages
             assert machine.device.status().target_pages == balloon_pages
     machine.guest.use_memory(50)
+
+
+def test_a_change_that_was_under_way_goes_on_after_squeezing(
+    machine: BalloonedGuest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device, meminfo = machine.device, machine.guest.meminfo
+    given_pages = 32 * MIB // PAGE
+    device.set_target(given_pages)
+    wait_until(lambda: device.status().actual_pages == given_pages, PATIENCE_S, "no balloon")
+    with ExitStack() as still:
+        still.enter_context(stopped(machine.guest.pid))
+        device.set_target(0)
+
+        def goes_on() -> dict[str, int]:
+            still.close()
+            return meminfo()
+
+        monkeypatch.setattr(machine.guest, "meminfo", goes_on)
+        with squeezed(machine):
+            pass
+    assert device.status().target_pages == 0
+    wait_until(lambda: device.status().actual_pages == 0, PATIENCE_S, "still a balloon")
 
 
 def test_a_guest_that_could_not_take_memory_back_is_not_squeezed() -> None:

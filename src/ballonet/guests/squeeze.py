@@ -42,20 +42,21 @@ def squeezed(
     """
     if Feature.DEFLATE_ON_OOM not in machine.device.status().negotiated:
         raise GuestError("a guest is squeezed only if its driver accepted DEFLATE_ON_OOM")
-    before_pages = machine.device.status().actual_pages
+    before = machine.device.status()
     meminfo = machine.guest.meminfo()
     # Available is what is free beyond the kernel's own reserve, and caches.
     free_bytes = min(meminfo["MemFree"], meminfo["MemAvailable"]) - _SPARE_BYTES
-    target_pages = before_pages + max(0, bytes_to_pages(free_bytes))
+    target_pages = before.actual_pages + max(0, bytes_to_pages(free_bytes))
     try:
         result = machine.resize(target_pages, stalled_after_s=_STALLED_AFTER_S, progress=progress)
         if not result.reached:  # its programs have taken some meanwhile: they need not wait for it
-            least_pages = target_pages - (target_pages - before_pages) // _SHORT_BY
+            least_pages = target_pages - (target_pages - before.actual_pages) // _SHORT_BY
             less_pages = max(least_pages, result.actual_pages - bytes_to_pages(_SPARE_BYTES))
             result = machine.resize(less_pages, stalled_after_s=_STALLED_AFTER_S, progress=progress)
         if not result.reached or result.waiting_bytes:
-            given = format_bytes(pages_to_bytes(result.actual_pages - before_pages))
+            given = format_bytes(pages_to_bytes(result.actual_pages - before.actual_pages))
             raise GuestError(f"the guest gives {given}, {format_bytes(free_bytes)} were asked for")
         yield result.actual_pages
     finally:
-        machine.device.set_target(before_pages)
+        # What it was asked for, not what it had: an earlier change may have been under way.
+        machine.device.set_target(before.target_pages)

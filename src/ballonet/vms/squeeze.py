@@ -37,11 +37,12 @@ class Squeeze:
 
     async def begin(self, vm: Machine) -> None:
         """Take what the guest does not need, if it tells. Raises: BallonetError."""
-        found_bytes = await vm.logical_bytes()
-        ram_bytes = await vm.ram_bytes() or found_bytes
+        has_bytes = await vm.logical_bytes()
+        ram_bytes = await vm.ram_bytes() or has_bytes
+        found_bytes = await _asked_bytes(vm) or has_bytes
         paused = await vm.is_paused()
         async with polling(vm) as guest:
-            floor = await find_floor(vm, guest, ram_bytes, found_bytes, paused=paused)
+            floor = await find_floor(vm, guest, ram_bytes, has_bytes, paused=paused)
         if floor.used_bytes is None:
             why = "the VM is paused" if paused else "the guest sends no statistics"
             self._say(f"not squeezed: {why}, so what it needs is not known")
@@ -101,6 +102,14 @@ class Squeeze:
         if self._found_bytes is not None:
             await vm.set_logical_bytes(self._found_bytes)
             self._found_bytes = None
+
+
+async def _asked_bytes(vm: Machine) -> int | None:
+    """What the guest was asked to keep, which it may not have yet; None: that is not told."""
+    info = await vm.device_info()
+    if info is None or info.ram_bytes is None or info.target_bytes is None:
+        return None
+    return max(0, info.ram_bytes - info.target_bytes)
 
 
 async def _was_in_time(vm: Machine, look: MigrationLook) -> bool:
