@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.support.migrating_machine import MigratingMachine, serving
+from tests.support.migrating_machine import MigratingMachine, OurMigratingMachine, serving
 
 from ballonet.errors import CommandRefusedError, MigrationError, MonitorError
 from ballonet.vms.addresses import connected
@@ -328,6 +328,12 @@ def test_a_guest_is_squeezed_first_and_gets_its_size_back_before_it_goes(tmp_pat
     assert outcome.squeezed_to_bytes == SQUEEZED * MIB
     assert outcome.size_put_back_at == "destination"
     assert told.lines == ["squeezed from 512.0 MiB to 164.0 MiB"]
+
+
+def test_a_change_that_was_under_way_goes_on_after_squeezing(tmp_path: Path) -> None:
+    machine = OurMigratingMachine(400 * MIB, look("setup") | {"ram": {}}, ACTIVE, ACTIVE, DONE)
+    run(machine, tmp_path, squeezes=True)
+    assert sizes(machine) == [("balloon", SQUEEZED), ("migrate", None), ("balloon", 400)]
 
 
 @pytest.mark.parametrize("looks", [[DONE], [ACTIVE, DONE]])

@@ -22,6 +22,8 @@ MIB = 1 << 20
 class MigratingMachine:
     """Answers as QEMU does; `looks` are what `query-migrate` shows, one after the other."""
 
+    greeting = GREETING
+
     def __init__(self, *looks: dict[str, Any]) -> None:
         self.looks = list(looks)
         self.look: dict[str, Any] = {}
@@ -48,7 +50,7 @@ class MigratingMachine:
 
     def execute(self, name: str, arguments: dict[str, Any]) -> Any:  # noqa: ANN401 - JSON
         """Do it, and return what it returns."""
-        if not name.startswith(("query-", "qom-")) and name != "qmp_capabilities":
+        if not name.startswith(("query-", "qom-", "x-ballonet-")) and name != "qmp_capabilities":
             self.sent.append((name, arguments))
         method = getattr(self, "do_" + name.replace("-", "_"), None)
         if name in self.refuses or method is None:
@@ -122,6 +124,36 @@ class MigratingMachine:
         return {}
 
 
+class OurMigratingMachine(MigratingMachine):
+    """A guest behind our own device, which tells what it was asked for beside what it has."""
+
+    greeting = GREETING.replace(b'"package": ""', b'"package": "ballonet"')
+
+    def __init__(self, target: int, *looks: dict[str, Any]) -> None:
+        super().__init__(*looks)
+        self.target = target
+
+    def do_balloon(self, arguments: dict[str, Any]) -> object:
+        self.target = arguments["value"]
+        return super().do_balloon(arguments)
+
+    def do_query_commands(self, _: dict[str, Any]) -> object:
+        return [{"name": "x-ballonet-info"}]
+
+    def do_x_ballonet_info(self, _: dict[str, Any]) -> object:
+        ram = 512 * MIB
+        pages = {
+            "actual-pages": (ram - self.actual) >> 12,
+            "target-pages": (ram - self.target) >> 12,
+        }
+        return {
+            "connected": True,
+            "running": True,
+            "ram": ram,
+            "features": ["FREE_PAGE_HINT"],
+        } | pages
+
+
 @contextmanager
 def serving(machine: MigratingMachine, path: Path) -> Iterator[MigratingMachine]:
     """Listens at `path` inside the block, for one client after the other."""
@@ -140,7 +172,7 @@ def _serve(listening: socket.socket, machine: MigratingMachine) -> None:
         while True:
             connection, _ = listening.accept()
             with connection, suppress(OSError):
-                connection.sendall(GREETING)
+                connection.sendall(machine.greeting)
                 _talk(connection, machine)
 
 
