@@ -78,12 +78,13 @@ def test_many_that_flood_share_what_one_would_get() -> None:
 def test_so_many_who_come_at_once_have_no_more_to_begin_with_than_a_few() -> None:
     machine = Machine()
     crowd = [machine.budget.account() for _ in range(50)]
-    used_s = 0.0
+    used_s, too_much_s = 0.0, 2 * FEW * BURST_S
     while able := [account for account in crowd if not account.wait_s()]:
         for account in able:
             machine.work(account, 0.001)
             used_s += 0.001
-    assert used_s < 2 * FEW * BURST_S  # with the last piece of each, and what was earned meanwhile
+        # With the last piece of each, and what was earned meanwhile.
+        assert used_s < too_much_s
 
 
 def test_many_that_keep_just_out_of_debt_take_no_more_than_a_few_shares() -> None:
