@@ -30,6 +30,7 @@ from ballonet.vms.observation import MachineId
 from ballonet.vms.processes import Process, processes
 from ballonet.vms.sighting import Sighting
 from ballonet.vms.unix_sockets import SocketTable
+from ballonet.vms.watch import Watch
 
 #: They see what runs on this machine, by name: one after the other.
 pytestmark = pytest.mark.xdist_group("machines by name")
@@ -216,6 +217,48 @@ def test_some_that_hang_cost_their_own_time_only(tmp_path: Path) -> None:
         never.set()
     assert ["5 s" in one.why_not for one in found] == [True] * 5 + [False] * 195
     assert sum(one.observation.memory_bytes == 64 * MIB for one in found) > 190
+
+
+async def silent(watch: Watch, name: str, *, is_silent: bool) -> list[Found]:
+    """Rounds until one machine keeps silent, or does not any more, and all others have answered."""
+    while True:
+        found = await watch.round(0.5)
+        why_not = {one.sighting.who.name: one.why_not for one in found}
+        if ("silent" in why_not.pop(name)) == is_silent and not any(why_not.values()):
+            return found
+
+
+def test_who_watches_waits_for_nobody_and_asks_nobody_twice(tmp_path: Path) -> None:
+    may_answer = threading.Event()
+    may_answer.set()
+    unanswered: list[bool] = []
+
+    def slow() -> bytes:
+        unanswered.append(not may_answer.is_set())
+        assert may_answer.wait(PATIENCE_S)
+        return json.dumps(EVERYTHING).encode()
+
+    async def watching(sightings: list[Sighting]) -> None:
+        async def find() -> list[Sighting]:
+            return sightings
+
+        async with asyncio.timeout(PATIENCE_S), Watch(find=find) as watch:
+            _, before = await silent(watch, "slow", is_silent=False)
+            may_answer.clear()
+            for _ in range(2):
+                good, slow = await silent(watch, "slow", is_silent=True)
+                assert good.observation.at_s > slow.observation.at_s == before.observation.at_s
+                assert slow.observation.memory_bytes == 64 * MIB
+            assert sum(unanswered) == 1
+            may_answer.set()
+            _, after = await silent(watch, "slow", is_silent=False)
+            assert after.observation.at_s > before.observation.at_s
+
+    with (
+        served(tmp_path / "good", lambda: json.dumps(EVERYTHING).encode()) as good,
+        served(tmp_path / "slow", slow) as bad,
+    ):
+        asyncio.run(watching([good, bad]))
 
 
 @pytest.mark.parametrize(

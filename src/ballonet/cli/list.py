@@ -107,7 +107,7 @@ def _way(found: Found) -> str:
     if found.why_not:
         return f"not reached: {found.why_not}"
     look = found.observation
-    states = [found.sighting.path]
+    states = [found.sighting.address]
     if look.problem:
         states.append(look.problem)
     if look.device is not None and not look.device.connected:

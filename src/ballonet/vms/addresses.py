@@ -42,11 +42,11 @@ async def qmp_path(address: str) -> Path:
     place = await in_thread(lambda: _place_of(address))
     if place is None:
         sighting = await _find(address)
-        place = sighting.who.kind, Path(sighting.path)
-    kind, path = place
+        place = sighting.who.kind, sighting.address
+    kind, address_there = place
     if kind in ("firecracker", "cloud-hypervisor"):
         raise MonitorError(f"{address} is a machine of {kind}, which has no such monitor")
-    return path
+    return Path(address_there)
 
 
 def find_matching(sightings: list[Sighting], pattern: str) -> list[Sighting]:
@@ -59,14 +59,14 @@ def find_matching(sightings: list[Sighting], pattern: str) -> list[Sighting]:
     ]
 
 
-def _place_of(address: str) -> tuple[str, Path] | None:
+def _place_of(address: str) -> tuple[str, str] | None:
     """Kind and socket, if that is what is written; None: it is a name."""
     kind, colon, rest = address.partition(":")
     if colon and kind in ADAPTERS and (kind == ANY_QMP or "/" in rest or Path(rest).is_socket()):
-        return kind, Path(rest)
+        return kind, rest
     path = Path(address)
     if "/" in address or path.is_socket():
-        return _kind_of_server(path), path
+        return _kind_of_server(path), address
     return None
 
 
@@ -75,7 +75,7 @@ def _kind_of_server(path: Path) -> str:
     running = processes()
     for one in find_firecracker(running) + find_cloud_hypervisor(running):
         with suppress(OSError):
-            if one.path and Path(one.path).samefile(path):
+            if one.address and Path(one.address).samefile(path):
                 return one.who.kind
     return ANY_QMP
 

@@ -35,11 +35,11 @@ _NO_STATISTICS: Final = "Cloud Hypervisor tells no statistics of its guests"
 
 @asynccontextmanager
 async def connected(
-    path: Path, who: MachineId | None = None
+    address: str, who: MachineId | None = None
 ) -> AsyncIterator[CloudHypervisorMachine]:
     """A machine, which has answered. Raises: MonitorError; GuestError, if it has no balloon."""
-    rest = RestSocket(path, _PREFIX)
-    who = who or MachineId(_KIND, name_of_socket(str(path)), f"{_KIND}:{path}")
+    rest = RestSocket(Path(address), _PREFIX)
+    who = who or MachineId(_KIND, name_of_socket(address), f"{_KIND}:{address}")
     machine = CloudHypervisorMachine(rest, who)
     await machine.check_balloon()
     yield machine

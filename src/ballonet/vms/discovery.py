@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from ballonet.errors import BallonetError, MonitorError
-from ballonet.vms.adapters import connected_to
+from ballonet.vms.adapters import ADAPTERS, connected_to
 from ballonet.vms.find_ours import find_devices, find_hosts, guests_of_host
 from ballonet.vms.find_qemu import find_qemu
 from ballonet.vms.find_rest import find_cloud_hypervisor, find_firecracker
@@ -24,7 +25,7 @@ from ballonet.vms.processes import processes
 from ballonet.vms.sighting import Sighting
 from ballonet.vms.unix_sockets import SocketTable
 
-__all__ = ["LOOK_S", "Found", "find_machines", "look_at"]
+__all__ = ["LOOK_S", "Found", "asked_together", "find_machines", "look_at", "look_together"]
 
 #: For what the kernel tells; a process that it cannot look into may keep it waiting.
 _FIND_S: Final = 10.0
@@ -67,15 +68,54 @@ def _find() -> tuple[list[Path], list[Sighting]]:
     return find_hosts(running), found
 
 
-async def look_at(sightings: list[Sighting], timeout_s: float = LOOK_S) -> list[Found]:
+async def look_at(sightings: Sequence[Sighting], timeout_s: float = LOOK_S) -> list[Found]:
     """What each tells, in their order, within that time; one that is slow holds up no other."""
     room = asyncio.Semaphore(_AT_ONCE)
 
-    async def look(one: Sighting) -> Found:
+    async def look(together: Sequence[Sighting]) -> list[Found]:
         async with room:
-            return await _look(one, timeout_s)
+            return await look_together(together, timeout_s)
 
-    return list(await asyncio.gather(*(look(one) for one in sightings)))
+    parts = await asyncio.gather(*(look(one) for one in asked_together(sightings)))
+    found = {id(one.sighting): one for part in parts for one in part}
+    return [found[id(one)] for one in sightings]
+
+
+def asked_together(sightings: Iterable[Sighting]) -> list[list[Sighting]]:
+    """Parted into those that one question is enough for."""
+    places: dict[tuple[str, str], list[Sighting]] = {}
+    alone: list[list[Sighting]] = []
+    for one in sightings:
+        if one.place and ADAPTERS[one.who.kind].observe_all is not None:
+            places.setdefault((one.who.kind, one.place), []).append(one)
+        else:
+            alone.append([one])
+    return [*places.values(), *alone]
+
+
+async def look_together(sightings: Sequence[Sighting], timeout_s: float) -> list[Found]:
+    """What those tell that one question is enough for, within that time."""
+    first = sightings[0]
+    observe_all = ADAPTERS[first.who.kind].observe_all
+    if not first.place or observe_all is None:
+        return [await _look(one, timeout_s) for one in sightings]
+    looks: Mapping[str, Observation] = {}
+    why_not = ""
+    try:
+        async with asyncio.timeout(timeout_s):
+            looks = await observe_all(first.place)
+    except TimeoutError:
+        why_not = f"{first.place} has not answered within {timeout_s:.0f} s"
+    except BallonetError as error:
+        why_not = str(error)
+    found = []
+    for one in sightings:
+        look = looks.get(one.who.name)
+        if look is not None and not one.why_not:
+            found.append(Found(one, look))
+        else:
+            found.append(await _from_outside(one, one.why_not or why_not or "it is gone"))
+    return found
 
 
 async def _look(sighting: Sighting, timeout_s: float) -> Found:
@@ -88,7 +128,12 @@ async def _look(sighting: Sighting, timeout_s: float) -> Found:
             why_not = f"it has not answered within {timeout_s:.0f} s"
         except BallonetError as error:
             why_not = str(error)
+    return await _from_outside(sighting, why_not)
+
+
+async def _from_outside(sighting: Sighting, why_not: str) -> Found:
+    """What can be known without an answer."""
     look = Observation(sighting.who, time.monotonic(), memory_bytes=sighting.memory_bytes)
     if sighting.memory_bytes is not None:
-        look = await with_host_memory(look, Path(sighting.path))
+        look = await with_host_memory(look, Path(sighting.address))
     return Found(sighting, look, why_not)

@@ -41,7 +41,7 @@ def find_devices(running: Iterable[Process]) -> list[Sighting]:
             words[:1] == ["guest"] and words[1:2] and words[1] in _GUESTS
         ):
             sighting = _device(process, words)
-            found.setdefault(sighting.path or str(process.pid), sighting)
+            found.setdefault(sighting.address or str(process.pid), sighting)
     return list(found.values())
 
 

@@ -51,11 +51,13 @@ _INTERVAL: Final = "stats_polling_interval_s"
 
 
 @asynccontextmanager
-async def connected(path: Path, who: MachineId | None = None) -> AsyncIterator[FirecrackerMachine]:
+async def connected(
+    address: str, who: MachineId | None = None
+) -> AsyncIterator[FirecrackerMachine]:
     """A machine, which has answered. Raises: MonitorError; GuestError, if it has no balloon."""
-    rest = RestSocket(path)
+    rest = RestSocket(Path(address))
     name = member(await rest.get("/"), "id", str, "GET /")
-    who = who or MachineId(_KIND, name or name_of_socket(str(path)), f"{_KIND}:{path}")
+    who = who or MachineId(_KIND, name or name_of_socket(address), f"{_KIND}:{address}")
     yield FirecrackerMachine(rest, who, await _balloon(rest))
 
 

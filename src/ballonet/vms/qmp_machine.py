@@ -46,13 +46,12 @@ _YOUNG_S: Final = 10.0
 
 
 @asynccontextmanager
-async def connected(path: Path, who: MachineId | None = None) -> AsyncIterator[QmpMachine]:
+async def connected(address: str, who: MachineId | None = None) -> AsyncIterator[QmpMachine]:
     """A machine, connected inside the block. Raises: MonitorError, saying what to do."""
+    path = Path(address)
     async with qmp_monitor.connected(path) as monitor:
         kind = "ballonet" if monitor.is_ours else "qemu"
-        yield QmpMachine(
-            monitor, path, who or MachineId(kind, name_of_socket(str(path)), str(path))
-        )
+        yield QmpMachine(monitor, path, who or MachineId(kind, name_of_socket(address), address))
 
 
 class QmpMachine:

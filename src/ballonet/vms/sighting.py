@@ -14,6 +14,7 @@ class Sighting:
     """What is known without asking it."""
 
     who: MachineId
-    path: str = ""  #: of the socket at which it is spoken to
+    address: str = ""  #: where it is spoken to: a socket, or what its kind has instead
     why_not: str = ""  #: why it is not spoken to
     memory_bytes: int | None = None  #: as its command line says
+    place: str = ""  #: where it is observed with others in one question; empty: by itself

@@ -1,0 +1,113 @@
+"""Every machine of this computer, looked at again and again.
+
+Theory of operation.  A round asks everybody at once, and waits for as long as its caller likes.
+Who has not answered by then stays asked, is asked no second time, and is told with its last
+observation and how long it has kept silent: one that hangs makes a round no longer than that, and
+the others' observations are of this round.  Which machines there are is found out anew every few
+seconds, and in the next round when one that is expected to answer does not.
+Units: seconds, by a clock that never goes back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
+from types import TracebackType
+from typing import Final, Self
+
+from ballonet.vms.addresses import find_matching
+from ballonet.vms.discovery import LOOK_S, Found, asked_together, find_machines, look_together
+from ballonet.vms.observation import Observation
+from ballonet.vms.sighting import Sighting
+
+__all__ = ["Watch"]
+
+_FIND_EVERY_S: Final = 10.0
+_log = logging.getLogger(__name__)
+
+Find = Callable[[], Awaitable[list[Sighting]]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """One that was not answered when it was last looked at."""
+
+    task: asyncio.Task[list[Found]]
+    asked: Sequence[Sighting]
+    begun_s: float
+
+
+class Watch:
+    """A context manager; rounds are made inside, one after the other."""
+
+    def __init__(self, pattern: str = "*", find: Find = find_machines) -> None:
+        self._pattern, self._find_machines = pattern, find
+        self._sightings: Sequence[Sighting] = ()
+        self._found_s: float | None = None  # when it was last found out who is there
+        self._open: dict[Sighting, _Question] = {}
+        self._newest: dict[Sighting, Found] = {}
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        where: TracebackType | None,
+    ) -> None:
+        tasks = {question.task for question in self._open.values()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def round(self, patience_s: float) -> list[Found]:
+        """Everybody's newest observation, by kind and name. Raises: MonitorError.
+
+        `patience_s`: whoever takes longer is told as it was.
+        """
+        await self._find()
+        for together in asked_together(one for one in self._sightings if one not in self._open):
+            task = asyncio.ensure_future(look_together(together, LOOK_S))
+            question = _Question(task, together, time.monotonic())
+            self._open |= dict.fromkeys(together, question)
+        if self._open:
+            await asyncio.wait([one.task for one in self._open.values()], timeout=patience_s)
+        self._take_answers()
+        return [self._told(one) for one in self._sightings]
+
+    async def _find(self) -> None:
+        now_s = time.monotonic()
+        if self._found_s is not None and now_s - self._found_s < _FIND_EVERY_S:
+            return
+        self._sightings = find_matching(await self._find_machines(), self._pattern)
+        self._found_s = now_s
+        known = frozenset(self._sightings)
+        self._newest = {one: found for one, found in self._newest.items() if one in known}
+
+    def _take_answers(self) -> None:
+        answered = {id(one): one for one in self._open.values() if one.task.done()}
+        for question in answered.values():
+            for one in question.asked:
+                del self._open[one]
+            try:
+                found = question.task.result()
+            except Exception:  # a bug must not end the watch over everybody else
+                _log.exception("looking at %s", question.asked[0].who.name)
+                continue
+            self._newest |= {one.sighting: one for one in found}
+            if any(one.why_not and not one.sighting.why_not for one in found):
+                self._found_s = None  # it may be gone
+
+    def _told(self, sighting: Sighting) -> Found:
+        question, newest = self._open.get(sighting), self._newest.get(sighting)
+        now_s = time.monotonic()
+        if newest is None:
+            newest = Found(sighting, Observation(sighting.who, now_s), "it has not answered yet")
+        if question is None:
+            return newest
+        silent_s = now_s - question.begun_s
+        return replace(newest, why_not=newest.why_not or f"it keeps silent for {silent_s:.0f} s")
