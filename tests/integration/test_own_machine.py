@@ -13,7 +13,7 @@ from ballonet.vms.qmp_machine import connected
 
 
 async def negotiated(path: Path) -> tuple[bool | None, bool, bool]:
-    async with connected(path) as machine:
+    async with connected(str(path)) as machine:
         return (
             await machine.has_driver(),
             await machine.deflates_on_oom(),

@@ -32,13 +32,13 @@ def test_firecracker_is_found_by_its_socket_and_its_id(
     arguments: tuple[str, ...], name: str, path: str
 ) -> None:
     (found,) = find_firecracker([process("bash"), process(*arguments)])
-    assert (found.who.name, found.path, found.why_not) == (name, path, "")
+    assert (found.who.name, found.address, found.why_not) == (name, path, "")
     assert found.who.uri == f"firecracker:{path}"
 
 
 def test_a_firecracker_without_api_is_named_and_not_reached() -> None:
     (found,) = find_firecracker([process("firecracker", "--no-api", "--id", "web")])
-    assert (found.who.name, found.path) == ("web", "")
+    assert (found.who.name, found.address) == ("web", "")
     assert "--no-api" in found.why_not
 
 
@@ -49,13 +49,13 @@ def test_a_firecracker_without_api_is_named_and_not_reached() -> None:
 def test_cloud_hypervisor_is_found_by_its_socket(socket: str, *, joined: bool) -> None:
     option = (f"--api-socket={socket}",) if joined else ("--api-socket", socket)
     (found,) = find_cloud_hypervisor([process("cloud-hypervisor", "--kernel", "/k", *option)])
-    assert (found.who.name, found.path, found.why_not) == ("db", "/run/db.sock", "")
+    assert (found.who.name, found.address, found.why_not) == ("db", "/run/db.sock", "")
 
 
 @pytest.mark.parametrize("option", [(), ("--api-socket", "fd=7"), ("--api-socket",)])
 def test_a_cloud_hypervisor_without_a_path_is_not_reached(option: tuple[str, ...]) -> None:
     (found,) = find_cloud_hypervisor([process("cloud-hypervisor", *option)])
-    assert (found.who.name, found.path) == (f"process-{HERE}", "")
+    assert (found.who.name, found.address) == (f"process-{HERE}", "")
     assert "--api-socket PATH" in found.why_not
 
 
@@ -71,12 +71,12 @@ def test_a_cloud_hypervisor_without_a_path_is_not_reached(option: tuple[str, ...
 def test_our_devices_are_found_however_they_were_started(program: tuple[str, ...]) -> None:
     words = ("device", "--socket-path", "/run/b", "--qmp", "unix:/run/web.qmp,server=on,wait=off")
     (found,) = find_devices([process(*program, *words)])
-    assert (found.who.kind, found.who.name, found.path) == ("ballonet", "web", "/run/web.qmp")
+    assert (found.who.kind, found.who.name, found.address) == ("ballonet", "web", "/run/web.qmp")
 
 
 def test_a_device_without_a_monitor_is_named_and_not_reached() -> None:
     (found,) = find_devices([process("vhost-user-balloon", "--socket-path", "/run/web.sock")])
-    assert (found.who.name, found.path) == ("web", "")
+    assert (found.who.name, found.address) == ("web", "")
     assert "--qmp" in found.why_not
 
 
