@@ -3,7 +3,8 @@
 Theory of operation.  The sockets are the supervisor's, so they stay while workers come and go, and
 whoever connects meanwhile waits.  A worker that ends by itself is started again after a pause,
 which grows while it keeps doing so.  It is asked with one message and answers with one; nothing
-else is read from it, and nobody waits for it longer than a time-out.
+else is read from it, and nobody waits for it longer than a time-out: the time of a question that
+is not answered runs from when it was asked, so one that hangs holds up the first to ask only.
 Not here: what a worker does (worker.py).
 """
 
@@ -14,12 +15,14 @@ import gc
 import os
 import signal
 import socket
+import time
 from collections.abc import Callable
 from typing import Final
 
+from ballonet.control.status import Status
 from ballonet.errors import SystemCallError, WireError
 from ballonet.host.worker import EXIT_QUIT, WorkerSettings, become_worker
-from ballonet.host.worker_status import STATUS_BYTES, WorkerStatus
+from ballonet.host.worker_status import ASK_STATUS, STATUS_BYTES, PollChange, parse_status
 
 __all__ = ["GuestProcess", "WorkerWatcher"]
 
@@ -44,7 +47,8 @@ class GuestProcess:
         self._pid: int | None = None
         self._pidfd = -1
         self._control: socket.socket | None = None
-        self._answer: asyncio.Future[WorkerStatus | None] | None = None
+        self._answer: asyncio.Future[Status | None] | None = None
+        self._asked_s = 0.0  # when it was asked what it has not answered
         self._begun_s = 0.0
         self._pause_s = _PAUSE_S_MIN
         self._restart: asyncio.TimerHandle | None = None
@@ -73,21 +77,24 @@ class GuestProcess:
             raise SystemCallError("starting", self.settings.name, reason) from error
         self._begun_s = self._loop.time()
 
-    async def ask(self, timeout_s: float) -> WorkerStatus | None:
+    async def ask(self, timeout_s: float) -> Status | None:
         """How the guest does; None if no worker says so in time."""
-        if self._control is None:
-            return None
         if self._answer is None:
-            self._answer = self._loop.create_future()
-            try:
-                self._control.send(b"?")
-            except OSError:  # it is ending: its end is noticed elsewhere
-                self._heard(None)
-                return None
-            self._loop.add_reader(self._control, self._read_answer)
+            self._send(ASK_STATUS)
+        if self._answer is None:
+            return None
         answer = self._answer
-        done, _ = await asyncio.wait({answer}, timeout=timeout_s)
+        left_s = self._asked_s + timeout_s - self._loop.time()
+        done, _ = await asyncio.wait({answer}, timeout=max(0.0, left_s))
         return answer.result() if done else None
+
+    async def change_polling(self, change: PollChange, timeout_s: float) -> Status | None:
+        """Have the guest asked for statistics at another interval; how it does then."""
+        while self._answer is not None:
+            if await self.ask(timeout_s) is None:
+                return None
+        self._send(change.pack())
+        return await self.ask(timeout_s)
 
     async def end(self) -> None:
         """End the worker, and start no other."""
@@ -98,6 +105,17 @@ class GuestProcess:
         late = self._loop.call_later(_END_S, lambda: self._kill(signal.SIGKILL))
         await self._gone.wait()
         late.cancel()
+
+    def _send(self, question: bytes) -> None:
+        """Ask, unless there is nobody who could answer."""
+        if self._control is None:
+            return
+        try:
+            self._control.send(question)
+        except OSError:  # it is ending: its end is noticed elsewhere
+            return
+        self._answer, self._asked_s = self._loop.create_future(), self._loop.time()
+        self._loop.add_reader(self._control, self._read_answer)
 
     def _fork(self) -> None:
         """Raises: OSError."""
@@ -179,12 +197,12 @@ class GuestProcess:
         except OSError:
             raw = b""
         try:
-            self._heard(WorkerStatus.parse(raw))
+            self._heard(parse_status(raw, time.monotonic_ns()))
         except WireError:
             self._heard(None)
             self._kill(signal.SIGKILL)  # it is not itself any more, or about to end
 
-    def _heard(self, status: WorkerStatus | None) -> None:
+    def _heard(self, status: Status | None) -> None:
         answer, self._answer = self._answer, None
         if answer is not None and self._control is not None:
             self._loop.remove_reader(self._control)

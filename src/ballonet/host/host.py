@@ -15,25 +15,27 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import Awaitable, Callable, Collection
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Final, TypeVar
 
+from ballonet.control.status import Status
 from ballonet.device.balloon import BalloonSettings
 from ballonet.errors import BallonetError, SettingsError, SystemCallError
 from ballonet.host.directory import CONTROL_NAME, HostDirectory
 from ballonet.host.guest_list import GuestList, check_memory, check_name
 from ballonet.host.guest_process import GuestProcess
+from ballonet.host.guest_rows import listed, observed
 from ballonet.host.warm_up import warm_up
 from ballonet.host.worker import WorkerSettings
-from ballonet.host.worker_status import WorkerStatus
+from ballonet.host.worker_status import PollChange
 from ballonet.monitor.monitor import Monitor
 from ballonet.monitor.outbox import Outbox
 from ballonet.qmp.host_commands import HOST_COMMANDS
 from ballonet.qmp.version import NEWEST, QemuVersion
 from ballonet.runtime.sandbox import Sandbox
-from ballonet.units import pages_to_bytes
 from ballonet.vhost_user.listener import listening_socket
 
 __all__ = ["Host"]
@@ -101,7 +103,7 @@ class Host:
                 self._list.save(self._memory)
             raise
         self._memory[name], self._guests[name] = memory_bytes, guest
-        return self._row(name, guest, await guest.process.ask(_ASK_S))
+        return listed(self._directory, guest.process, await guest.process.ask(_ASK_S))
 
     async def remove_guest(self, name: str) -> None:
         """Hang up on a guest's VMM and forget the guest; returns when all of it is gone.
@@ -117,30 +119,36 @@ class Host:
 
     async def guests(self) -> list[dict[str, object]]:
         """A row for each, by name; sizes in bytes, None: unknown."""
-        guests = sorted(self._guests.items())
-        statuses = await asyncio.gather(*(guest.process.ask(_ASK_S) for _, guest in guests))
+        return [listed(self._directory, *one) for one in await self._ask_all()]
+
+    async def observe_guests(self) -> list[dict[str, object]]:
+        """Everything that each guest's balloon tells, by name; None: unknown."""
+        asked = await self._ask_all()
+        now_ns = time.monotonic_ns()
+        return [observed(self._directory, *one, now_ns) for one in asked]
+
+    async def change_polling(
+        self, interval_s: int, instead_of_s: int, names: Collection[str] | None
+    ) -> list[str]:
+        """Have guests asked for statistics so often; returns who is.
+
+        `instead_of_s`: whoever is asked at another interval goes on so.  None: all guests.
+        """
+        change = PollChange(interval_s, instead_of_s)
+        wanted = [
+            guest.process for name, guest in self._guests.items() if names is None or name in names
+        ]
+        answers = await asyncio.gather(*(one.change_polling(change, _ASK_S) for one in wanted))
         return [
-            self._row(name, guest, status)
-            for (name, guest), status in zip(guests, statuses, strict=True)
+            process.settings.name
+            for process, status in zip(wanted, answers, strict=True)
+            if status is not None and status.poll_interval_s == interval_s
         ]
 
-    def _row(self, name: str, guest: _Guest, status: WorkerStatus | None) -> dict[str, object]:
-        settings, state = guest.process.settings, guest.process.state
-        if state == "running" and status is None:
-            state = "unresponsive"
-        shared = None if status is None else status.guest_bytes or None
-        return {
-            "name": name,
-            "socket": str(self._directory.file(name, "sock")),
-            "qmp": str(self._directory.file(name, "qmp")),
-            "memory": settings.memory_bytes or shared,
-            "connected": None if status is None else shared is not None,
-            "target": None if status is None else pages_to_bytes(status.target_pages),
-            "actual": None if status is None else pages_to_bytes(status.actual_pages),
-            "stage": None if status is None else status.stage.name.lower().replace("_", "-"),
-            "state": state,
-            "pid": guest.process.pid,
-        }
+    async def _ask_all(self) -> list[tuple[GuestProcess, Status | None]]:
+        processes = [guest.process for _, guest in sorted(self._guests.items())]
+        answers = await asyncio.gather(*(process.ask(_ASK_S) for process in processes))
+        return list(zip(processes, answers, strict=True))
 
     async def _serve(self, listening: Callable[[Path], None]) -> None:
         loop = asyncio.get_running_loop()

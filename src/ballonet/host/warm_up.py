@@ -16,7 +16,7 @@ from typing import Final
 from ballonet.control.device_control import DeviceControl
 from ballonet.device.balloon import BalloonSettings
 from ballonet.errors import BallonetError
-from ballonet.host.worker_status import WorkerStatus
+from ballonet.host.worker_status import pack_status
 from ballonet.memory.fence import full_fence
 from ballonet.memory.regions import Region
 from ballonet.memory.shared_file import SharedFile
@@ -80,8 +80,7 @@ def _serve_a_moment(settings: BalloonSettings, socket_path: Path, state_path: Pa
         stack.callback(front_end.close)
         front_end.connect()
         _give_pages(front_end, _Guest(memory), loop)
-        now = control.status()
-        WorkerStatus(now.guest_bytes, now.target_pages, now.actual_pages, now.stage).pack()
+        pack_status(control.status())
 
 
 class _Guest:

@@ -20,7 +20,7 @@ from typing import Final, NoReturn
 from ballonet.control.device_control import DeviceControl
 from ballonet.device.balloon import BalloonSettings
 from ballonet.errors import BallonetError
-from ballonet.host.worker_status import WorkerStatus
+from ballonet.host.worker_status import PollChange, pack_status
 from ballonet.monitor.serving import monitoring
 from ballonet.qmp.version import QemuVersion
 from ballonet.runtime.children import end_with_parent
@@ -133,7 +133,7 @@ def _serve(settings: WorkerSettings, supervisor: socket.socket) -> int:
 
 
 def _answer(supervisor: socket.socket, control: DeviceControl) -> None:
-    """Tell the supervisor how the guest does."""
+    """Do what the supervisor asks for, and tell it how the guest does."""
     try:
         asked = supervisor.recv(_QUESTION_MAX, socket.MSG_DONTWAIT)
     except BlockingIOError:
@@ -141,7 +141,14 @@ def _answer(supervisor: socket.socket, control: DeviceControl) -> None:
     if not asked:  # the supervisor has closed it
         control.stop()
         return
-    now = control.look()
-    status = WorkerStatus(now.guest_bytes, now.target_pages, now.actual_pages, now.stage)
+    change = PollChange.parse(asked)
+    if change is None or control.look().poll_interval_s != change.instead_of_s:
+        _tell(supervisor, control)
+    else:
+        done = control.stats.set_poll_interval(change.interval_s)
+        done.add_done_callback(lambda _: _tell(supervisor, control))
+
+
+def _tell(supervisor: socket.socket, control: DeviceControl) -> None:
     with suppress(OSError):
-        supervisor.send(status.pack(), socket.MSG_DONTWAIT)
+        supervisor.send(pack_status(control.look()), socket.MSG_DONTWAIT)
