@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Final, NamedTuple
 
-from ballonet.vms import cloud_hypervisor, firecracker, qmp_machine
+from ballonet.vms import cloud_hypervisor, firecracker, host_guests, qmp_machine
 from ballonet.vms.machine import Machine
 from ballonet.vms.observation import MachineId, Observation
 from ballonet.vms.sighting import Sighting
@@ -15,7 +15,10 @@ __all__ = ["ADAPTERS", "ANY_QMP", "Adapter", "connected_at", "connected_to"]
 
 #: By its address, and by who it is, if that is known.
 Connect = Callable[[str, MachineId | None], AbstractAsyncContextManager[Machine]]
-ObserveAll = Callable[[str], Awaitable[Mapping[str, Observation]]]
+#: By its place; what each tells, or why it tells nothing.
+ObserveAll = Callable[[str], Awaitable[Mapping[str, Observation | str]]]
+#: Place, names, how often to ask for statistics, and how often they are asked for: who is, then.
+ChangePolling = Callable[[str, Collection[str], int, int], Awaitable[Collection[str]]]
 
 
 class Adapter(NamedTuple):
@@ -25,6 +28,8 @@ class Adapter(NamedTuple):
     #: Every machine of one place in one question, by name. Raises: MonitorError.
     #: None: each machine is asked by itself.
     observe_all: ObserveAll | None = None
+    #: The same for how often guests are asked for statistics; others keep their interval.
+    change_polling: ChangePolling | None = None
 
 
 #: Whoever serves a QMP socket.
@@ -32,7 +37,7 @@ ANY_QMP: Final = "qmp"
 ADAPTERS: Final[Mapping[str, Adapter]] = {
     ANY_QMP: Adapter(qmp_machine.connected),
     "qemu": Adapter(qmp_machine.connected),
-    "ballonet": Adapter(qmp_machine.connected),
+    "ballonet": Adapter(qmp_machine.connected, host_guests.observe_all, host_guests.change_polling),
     "firecracker": Adapter(firecracker.connected),
     "cloud-hypervisor": Adapter(cloud_hypervisor.connected),
 }

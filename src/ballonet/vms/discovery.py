@@ -99,7 +99,7 @@ async def look_together(sightings: Sequence[Sighting], timeout_s: float) -> list
     observe_all = ADAPTERS[first.who.kind].observe_all
     if not first.place or observe_all is None:
         return [await _look(one, timeout_s) for one in sightings]
-    looks: Mapping[str, Observation] = {}
+    looks: Mapping[str, Observation | str] = {}
     why_not = ""
     try:
         async with asyncio.timeout(timeout_s):
@@ -110,11 +110,11 @@ async def look_together(sightings: Sequence[Sighting], timeout_s: float) -> list
         why_not = str(error)
     found = []
     for one in sightings:
-        look = looks.get(one.who.name)
-        if look is not None and not one.why_not:
+        look = looks.get(one.who.name, why_not or "it is gone")
+        if isinstance(look, Observation) and not one.why_not:
             found.append(Found(one, look))
         else:
-            found.append(await _from_outside(one, one.why_not or why_not or "it is gone"))
+            found.append(await _from_outside(one, one.why_not or str(look)))
     return found
 
 

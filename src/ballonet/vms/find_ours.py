@@ -9,15 +9,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from ballonet.errors import BallonetError
-from ballonet.host.directory import CONTROL_NAME, default_directory
+from ballonet.host.directory import default_directory
 from ballonet.vms.command_line import option_value
+from ballonet.vms.host_guests import find_guests
 from ballonet.vms.observation import MachineId
 from ballonet.vms.processes import Process
-from ballonet.vms.qmp_monitor import connected
-from ballonet.vms.reply import member, printable
+from ballonet.vms.reply import printable
 from ballonet.vms.sighting import Sighting
 from ballonet.vms.socket_names import name_of_socket
 
@@ -27,7 +27,6 @@ _KIND: Final = "ballonet"
 _DEVICE_ALONE: Final = "vhost-user-balloon"
 #: How long one host may hold up a list.
 _HOST_S: Final = 4.0
-_LIST: Final = "x-ballonet-query-guests"
 #: Verbs with a monitor of a balloon; `guest embedded` has one of a guest.
 _GUESTS: Final = ("vmware", "hyperv")
 
@@ -61,20 +60,14 @@ def find_hosts(running: Iterable[Process]) -> list[Path]:
 async def guests_of_host(directory: Path) -> list[Sighting]:
     """One for each guest; none, if the host does not answer: it has none that could be named."""
     try:
-        async with asyncio.timeout(_HOST_S), connected(directory / CONTROL_NAME) as monitor:
-            rows = await monitor.execute(_LIST)
-            return [_guest(row) for row in (rows if isinstance(rows, list) else [])]
+        async with asyncio.timeout(_HOST_S):
+            found, can_observe_all = await find_guests(directory)
     except (BallonetError, TimeoutError) as error:
         who = MachineId(_KIND, printable(directory.name))
         reason = str(error) or f"it has not answered within {_HOST_S:.0f} s"
         return [Sighting(who, why_not=f"a host of guests, {directory}: {reason}")]
-
-
-def _guest(row: Any) -> Sighting:  # noqa: ANN401 - whatever was answered
-    name, path = member(row, "name", str, _LIST), member(row, "qmp", str, _LIST)
-    pid = row.get("pid")
-    who = MachineId(_KIND, printable(name), path, pid if isinstance(pid, int) else None)
-    return Sighting(who, path)
+    place = str(directory) if can_observe_all else ""
+    return [Sighting(who, who.uri, place=place) for who in found]
 
 
 def _device(process: Process, words: Sequence[str]) -> Sighting:

@@ -52,7 +52,7 @@ def parse_guest_stats(reply: object) -> GuestStats:
     last_update_s = integer(reply, "last-update", _COMMAND)
     values = {}
     for row in STATS:
-        if row.qemu_key in sent:
+        if sent.get(row.qemu_key) is not None:  # a host of ours says null
             value = integer(sent, row.qemu_key, _COMMAND)
             # 2^64 - 1 is QEMU's word for unset, -1 is what its document says.
             if 0 <= value < UNSET:

@@ -6,18 +6,18 @@ An interval that somebody else has chosen stays.  Units: seconds.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import Final
 
 from ballonet.errors import BallonetError
-from ballonet.vms.adapters import connected_to
-from ballonet.vms.discovery import Found
+from ballonet.vms.adapters import ADAPTERS, connected_to
+from ballonet.vms.discovery import Found, asked_together
 from ballonet.vms.sighting import Sighting
 
 __all__ = ["PollKeeper"]
 
-#: For one machine, connection and all.
+#: For those of one question, connection and all.
 _EACH_S: Final = 6.0
 
 
@@ -38,23 +38,50 @@ class PollKeeper:
             and one.observation.poll_interval_s == 0
             and one.sighting not in self._refused
         ]
-        await asyncio.gather(*(self._begin(one) for one in silent))
+        await asyncio.gather(*(self._begin(some) for some in _together(silent)))
 
     async def put_back(self) -> None:
         """Ask nobody any more, whom nobody else has given another interval."""
         asked, self._asked = self._asked, set()
-        await asyncio.gather(*(self._end(one) for one in asked))
+        await asyncio.gather(*(self._end(some) for some in _together(asked)))
 
-    async def _begin(self, sighting: Sighting) -> None:
-        self._asked.add(sighting)  # before it is changed: this may be cut short
-        try:
-            async with asyncio.timeout(_EACH_S), connected_to(sighting) as machine:
-                await machine.set_poll_interval(self._interval_s)
-        except (BallonetError, TimeoutError):
-            self._refused.add(sighting)
+    async def _begin(self, some: Sequence[Sighting]) -> None:
+        self._asked.update(some)  # before it is changed: this may be cut short
+        done: Collection[Sighting] = ()
+        with suppress(BallonetError, TimeoutError):
+            done = await _change(some, self._interval_s, instead_of_s=0)
+        self._refused.update(one for one in some if one not in done)
 
-    async def _end(self, sighting: Sighting) -> None:
+    async def _end(self, some: Sequence[Sighting]) -> None:
         with suppress(BallonetError, TimeoutError):  # it is gone, and its polling with it
-            async with asyncio.timeout(_EACH_S), connected_to(sighting) as machine:
-                if await machine.poll_interval() == self._interval_s:
-                    await machine.set_poll_interval(0)
+            await _change(some, 0, instead_of_s=self._interval_s)
+
+
+def _together(sightings: Iterable[Sighting]) -> Iterator[Sequence[Sighting]]:
+    """Parted into those that are told in one question."""
+    for some in asked_together(sightings):
+        if ADAPTERS[some[0].who.kind].change_polling is None:
+            yield from ([one] for one in some)
+        else:
+            yield some
+
+
+async def _change(
+    some: Sequence[Sighting], interval_s: int, *, instead_of_s: int
+) -> Collection[Sighting]:
+    """Have them asked so often, if they are asked so often now; who is, then.
+
+    Raises: BallonetError, TimeoutError.
+    """
+    first = some[0]
+    change_polling = ADAPTERS[first.who.kind].change_polling
+    async with asyncio.timeout(_EACH_S):
+        if first.place and change_polling is not None:
+            names = [one.who.name for one in some]
+            done = await change_polling(first.place, names, interval_s, instead_of_s)
+            return {one for one in some if one.who.name in done}
+        async with connected_to(first) as machine:
+            if await machine.poll_interval() != instead_of_s:
+                return ()
+            await machine.set_poll_interval(interval_s)
+    return some

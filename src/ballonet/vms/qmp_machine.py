@@ -17,6 +17,7 @@ from ballonet.errors import CommandRefusedError, GuestError
 from ballonet.virtio.features import Feature
 from ballonet.vms import qmp_monitor
 from ballonet.vms.device_info import DeviceInfo, parse_device_info
+from ballonet.vms.figures import with_device, with_statistics
 from ballonet.vms.foreign_commands import (
     BALLOON_PARENTS,
     DEFLATES_ON_OOM,
@@ -27,7 +28,7 @@ from ballonet.vms.foreign_commands import (
 from ballonet.vms.guest_stats import GuestStats, parse_guest_stats
 from ballonet.vms.host_memory import with_host_memory
 from ballonet.vms.machine import Ability
-from ballonet.vms.observation import HostMemory, MachineId, Observation, aged_statistics
+from ballonet.vms.observation import MachineId, Observation
 from ballonet.vms.qmp_migration import QmpMigration
 from ballonet.vms.qmp_monitor import QmpMonitor
 from ballonet.vms.reply import integer, member
@@ -84,7 +85,7 @@ class QmpMachine:
         if info is None:
             look = replace(look, memory_bytes=await self.ram_bytes())
         else:
-            look = _with_device(look, info)
+            look = with_device(look, info)
             if info.ram_bytes is None:
                 return look  # nothing can be asked of a guest that is not there
         if look.actual_bytes is None:
@@ -95,13 +96,7 @@ class QmpMachine:
         with suppress(CommandRefusedError, GuestError):  # no balloon, or one of another kind
             sample, interval_s = await self.guest_stats(), await self.poll_interval()
             driver = _is_heard(sample, interval_s) if info is None else info.has_driver
-            look = replace(
-                look,
-                statistics=aged_statistics(sample, time.time()),
-                stats_last_update_s=sample.last_update_s,
-                poll_interval_s=interval_s,
-                has_driver=driver,
-            )
+            look = with_statistics(replace(look, has_driver=driver), sample, interval_s)
         if info is None:
             look = await with_host_memory(look, self._path)
             self._who = look.who
@@ -231,22 +226,3 @@ def _is_heard(sample: GuestStats, interval_s: int) -> bool | None:
     if sample.last_update_s is not None and abs(time.time() - sample.last_update_s) <= young_s:
         return True
     return None
-
-
-def _with_device(look: Observation, info: DeviceInfo) -> Observation:
-    """What our own device tells of one moment."""
-    ram_bytes, target_bytes = info.ram_bytes, info.target_bytes
-    wanted_bytes = None
-    if ram_bytes is not None and target_bytes is not None:
-        wanted_bytes = max(0, ram_bytes - target_bytes)
-    unmeasured = HostMemory(None, "the device does not tell")
-    return replace(
-        look,
-        memory_bytes=ram_bytes,
-        target_bytes=wanted_bytes,
-        actual_bytes=info.logical_bytes,
-        host=unmeasured if info.host_bytes is None else HostMemory(info.host_bytes),
-        has_driver=info.has_driver,
-        problem=info.problem,
-        device=info,
-    )

@@ -4,7 +4,7 @@ Theory of operation.  A round asks everybody at once, and waits for as long as i
 Who has not answered by then stays asked, is asked no second time, and is told with its last
 observation and how long it has kept silent: one that hangs makes a round no longer than that, and
 the others' observations are of this round.  Which machines there are is found out anew every few
-seconds, and in the next round when one that is expected to answer does not.
+seconds, and in the next round when one that has answered does not any more.
 Units: seconds, by a clock that never goes back.
 """
 
@@ -98,9 +98,14 @@ class Watch:
             except Exception:  # a bug must not end the watch over everybody else
                 _log.exception("looking at %s", question.asked[0].who.name)
                 continue
-            self._newest |= {one.sighting: one for one in found}
-            if any(one.why_not and not one.sighting.why_not for one in found):
+            if any(self._fails_anew(one) for one in found):
                 self._found_s = None  # it may be gone
+            self._newest |= {one.sighting: one for one in found}
+
+    def _fails_anew(self, found: Found) -> bool:
+        """It has answered before, and does not any more."""
+        before = self._newest.get(found.sighting)
+        return bool(found.why_not) and before is not None and not before.why_not
 
     def _told(self, sighting: Sighting) -> Found:
         question, newest = self._open.get(sighting), self._newest.get(sighting)
