@@ -23,6 +23,7 @@ from bench import (
     spin,
     stats,
     tracking,
+    watch,
 )
 from bench.report import Figure, Ratio, machine, write_json
 
@@ -37,6 +38,7 @@ MEASURES: Final[Mapping[str, Callable[[], Iterator[Ratio | Figure]]]] = {
     "free-pages": free_pages.measure,
     "stats": stats.measure,
     "host": host.measure,
+    "watch": watch.measure,
     "monitor": monitor.measure,
     "guest-migration": guest_migration.measure,
     "tracking": tracking.measure,
