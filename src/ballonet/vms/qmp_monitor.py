@@ -12,7 +12,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from ballonet.errors import CommandRefusedError, MonitorError, UsageError
 from ballonet.vms.foreign_commands import may_be_sent, may_be_sent_to_migrate
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from qemu.qmp import QMPClient
 
 __all__ = ["QmpMonitor", "connected"]
+
+T = TypeVar("T")
 
 #: QEMU greets as soon as it serves a client; one that is served already is not greeted.
 _GREETING_S: Final = 3.0
@@ -39,10 +41,7 @@ Observer = Callable[[Mapping[str, object]], None]
 @asynccontextmanager
 async def connected(path: Path) -> AsyncIterator[QmpMonitor]:
     """A monitor, connected inside the block. Raises: MonitorError, saying what to do."""
-    from qemu.qmp import QMPClient  # noqa: PLC0415 - whoever needs no monitor does without
-
-    client = QMPClient("ballonet")
-    client.logger.disabled = True
+    client = _client()
     monitor = QmpMonitor(client, path)
     try:
         await _connect(client, path)
@@ -52,6 +51,23 @@ async def connected(path: Path) -> AsyncIterator[QmpMonitor]:
         with suppress(Exception):
             async with asyncio.timeout(_CLOSE_S):
                 await client.disconnect()
+
+
+def _client() -> QMPClient:
+    from qemu.qmp import QMPClient  # noqa: PLC0415 - whoever needs no monitor does without
+
+    class Client(QMPClient):
+        """By the library's hooks for messages, which else lays each out for a log nobody reads."""
+
+        def _cb_inbound(self, msg: T) -> T:
+            return msg
+
+        def _cb_outbound(self, msg: T) -> T:
+            return msg
+
+    client = Client("ballonet")
+    client.logger.disabled = True
+    return client
 
 
 async def _connect(client: QMPClient, path: Path) -> None:

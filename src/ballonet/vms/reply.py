@@ -39,6 +39,8 @@ def integer(reply: object, name: str, command: str) -> int:
 
 def printable(text: str) -> str:
     """What a terminal can show of a text without obeying it."""
+    if text.isprintable():
+        return text
     return "".join(one if one.isprintable() or one in "\n\t" else "�" for one in text)
 
 
