@@ -131,6 +131,18 @@ def test_what_was_not_sent_is_unknown_and_what_was_sent_as_0_is_0() -> None:
     assert read.sample == sample
 
 
+def test_statistics_are_as_old_as_they_were_when_they_were_told() -> None:
+    reading = StatsReading(StatsSample({"memfree": 5}), NOW_NS - 3_000_000_000, 100, is_first=False)
+    read = parse_status(pack_status(status_with(stats=reading)), NOW_NS + 70)
+    assert read.stats_age_s == 3.0
+
+
+def test_what_the_host_holds_is_told_beside_what_the_guest_has() -> None:
+    status = status_with(guest_bytes=1 << 30, held_bytes=1 << 20)
+    read = parse_status(pack_status(status), NOW_NS)
+    assert (read.guest_bytes, read.held_bytes) == (1 << 30, 1 << 20)
+
+
 def test_a_text_that_is_too_long_is_cut_where_a_character_ends() -> None:
     read = parse_status(pack_status(status_with(problem="é" * 1000, broken=None)), NOW_NS)
     assert read.problem is not None
