@@ -213,7 +213,9 @@ def test_a_worker_that_hangs_holds_up_the_first_to_ask_only(
         try:
             assert await process.ask(ASK_S) is None
             # Were it waited for anew, the shorter of two timers would come first.
-            shorter = asyncio.ensure_future(asyncio.sleep(ASK_S / 2))
+            loop = asyncio.get_running_loop()
+            shorter = loop.create_future()
+            loop.call_later(ASK_S / 2, shorter.set_result, None)
             asked = asyncio.ensure_future(process.ask(ASK_S))
             done, _ = await asyncio.wait({shorter, asked}, return_when=asyncio.FIRST_COMPLETED)
             assert asked in done
