@@ -40,6 +40,7 @@ class StatRow(NamedTuple):
     unit: StatUnit
     qemu_key: str
     since: str
+    only_grows: bool = True  #: since the guest's boot; otherwise it is of one moment
 
 
 _B, _C = StatUnit.BYTES, StatUnit.COUNT
@@ -49,10 +50,10 @@ STATS: Final = (
     StatRow(1, "swap_out", _B, "stat-swap-out", "VIRTIO 1.0"),
     StatRow(2, "majflt", _C, "stat-major-faults", "VIRTIO 1.0"),
     StatRow(3, "minflt", _C, "stat-minor-faults", "VIRTIO 1.0"),
-    StatRow(4, "memfree", _B, "stat-free-memory", "VIRTIO 1.0"),
-    StatRow(5, "memtot", _B, "stat-total-memory", "VIRTIO 1.0"),
-    StatRow(6, "avail", _B, "stat-available-memory", "VIRTIO 1.1"),
-    StatRow(7, "caches", _B, "stat-disk-caches", "VIRTIO 1.1"),
+    StatRow(4, "memfree", _B, "stat-free-memory", "VIRTIO 1.0", only_grows=False),
+    StatRow(5, "memtot", _B, "stat-total-memory", "VIRTIO 1.0", only_grows=False),
+    StatRow(6, "avail", _B, "stat-available-memory", "VIRTIO 1.1", only_grows=False),
+    StatRow(7, "caches", _B, "stat-disk-caches", "VIRTIO 1.1", only_grows=False),
     StatRow(8, "htlb_pgalloc", _C, "stat-htlb-pgalloc", "VIRTIO 1.1"),
     StatRow(9, "htlb_pgfail", _C, "stat-htlb-pgfail", "VIRTIO 1.1"),
     StatRow(10, "oom_kill", _C, "stat-oom-kills", "Linux 6.12"),
