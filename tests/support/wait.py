@@ -22,9 +22,12 @@ _POLL_S: Final = 0.002
 _ASYNC_POLL_S: Final = 0.05  # each look is a command to another process
 
 
-def wait_until(predicate: Callable[[], T | None], timeout_s: float, message: str) -> T:
+def wait_until(
+    predicate: Callable[[], T | None], timeout_s: float, message: str, *, every_s: float = _POLL_S
+) -> T:
     """The first true value of `predicate`; a shorter time-out is taken for `PATIENCE_S`.
 
+    `every_s`: longer where each look is work for whom it waits for.
     Raises: AssertionError with `message`, if none comes.
     """
     timeout_s = max(timeout_s, PATIENCE_S)
@@ -36,7 +39,7 @@ def wait_until(predicate: Callable[[], T | None], timeout_s: float, message: str
             return value
         if time.monotonic() >= end_s:
             raise AssertionError(f"{message} (waited {timeout_s} s, last seen: {value!r})")
-        never.wait(_POLL_S)
+        never.wait(every_s)
 
 
 def holds(predicate: Callable[[], bool], seconds: float) -> bool:

@@ -1,0 +1,147 @@
+"""The agent of a host: rounds of observations, told to whoever takes them, until it is ended.
+
+    SIGHUP           the configuration is read anew; one that is wrong is refused, the old one stays
+    SIGTERM, SIGINT  what was changed of any guest is put back, within seconds
+
+Units: seconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import time
+from collections.abc import Callable
+from itertools import count
+from pathlib import Path
+from typing import Final
+
+from ballonet.agent.configuration import Configuration, read_configuration
+from ballonet.agent.metrics import Metrics
+from ballonet.agent.news import News
+from ballonet.agent.only_agent import OnlyAgent
+from ballonet.agent.round import Round, Taker
+from ballonet.agent.rounds import Rounds
+from ballonet.agent.server import MetricsServer
+from ballonet.errors import BallonetError
+from ballonet.runtime.sd_notify import reloading, sd_notify, watchdog_s
+
+__all__ = ["Agent"]
+
+#: Periods without a round after which it is not well.
+_PERIODS: Final = 3
+#: What the first round may take: finding machines, and their answers.
+_FIRST_S: Final = 20.0
+_log = logging.getLogger(__name__)
+
+
+class Agent:
+    """`run` it, once."""
+
+    def __init__(self, path: Path | None, configuration: Configuration, directory: Path) -> None:
+        """`path`: what it is read from again; `directory`: where no other agent can be."""
+        self._path, self._configuration, self._directory = path, configuration, directory
+        self._metrics, self._news = Metrics(), News()
+        self._takers: tuple[Taker, ...] = (self._note, self._tell_news, self._metrics.take)
+        self._numbers = count(1)
+        self._well_until_s = 0.0
+        self._signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
+        self._ending: set[asyncio.Future[None]] = set()  # rounds of older configurations
+
+    def run(self, ready: Callable[[str], None]) -> None:
+        """Watch until a signal ends it; `ready` is told where the metrics are.
+
+        Raises: SettingsError, SystemCallError, ListenError.
+        """
+        with OnlyAgent(self._directory):
+            asyncio.run(self._serve(ready))
+
+    async def _serve(self, ready: Callable[[str], None]) -> None:
+        for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, self._signals.put_nowait, number)
+        self._server = self._begun_server(self._configuration)
+        self._rounds = self._begun_rounds(self._configuration)
+        watchdog = asyncio.ensure_future(self._feed_watchdog())
+        try:
+            ready(self._server.url)
+            sd_notify("READY=1")
+            await self._obey_signals()
+        finally:
+            sd_notify("STOPPING=1")
+            watchdog.cancel()
+            self._begin_to_end(self._rounds)
+            await asyncio.gather(*self._ending)
+            self._server.close()
+
+    async def _obey_signals(self) -> None:
+        """Until one ends the agent. Raises: whatever ended the rounds, which is a fault of ours."""
+        while True:
+            told = asyncio.ensure_future(self._signals.get())
+            rounds = self._rounds.task
+            await asyncio.wait([told, rounds], return_when=asyncio.FIRST_COMPLETED)
+            if not told.done():
+                told.cancel()
+                rounds.result()
+            elif told.result() is not signal.SIGHUP:
+                return
+            else:
+                reloading()
+                self._reload()
+                sd_notify("READY=1")
+
+    def _reload(self) -> None:
+        """Take the configuration as it is now, all of it or nothing."""
+        old = self._configuration
+        try:
+            new = read_configuration(self._path)
+            server = self._server
+            if new.metrics != old.metrics:
+                server = self._begun_server(new)
+        except BallonetError as error:
+            self._metrics.configuration_is_taken = False
+            _log.error("the new configuration is refused, the old one stays: %s", error)
+            return
+        self._metrics.configuration_is_taken = True
+        self._configuration = new
+        if server is not self._server:
+            self._server.close()
+            self._server = server
+        if new.agent != old.agent:
+            self._begin_to_end(self._rounds)
+            self._rounds = self._begun_rounds(new)
+        _log.info("the configuration is read again; metrics are at %s", server.url)
+
+    def _begun_server(self, configuration: Configuration) -> MetricsServer:
+        """Raises: ListenError."""
+        server = MetricsServer(configuration.metrics.listen, self._metrics.registry, self._is_well)
+        server.begin()
+        return server
+
+    def _begun_rounds(self, configuration: Configuration) -> Rounds:
+        self._well_until_s = time.monotonic() + _FIRST_S
+        return Rounds(configuration.agent, self._takers, self._numbers)
+
+    def _begin_to_end(self, rounds: Rounds) -> None:
+        """What they changed is put back beside the next ones, which see it and wait for it."""
+        task = asyncio.ensure_future(rounds.end())
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
+
+    def _note(self, one: Round) -> None:
+        self._well_until_s = one.ended_s + _PERIODS * one.period_s
+
+    def _tell_news(self, one: Round) -> None:
+        for line in self._news.of(one):
+            _log.info("%s", line)
+
+    def _is_well(self) -> bool:
+        return time.monotonic() <= self._well_until_s
+
+    async def _feed_watchdog(self) -> None:
+        limit_s = watchdog_s(os.environ)
+        while limit_s is not None:
+            if self._is_well():
+                sd_notify("WATCHDOG=1")
+            await asyncio.sleep(limit_s / 3)
