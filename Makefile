@@ -13,7 +13,7 @@ SIDE_BY_SIDE := -n $(shell expr 2 '*' $$(nproc)) --dist loadgroup
 PROGRAMS := clients device_program embedded_guest host image_files migrating monitor monitor_prompt \
     sibling_conformance trace
 
-.PHONY: help run test answers mutants test-unit test-kernel test-qemu conform-linux test-oldest check fix fuzz bench plots clean system system-qemu
+.PHONY: help run test answers mutants test-unit test-kernel test-qemu conform-linux test-oldest check fix fuzz bench plots clean system system-qemu system-prometheus
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -21,11 +21,11 @@ help: ## show this list
 run: system .venv/.installed ## the main job: a real Linux kernel gives memory back
 	$(BIN)/ballonet demo
 
-test: system system-qemu .venv/.dev ## every test, on a real kernel and against a real QEMU too
-	BALLONET_REQUIRE=kernel,qemu $(BIN)/pytest $(SIDE_BY_SIDE)
+test: system system-qemu system-prometheus .venv/.dev ## every test, on a real kernel, against a real QEMU and Prometheus too
+	BALLONET_REQUIRE=kernel,qemu,prometheus $(BIN)/pytest $(SIDE_BY_SIDE)
 
 test-unit: system .venv/.dev ## the tests that start no kernel
-	$(BIN)/pytest $(SIDE_BY_SIDE) -m 'not kernel and not qemu'
+	$(BIN)/pytest $(SIDE_BY_SIDE) -m 'not kernel and not qemu and not prometheus'
 
 test-kernel: system .venv/.dev ## only the tests on a real kernel
 	BALLONET_REQUIRE=kernel $(BIN)/pytest $(SIDE_BY_SIDE) -m kernel
@@ -84,12 +84,15 @@ system:
 system-qemu:
 	@sh scripts/system-packages qemu
 
+system-prometheus:
+	@sh scripts/system-packages prometheus
+
 .venv/bin/python:
 	@$(PYTHON) -m venv .venv
 
 .venv/.installed: pyproject.toml | system .venv/bin/python
 	@$(call SAY_PIP,.venv)
-	@$(BIN)/$(PIP_INSTALL) --editable '.[monitor]'
+	@$(BIN)/$(PIP_INSTALL) --editable '.[agent,monitor]'
 	@touch $@
 
 .venv/.dev: pyproject.toml | system .venv/bin/python
