@@ -10,7 +10,7 @@ SAY_PIP = echo "installing Python packages into $(1), which may take a minute ..
 SIDE_BY_SIDE := -n $(shell expr 2 '*' $$(nproc)) --dist loadgroup
 
 # Of the tests of whole programs those that show what other people's libraries do for us.
-PROGRAMS := clients device_program embedded_guest host image_files migrating monitor monitor_prompt \
+PROGRAMS := agent clients device_program embedded_guest host image_files migrating monitor monitor_prompt \
     sibling_conformance trace
 
 .PHONY: help run test answers mutants test-unit test-kernel test-qemu conform-linux test-oldest check fix fuzz bench plots clean system system-qemu system-prometheus

@@ -202,6 +202,31 @@ def test_a_second_agent_is_refused_and_named_and_a_killed_one_leaves_no_trace(
         assert again.end() == 0
 
 
+def test_what_a_killed_agent_could_not_put_back_the_next_one_does(tmp_path: Path) -> None:
+    with guests(tmp_path, "agen-left") as (host, _):
+        with agent(tmp_path / "agent", configuration(["agen-left"], poll_interval_s=3)) as watcher:
+            left = watcher.directory / "agent.asked"
+            watcher.until(lambda: interval(host, "agen-left") == 3, "nobody is asked")
+            watcher.until(left.exists, "it is not written down")
+            watcher.end(signal.SIGKILL)
+        assert interval(host, "agen-left") == 3
+        with agent(tmp_path / "agent", configuration(["agen-none"])) as again:
+            again.until(lambda: interval(host, "agen-left") == 0, "it is not put back")
+            assert again.end() == 0
+        assert not left.exists()
+
+
+@pytest.mark.parametrize("text", ["", "[]", "nonsense", '{"interval_s": 1, "machines": [{}]}'])
+def test_a_file_of_a_killed_agent_that_makes_no_sense_is_no_reason_to_fail(
+    tmp_path: Path, text: str
+) -> None:
+    (tmp_path / "agent" / "run").mkdir(parents=True, mode=0o700)
+    (tmp_path / "agent" / "run" / "agent.asked").write_text(text)
+    with agent(tmp_path / "agent", NAMES) as watcher:
+        watcher.wait_for_rounds(1)
+        assert watcher.end() == 0
+
+
 def test_a_port_that_is_taken_is_one_line(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

@@ -13,11 +13,12 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from itertools import count
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+from ballonet.agent.asked_file import AskedFile
 from ballonet.agent.configuration import Configuration, read_configuration
 from ballonet.agent.metrics import Metrics
 from ballonet.agent.news import News
@@ -27,6 +28,7 @@ from ballonet.agent.rounds import Rounds
 from ballonet.agent.server import MetricsServer
 from ballonet.errors import BallonetError
 from ballonet.runtime.sd_notify import reloading, sd_notify, watchdog_s
+from ballonet.vms.poll_keeper import PollKeeper
 
 __all__ = ["Agent"]
 
@@ -48,7 +50,8 @@ class Agent:
         self._numbers = count(1)
         self._well_until_s = 0.0
         self._signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
-        self._ending: set[asyncio.Future[None]] = set()  # rounds of older configurations
+        self._asked_file = AskedFile(directory)
+        self._ending: set[asyncio.Future[None]] = set()  # what puts intervals back
 
     def run(self, ready: Callable[[str], None]) -> None:
         """Watch until a signal ends it; `ready` is told where the metrics are.
@@ -63,6 +66,7 @@ class Agent:
             asyncio.get_running_loop().add_signal_handler(number, self._signals.put_nowait, number)
         self._server = self._begun_server(self._configuration)
         self._rounds = self._begun_rounds(self._configuration)
+        self._put_back_what_was_left()
         watchdog = asyncio.ensure_future(self._feed_watchdog())
         try:
             ready(self._server.url)
@@ -71,8 +75,9 @@ class Agent:
         finally:
             sd_notify("STOPPING=1")
             watchdog.cancel()
-            self._begin_to_end(self._rounds)
+            self._spawn(self._rounds.end())
             await asyncio.gather(*self._ending)
+            self._asked_file.note(0, ())
             self._server.close()
 
     async def _obey_signals(self) -> None:
@@ -109,7 +114,8 @@ class Agent:
             self._server.close()
             self._server = server
         if new.agent != old.agent:
-            self._begin_to_end(self._rounds)
+            # The next rounds see what is put back beside them, and change it where they have to.
+            self._spawn(self._rounds.end())
             self._rounds = self._begun_rounds(new)
         _log.info("the configuration is read again; metrics are at %s", server.url)
 
@@ -121,11 +127,19 @@ class Agent:
 
     def _begun_rounds(self, configuration: Configuration) -> Rounds:
         self._well_until_s = time.monotonic() + _FIRST_S
-        return Rounds(configuration.agent, self._takers, self._numbers)
+        note = self._asked_file.note
+        return Rounds(configuration.agent, self._takers, self._numbers, note)
 
-    def _begin_to_end(self, rounds: Rounds) -> None:
-        """What they changed is put back beside the next ones, which see it and wait for it."""
-        task = asyncio.ensure_future(rounds.end())
+    def _put_back_what_was_left(self) -> None:
+        """By an agent that was killed."""
+        interval_s, machines = self._asked_file.left()
+        keeper = PollKeeper(interval_s)
+        keeper.adopt(machines)
+        self._spawn(keeper.put_back())
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Something that ends by itself, and is waited for at the end."""
+        task = asyncio.ensure_future(work)
         self._ending.add(task)
         task.add_done_callback(self._ending.discard)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -19,6 +19,7 @@ from ballonet.agent.finding import Finding
 from ballonet.agent.round import Round, Taker
 from ballonet.vms.discovery import Found
 from ballonet.vms.poll_keeper import PollKeeper
+from ballonet.vms.sighting import Sighting
 from ballonet.vms.this_host import look_at_this_host
 from ballonet.vms.watch import Watch
 
@@ -32,15 +33,23 @@ _PATIENCE_MOST_S: Final = 6.0
 _END_S: Final = 10.0
 _log = logging.getLogger(__name__)
 
+#: The interval, and the machines that have it from us.
+NoteAsked = Callable[[int, Collection[Sighting]], None]
+
 
 class Rounds:
     """Are made from the beginning on, on the running loop, until they are ended."""
 
     def __init__(
-        self, settings: AgentSettings, takers: Sequence[Taker], numbers: Iterator[int]
+        self,
+        settings: AgentSettings,
+        takers: Sequence[Taker],
+        numbers: Iterator[int],
+        note_asked: NoteAsked,
     ) -> None:
-        """`numbers`: of the rounds, from 1."""
+        """`numbers`: of the rounds, from 1; `note_asked` is told whose interval was changed."""
         self._settings, self._takers, self._numbers = settings, takers, numbers
+        self._note_asked = note_asked
         self._finding = Finding(settings.match, settings.exclude)
         self._keeper = PollKeeper(settings.poll_interval_s)
         self._keeping: asyncio.Future[None] | None = None
@@ -100,7 +109,11 @@ class Rounds:
         if not self._settings.poll_interval_s:
             return
         if self._keeping is None or self._keeping.done():
-            self._keeping = asyncio.ensure_future(self._keeper.keep(found))
+            self._keeping = asyncio.ensure_future(self._keep_all(found))
+
+    async def _keep_all(self, found: Sequence[Found]) -> None:
+        await self._keeper.keep(found)
+        self._note_asked(self._settings.poll_interval_s, self._keeper.asked)
 
     def _complain(self, what: str, why: str) -> None:
         """Say it once, for as long as it is the same; an empty `why` ends that."""

@@ -10,6 +10,7 @@ import pytest
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from tests.support.rounds import device, machine, round_of
+from tests.support.strange_names import STRANGE_NAMES
 
 from ballonet.agent.metric_rows import all_families
 from ballonet.agent.metrics import Metrics
@@ -136,18 +137,9 @@ def test_the_age_of_statistics_grows_while_nobody_answers() -> None:
     assert age_s >= 25
 
 
-STRANGE: Final = [
-    "", " ", '"', "\\", "\n", '\\"\n', "{", "}", "a,b", 'vm="x"', "#", "web#7", "\t", "\r", "\0",
-    "\x1b[31m", "\u2028", "\ufeff", "ü", "日本", "🎈", "\udcff", "\ud800", "é", "e\u0301",
-    "A" * 500, "/run/x", "..", "%s", "%(x)s", "{{vm}}", "$vm", "${x}", "`id`", "$(id)", "'", "<b>",
-    "&amp;", "NaN", "+Inf", "0", "-1", "# HELP x", "# TYPE", "ballonet_vm_up", "le", "__name__",
-    "vm", "\x7f", "\x85",
-]  # fmt: skip
-
-
 def test_fifty_strange_names_and_their_doubles_make_a_scrape_that_can_be_read() -> None:
-    assert len(STRANGE) == 50
-    machines = [now(name, pid=pid) for name in STRANGE for pid in (7, 7, None)]
+    assert len(STRANGE_NAMES) == 50
+    machines = [now(name, pid=pid) for name in STRANGE_NAMES for pid in (7, 7, None)]
     series = shown(*machines)
     assert sum(name == "ballonet_vm_up" for name, _ in series) == 150
     assert value(series, "ballonet_agent_machines", kind="qemu") == 150

@@ -16,6 +16,7 @@ from ballonet.agent.configuration import AgentSettings
 from ballonet.agent.round import Round
 from ballonet.agent.rounds import Rounds
 from ballonet.vms.discovery import Found
+from ballonet.vms.sighting import Sighting
 
 SETTINGS = AgentSettings(period_s=0.01)
 
@@ -56,6 +57,10 @@ class FakeKeeper:
         self.told.append(f"keep {len(list(found))}")
         await asyncio.Event().wait()
 
+    @property
+    def asked(self) -> list[Sighting]:
+        return [machine("web").sighting]
+
     async def put_back(self) -> None:
         self.told.append("put back")
         if FakeKeeper.hangs_at_the_end:
@@ -85,7 +90,7 @@ def rounds_of(
             if len(taken) >= 5:
                 five.set()
 
-        made = Rounds(settings, takers(take), count(1))
+        made = Rounds(settings, takers(take), count(1), lambda *_: None)
         await five.wait()
         await made.end()
 
@@ -94,7 +99,7 @@ def rounds_of(
 
 
 def _run(work: Awaitable[None]) -> None:
-    asyncio.run(asyncio.wait_for(work, PATIENCE_S))  # type: ignore[arg-type]
+    asyncio.run(asyncio.wait_for(work, PATIENCE_S))
 
 
 def test_a_guest_that_hangs_when_its_interval_is_changed_delays_no_round() -> None:

@@ -74,7 +74,7 @@ def test_one_that_refuses_is_asked_again_after_a_while(
     intervals: Intervals, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now_s = 100.0
-    monkeypatch.setattr(module.time, "monotonic", lambda: now_s)
+    monkeypatch.setattr("ballonet.vms.poll_keeper.time.monotonic", lambda: now_s)
     intervals.refuse = {"busy"}
     keeper = PollKeeper(2)
     for _ in range(3):
