@@ -7,10 +7,10 @@ Units: bytes, seconds, shares of 1.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from operator import attrgetter
-from typing import Any, Final, Generic, NamedTuple, TypeVar
+from typing import Final, Generic, NamedTuple, TypeVar
 
 from ballonet.agent.peaks import PEAKS_WINDOW_S, Peaks
 from ballonet.agent.round import Round
@@ -25,21 +25,13 @@ __all__ = [
     "AGENT_ROWS",
     "AGE_ROWS",
     "ALWAYS_ROWS",
-    "BUILD",
-    "CONFIGURATION_UP",
     "DEVICE_ROWS",
-    "DURATION",
     "HOST_ROWS",
-    "INFO",
-    "MACHINES",
     "PEAK_ROWS",
     "STATISTIC_ROWS",
-    "VM_LABELS",
     "VM_ROWS",
-    "Family",
     "MetricRow",
     "Watched",
-    "all_families",
 ]
 
 T = TypeVar("T")
@@ -262,33 +254,6 @@ HOST_ROWS: Final[tuple[MetricRow[HostLook], ...]] = (
 )
 
 
-class Family(NamedTuple):
-    """A metric of more than one series, or none of the kinds above."""
-
-    name: str
-    type: str
-    labels: tuple[str, ...]
-    meaning: str
-
-
-VM_LABELS: Final = ("vm", "kind")
-INFO: Final = Family(
-    "ballonet_vm_info", "info", (*VM_LABELS, "uri", "pid"), "Where it is reached, and its process."
-)
-BUILD: Final = Family("ballonet_build_info", "info", ("version", "python"), "The program.")
-DURATION: Final = Family(
-    "ballonet_agent_round_duration_seconds", "histogram", (), "How long rounds took."
-)
-MACHINES: Final = Family(
-    "ballonet_agent_machines", "gauge", ("kind",), "Machines that are watched."
-)
-CONFIGURATION_UP: Final = Family(
-    "ballonet_agent_configuration_up",
-    "gauge",
-    (),
-    "The configuration file was taken when it was last read.",
-)
-
 AGE_ROWS: Final[tuple[MetricRow[Watched], ...]] = (
     MetricRow(
         "ballonet_vm_guest_stats_age_seconds",
@@ -320,22 +285,3 @@ AGENT_ROWS: Final[tuple[MetricRow[Round], ...]] = (
         lambda one: not one.problem,
     ),
 )
-
-
-def all_families() -> Iterator[Family]:
-    """Every metric, in the order of the documents."""
-    yield INFO
-    for rows in (ALWAYS_ROWS, VM_ROWS, AGE_ROWS, STATISTIC_ROWS, PEAK_ROWS, DEVICE_ROWS):
-        yield from (_family(row, VM_LABELS) for row in rows)
-    seen: set[str] = set()
-    for row in HOST_ROWS:
-        if row.name not in seen:
-            yield _family(row)
-        seen.add(row.name)
-    yield from (_family(row) for row in AGENT_ROWS)
-    yield from (DURATION, MACHINES, CONFIGURATION_UP, BUILD)
-
-
-def _family(row: MetricRow[Any], labels: tuple[str, ...] = ()) -> Family:
-    kind = "counter" if row.is_counter else "gauge"
-    return Family(row.name, kind, (*labels, *row.labels), row.meaning)

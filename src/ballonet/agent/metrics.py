@@ -21,21 +21,23 @@ from prometheus_client.registry import Collector
 
 import ballonet
 from ballonet.agent.labels import label_text, vm_labels
+from ballonet.agent.metric_families import (
+    BUILD,
+    CONFIGURATION_UP,
+    DURATION,
+    INFO,
+    MACHINES,
+    Family,
+)
 from ballonet.agent.metric_rows import (
     AGE_ROWS,
     AGENT_ROWS,
     ALWAYS_ROWS,
-    BUILD,
-    CONFIGURATION_UP,
     DEVICE_ROWS,
-    DURATION,
     HOST_ROWS,
-    INFO,
-    MACHINES,
     PEAK_ROWS,
     STATISTIC_ROWS,
     VM_ROWS,
-    Family,
     MetricRow,
     Watched,
 )

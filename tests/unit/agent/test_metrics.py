@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.support.rounds import device, machine, round_of
 from tests.support.strange_names import STRANGE_NAMES
 
-from ballonet.agent.metric_rows import all_families
+from ballonet.agent.metric_families import all_families
 from ballonet.agent.metrics import Metrics
 from ballonet.balloon.counters import COUNTERS
 from ballonet.virtio.stats import STATS
