@@ -28,7 +28,7 @@ def machine(
     **look: Any,  # noqa: ANN401 - fields of an observation
 ) -> Found:
     """One machine, as it is seen."""
-    who = MachineId(kind, name, f"/run/{kind}", pid)
+    who = MachineId(kind, name, f"/run/{kind}/{name}", pid)
     aged = {key: Aged(value, age_s) for key, value in (statistics or {}).items()}
     return Found(Sighting(who, who.uri), Observation(who, at_s, statistics=aged, **look), why_not)
 

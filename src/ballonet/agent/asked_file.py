@@ -17,6 +17,7 @@ import msgspec
 
 from ballonet.errors import SystemCallError
 from ballonet.runtime.files import read_small, write_whole
+from ballonet.vms.adapters import ADAPTERS
 from ballonet.vms.sighting import Sighting
 
 __all__ = ["AskedFile"]
@@ -63,5 +64,6 @@ class AskedFile:
             data = read_small(self._path)
             if data is not None:
                 asked = msgspec.json.decode(data, type=_Asked)
-                return asked.interval_s, asked.machines
+                known = (one for one in asked.machines if one.who.kind in ADAPTERS)
+                return asked.interval_s, tuple(known)
         return 0, ()

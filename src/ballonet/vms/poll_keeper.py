@@ -61,15 +61,6 @@ class PollKeeper:
         """Put theirs back too, which another keeper of the same interval could not."""
         self._asked |= {_reached_at(one): one for one in asked}
 
-    @property
-    def asked(self) -> list[Sighting]:
-        """Whose interval is to be put back."""
-        return list(self._asked.values())
-
-    def adopt(self, asked: Iterable[Sighting]) -> None:
-        """Put theirs back too, which another keeper of the same interval could not."""
-        self._asked |= {_place(one): one for one in asked}
-
     async def put_back(self) -> None:
         """Ask nobody any more, whom nobody else has given another interval."""
         asked, self._asked = self._asked, {}

@@ -87,7 +87,7 @@ def test_every_family_of_the_tables_is_served_of_a_machine_that_tells_everything
     assert value(series, "ballonet_vm_guest_free_memory_bytes", **of) == 7
     assert value(series, "ballonet_vm_device_inflated_pages_total", **of) == 5
     assert value(series, "ballonet_vm_device_waiting_bytes", **of) == 3
-    info = {"uri": "/run/ballonet", "pid": "7"}
+    info = {"uri": "/run/ballonet/web", "pid": "7"}
     assert value(series, "ballonet_vm_info", **of, **info) == 1
 
 

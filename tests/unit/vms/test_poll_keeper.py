@@ -35,7 +35,7 @@ class Intervals:
         yield FakeMachine(self, sighting.who.name)
 
     def found(self, name: str, *, pid: int = os.getpid()) -> Found:
-        return machine(name, pid=pid, kind=name, poll_interval_s=self.of.setdefault(name, 0))
+        return machine(name, pid=pid, poll_interval_s=self.of.setdefault(name, 0))
 
 
 class FakeMachine:
