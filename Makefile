@@ -13,7 +13,7 @@ SIDE_BY_SIDE := -n $(shell expr 2 '*' $$(nproc)) --dist loadgroup
 PROGRAMS := agent clients device_program embedded_guest host image_files migrating monitor monitor_prompt \
     sibling_conformance trace
 
-.PHONY: help run test answers mutants test-unit test-kernel test-qemu conform-linux test-oldest check fix fuzz bench plots clean system system-qemu system-prometheus
+.PHONY: help run test answers mutants test-unit test-kernel test-qemu test-libvirt conform-linux test-oldest check fix fuzz bench plots clean system system-dev system-qemu system-libvirt system-prometheus
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -21,17 +21,20 @@ help: ## show this list
 run: system .venv/.installed ## the main job: a real Linux kernel gives memory back
 	$(BIN)/ballonet demo
 
-test: system system-qemu system-prometheus .venv/.dev ## every test, on a real kernel, against a real QEMU and Prometheus too
-	BALLONET_REQUIRE=kernel,qemu,prometheus $(BIN)/pytest $(SIDE_BY_SIDE)
+test: system system-qemu system-libvirt system-prometheus .venv/.dev ## every test, on a real kernel, against a real QEMU, libvirt and Prometheus too
+	BALLONET_REQUIRE=kernel,qemu,libvirt,prometheus $(BIN)/pytest $(SIDE_BY_SIDE)
 
 test-unit: system .venv/.dev ## the tests that start no kernel
-	$(BIN)/pytest $(SIDE_BY_SIDE) -m 'not kernel and not qemu and not prometheus'
+	$(BIN)/pytest $(SIDE_BY_SIDE) -m 'not kernel and not qemu and not libvirt and not prometheus'
 
 test-kernel: system .venv/.dev ## only the tests on a real kernel
 	BALLONET_REQUIRE=kernel $(BIN)/pytest $(SIDE_BY_SIDE) -m kernel
 
 test-qemu: system system-qemu .venv/.dev ## only the tests against a real QEMU
 	BALLONET_REQUIRE=kernel,qemu $(BIN)/pytest $(SIDE_BY_SIDE) -m qemu
+
+test-libvirt: system system-qemu system-libvirt .venv/.dev ## only the tests against a real libvirtd
+	BALLONET_REQUIRE=libvirt $(BIN)/pytest $(SIDE_BY_SIDE) -m libvirt
 
 conform-linux: system system-qemu .venv/.dev ## every check of the real drivers of Hyper-V's and VMware's balloons
 	BALLONET_REQUIRE=kernel,qemu BALLONET_WHOLE=1 $(BIN)/pytest -v tests/qemu/test_sibling_conformance.py
@@ -81,8 +84,14 @@ clean: ## remove everything that was built
 system:
 	@sh scripts/system-packages
 
+system-dev:
+	@sh scripts/system-packages dev
+
 system-qemu:
 	@sh scripts/system-packages qemu
+
+system-libvirt:
+	@sh scripts/system-packages libvirt
 
 system-prometheus:
 	@sh scripts/system-packages prometheus
@@ -95,7 +104,7 @@ system-prometheus:
 	@$(BIN)/$(PIP_INSTALL) --editable '.[agent,monitor]'
 	@touch $@
 
-.venv/.dev: pyproject.toml | system .venv/bin/python
+.venv/.dev: pyproject.toml | system system-dev .venv/bin/python
 	@$(call SAY_PIP,.venv)
 	@$(BIN)/$(PIP_INSTALL) --editable '.[dev]'
 	@touch $@ .venv/.installed

@@ -6,7 +6,13 @@ from collections.abc import Awaitable, Callable, Collection, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Final, NamedTuple
 
-from ballonet.vms import cloud_hypervisor, firecracker, host_guests, qmp_machine
+from ballonet.vms import (
+    cloud_hypervisor,
+    firecracker,
+    host_guests,
+    libvirt_machine,
+    qmp_machine,
+)
 from ballonet.vms.machine import Machine
 from ballonet.vms.observation import MachineId, Observation
 from ballonet.vms.sighting import Sighting
@@ -40,6 +46,7 @@ ADAPTERS: Final[Mapping[str, Adapter]] = {
     "ballonet": Adapter(qmp_machine.connected, host_guests.observe_all, host_guests.change_polling),
     "firecracker": Adapter(firecracker.connected),
     "cloud-hypervisor": Adapter(cloud_hypervisor.connected),
+    "libvirt": Adapter(libvirt_machine.connected, libvirt_machine.observe_all),
 }
 
 

@@ -4,6 +4,7 @@ web                        the machine of that name that runs here
 qemu:web                   the QEMU of that name
 /run/vm1/qmp, ./qmp        whoever serves that socket
 firecracker:/run/fc.sock   the same, where its kind cannot be seen from its process
+libvirt:qemu:///session#web    the domain of that name of one libvirtd
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 from ballonet.errors import MonitorError
 from ballonet.vms.adapters import ADAPTERS, ANY_QMP, connected_at, connected_to
 from ballonet.vms.discovery import find_machines
+from ballonet.vms.find_libvirt import find_shut_off
 from ballonet.vms.find_rest import find_cloud_hypervisor, find_firecracker
 from ballonet.vms.in_thread import in_thread
 from ballonet.vms.machine import Machine
@@ -44,6 +46,12 @@ async def qmp_path(address: str) -> Path:
         sighting = await _find(address)
         place = sighting.who.kind, sighting.address
     kind, address_there = place
+    if kind == "libvirt":
+        uri, _, name = address_there.partition("#")
+        raise MonitorError(
+            "libvirt has its monitor, and marks a domain as tainted where others use it; by hand:"
+            f" virsh -c {uri} qemu-monitor-command {name} --hmp 'info balloon'"
+        )
     if kind in ("firecracker", "cloud-hypervisor"):
         raise MonitorError(f"{address} is a machine of {kind}, which has no such monitor")
     return Path(address_there)
@@ -84,6 +92,7 @@ async def _find(name: str) -> Sighting:
     """The one machine of a name. Raises: MonitorError."""
     everything = await find_machines()
     found = [one for one in everything if name in (one.who.name, f"{one.who.kind}:{one.who.name}")]
+    found = found or await find_shut_off(name)
     if not found:
         names = sorted({one.who.name for one in everything})
         known = f"there are {', '.join(names)}" if names else "there is none"

@@ -15,6 +15,7 @@ from typing import Final
 
 from ballonet.errors import BallonetError, MonitorError
 from ballonet.vms.adapters import ADAPTERS, connected_to
+from ballonet.vms.find_libvirt import find_libvirt, is_of_libvirt
 from ballonet.vms.find_ours import find_devices, find_hosts, guests_of_host
 from ballonet.vms.find_qemu import find_qemu
 from ballonet.vms.find_rest import find_cloud_hypervisor, find_firecracker
@@ -61,7 +62,8 @@ def _find() -> tuple[list[Path], list[Sighting]]:
     running = processes()
     found = [
         *find_devices(running),
-        *find_qemu(running, SocketTable()),
+        *find_libvirt(running),
+        *find_qemu((one for one in running if not is_of_libvirt(one)), SocketTable()),
         *find_firecracker(running),
         *find_cloud_hypervisor(running),
     ]

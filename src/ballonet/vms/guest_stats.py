@@ -19,6 +19,8 @@ __all__ = ["GuestStats", "parse_guest_stats"]
 _COMMAND: Final = "qom-get guest-stats"
 #: Far beyond any clock, and still a time of day that can be shown.
 _TIME_END_S: Final = 1 << 40
+#: Statistics so young show a driver that is there now, if nobody asks for them more often.
+_YOUNG_S: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,13 @@ class GuestStats:
     def total_bytes(self) -> int | None:
         """All the memory that the guest's kernel manages; with most drivers less the balloon."""
         return self.values.get("memtot")
+
+    def was_heard(self, wall_s: float, interval_s: int) -> bool | None:
+        """A driver has answered a moment ago; None: it was not asked, or does not answer."""
+        young_s = max(_YOUNG_S, 3.0 * interval_s)
+        if self.last_update_s is not None and abs(wall_s - self.last_update_s) <= young_s:
+            return True
+        return None
 
 
 def parse_guest_stats(reply: object) -> GuestStats:

@@ -42,8 +42,6 @@ _OUR_BALLOONS: Final = (_BALLOON, "child<hv-balloon", "child<x-ballonet-vmware-b
 _INFO: Final = "x-ballonet-info"
 _QEMU_TELLS: Final = frozenset({Ability.ACTUAL, Ability.STATISTICS, Ability.AGE})
 _OURS_TELLS: Final = _QEMU_TELLS | {Ability.TARGET, Ability.DRIVER}
-#: Statistics so young show a driver that is there now, if nobody asks for them more often.
-_YOUNG_S: Final = 10.0
 
 
 @asynccontextmanager
@@ -95,7 +93,7 @@ class QmpMachine:
                 look = replace(look, problem=str(error))
         with suppress(CommandRefusedError, GuestError):  # no balloon, or one of another kind
             sample, interval_s = await self.guest_stats(), await self.poll_interval()
-            driver = _is_heard(sample, interval_s) if info is None else info.has_driver
+            driver = sample.was_heard(time.time(), interval_s) if info is None else info.has_driver
             look = with_statistics(replace(look, has_driver=driver), sample, interval_s)
         if info is None:
             look = await with_host_memory(look, self._path)
@@ -157,7 +155,7 @@ class QmpMachine:
         info = await self.device_info()
         if info is not None:
             return info.has_driver
-        return _is_heard(await self.guest_stats(), await self.poll_interval())
+        return (await self.guest_stats()).was_heard(time.time(), await self.poll_interval())
 
     async def deflates_on_oom(self) -> bool:
         """The guest's kernel may take memory out of the balloon, and counts it as its own."""
@@ -218,11 +216,3 @@ class QmpMachine:
 
     def _take_event(self, event: Mapping[str, object]) -> None:
         self.resets += event.get("event") == "RESET"
-
-
-def _is_heard(sample: GuestStats, interval_s: int) -> bool | None:
-    """A driver has answered a moment ago; None: it was not asked, or does not answer."""
-    young_s = max(_YOUNG_S, 3.0 * interval_s)
-    if sample.last_update_s is not None and abs(time.time() - sample.last_update_s) <= young_s:
-        return True
-    return None
