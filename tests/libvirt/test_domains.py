@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from tests.libvirt.conftest import Domains
-from tests.support.libvirt_session import TOUCHED_MIB
+from tests.support.libvirt_session import TOUCHED_MIB, LibvirtSession
 from tests.support.programs import started, wait_for_listener
 from tests.support.wait import PATIENCE_S, wait_until
 
@@ -86,6 +86,9 @@ def test_a_size_arrives_and_virsh_agrees(domains: Domains, ballonet: Ballonet) -
     assert isinstance(before, int)
     assert isinstance(after, int)
     assert after < min(before, 201 * MIB)
+    assert "<currentMemory unit='KiB'>262144<" in domains.session.virsh(
+        "dumpxml", "lv-web", "--inactive"
+    )
     assert ballonet("set", "libvirt:lv-web", "1G", "--wait").returncode == 0
     assert domains.session.memory_stats("lv-web")["actual"] == 256 << 10
 
@@ -190,28 +193,60 @@ def test_a_domain_that_libvirt_is_busy_with_says_with_what(
     path = domains.session.folder / "saved"
     os.mkfifo(path)
     path.chmod(0o666)
-    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # who never reads
-    try:
-        with started(
+    with (
+        os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as reader,
+        started(
             ["virsh", "save", "lv-db", str(path)],
+            env=domains.environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        ) as virsh,
+    ):
+        wait_until(
+            lambda: listed(ballonet)["lv-db"]["problem"] == "libvirt is saving it",
+            PATIENCE_S,
+            "it is not being saved",
+        )
+        assert listed(ballonet)["lv-web"]["problem"] is None
+        done = ballonet("set", "lv-db", "200M")
+        assert (done.returncode, "refused setmem: libvirt is saving it" in done.stderr) == (1, True)
+        reader.close()  # without having read: the domain goes on
+        assert virsh.wait(PATIENCE_S) == 1
+    assert listed(ballonet)["lv-db"]["problem"] is None
+
+
+def test_a_domain_that_migrates_is_left_alone(domains: Domains, ballonet: Ballonet) -> None:
+    if os.geteuid():
+        pytest.skip("only root can have a second host on this one")
+    with LibvirtSession(other_host=True) as there:
+        to = there.uri.replace("qemu:", "qemu+unix:")
+        command = ["virsh", "migrate", "--live", "lv-mail", "--desturi", to, "--bandwidth", "1"]
+        with started(
+            [*command, "--migrateuri", "tcp://127.0.0.1"],
             env=domains.environment,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         ) as virsh:
             wait_until(
-                lambda: listed(ballonet)["lv-db"]["problem"] == "libvirt is saving it",
+                lambda: look_at(ballonet)["problem"] == "libvirt is migrating it",
                 PATIENCE_S,
-                "it is not being saved",
+                "it does not migrate",
             )
-            assert listed(ballonet)["lv-web"]["problem"] is None
-            done = ballonet("set", "lv-db", "200M")
-            assert done.returncode == 1
-            assert "libvirt is saving it; no size can be asked for meanwhile" in done.stderr
-            os.close(reader)
-            assert virsh.wait(PATIENCE_S) == 1  # and the domain goes on
-    finally:
-        path.unlink()
-    assert listed(ballonet)["lv-db"]["problem"] is None
+            assert look_at(ballonet)["logical_bytes"] == 256 * MIB
+            done = ballonet("set", "libvirt:lv-mail", "200M")
+            assert (done.returncode, "libvirt is migrating it" in done.stderr) == (1, True)
+            stats = ballonet("stats", "libvirt:lv-mail")
+            assert (stats.returncode, "libvirt is migrating it" in stats.stderr) == (1, True)
+            domains.session.virsh("domjobabort", "lv-mail")
+            virsh.wait(PATIENCE_S)
+    assert look_at(ballonet)["problem"] is None
+
+
+def look_at(ballonet: Ballonet) -> dict[str, object]:
+    """What `info` tells of the domain that migrates; the other end of it has its name, too."""
+    look = json.loads(ballonet("info", "libvirt:lv-mail", "--json").stdout)
+    assert isinstance(look, dict)
+    return look
 
 
 def test_a_domain_that_is_shut_off_is_not_listed_and_named_so(

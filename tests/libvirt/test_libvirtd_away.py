@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 from tests.libvirt.conftest import NAMES, Domains
 from tests.support.programs import started, wait_for_listener
-from tests.support.wait import PATIENCE_S
+from tests.support.wait import PATIENCE_S, comes_true
 
+from ballonet.errors import MonitorError
+from ballonet.guests.processes import PrivateDirectory
 from ballonet.vms import libvirt_api
 from ballonet.vms.discovery import Found
+from ballonet.vms.libvirt_calls import LibvirtCalls
 from ballonet.vms.poll_keeper import PollKeeper
 from ballonet.vms.watch import Watch
 
@@ -26,6 +32,15 @@ BALLONET = str(Path(sys.executable).with_name("ballonet"))
 MIB = 1 << 20
 OTHER = "lv-other-qemu"
 _ROUND_S = 0.5
+CONNECTS = """
+import asyncio
+from ballonet.errors import MonitorError
+from ballonet.vms.libvirt_machine import observe_all
+try:
+    asyncio.run(observe_all("qemu:///session"))
+except MonitorError as error:
+    print(error)
+"""
 
 
 @pytest.fixture
@@ -143,6 +158,57 @@ def test_a_libvirtd_that_stands_still_is_told_in_one_line(domains: Domains) -> N
         assert row["host_bytes"] > 0
     assert done.returncode == 1
     assert done.stderr == "ballonet: libvirtd does not answer within 5 s\n"
+
+
+def test_a_libvirtd_that_stands_still_costs_few_threads(here: Domains) -> None:
+    async def answers(timeout_s: float) -> str:
+        async with LibvirtCalls(here.uri) as libvirt:
+            try:
+                return await libvirt.call(
+                    lambda link: link.lookupByName(NAMES[0]).name(), timeout_s=timeout_s
+                )
+            except MonitorError as error:
+                return str(error)
+
+    async def asking() -> None:
+        before = threading.active_count()
+        here.session.stop_answering()
+        try:
+            said = [await answers(0.1) for _ in range(20)]
+            assert threading.active_count() - before <= 16
+        finally:
+            here.session.answer_again()
+        assert all("libvirtd does not answer" in one for one in said)
+        assert "16 calls of it are open" in said[-1]
+
+        async def is_answered() -> bool:
+            return await answers(PATIENCE_S) == NAMES[0]
+
+        assert await comes_true(is_answered)
+
+    asyncio.run(asking())
+
+
+@pytest.mark.usefixtures("libvirt_session")
+def test_looking_starts_no_libvirtd() -> None:
+    with PrivateDirectory("blv-", mark="{}") as folder:
+        command = [sys.executable, "-c", CONNECTS]
+        if os.geteuid() == 0:  # root's session is the system's, which nobody starts
+            shutil.chown(folder, "nobody")
+            command = ["setpriv", "--reuid", "nobody", "--clear-groups", *command]
+        names = ("XDG_RUNTIME_DIR", "XDG_CONFIG_HOME", "XDG_CACHE_HOME", "HOME")
+        done = subprocess.run(
+            command,
+            env={**os.environ, **dict.fromkeys(names, str(folder))},
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_S,
+            check=False,
+        )
+        if "Permission denied" in done.stderr:
+            pytest.skip("another user may not run this program")
+        assert "libvirtd does not answer" in done.stdout
+        assert not (folder / "libvirt/libvirt-sock").exists()
 
 
 def test_libvirt_python_has_what_is_used_of_it(domains: Domains) -> None:

@@ -13,6 +13,7 @@ import subprocess
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
+from uuid import uuid4
 
 from tests.support.programs import is_listening
 from tests.support.wait import PATIENCE_S, wait_until
@@ -62,7 +63,9 @@ def missing_program() -> str | None:
 class LibvirtSession:
     """The daemon and its domains; a context manager that leaves neither."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, other_host: bool = False) -> None:
+        """`other_host`: it believes to run on another one, so that domains can move there."""
+        self._other_host = other_host
         # A short name: a socket's path has 108 letters.
         self._directory = PrivateDirectory("blv-", mark="{}")
         self.folder: Final = self._directory.path
@@ -117,14 +120,24 @@ class LibvirtSession:
 
     def start(self) -> None:
         """Returns when it listens."""
-        user = _USER if os.geteuid() == 0 else None
+        command = ["libvirtd", "--pid-file", str(self.folder / "libvirtd.pid")]
+        if os.geteuid() == 0:
+            command = [
+                "setpriv",
+                "--reuid",
+                _USER,
+                "--regid",
+                str(_gid()),
+                "--clear-groups",
+                *command,
+            ]
+        if self._other_host:
+            naming = 'hostname elsewhere; exec "$@"'
+            command = ["unshare", "--uts", "sh", "-c", naming, "sh", *command]
         with (self.folder / "libvirtd.log").open("ab") as log:
             self._daemon = subprocess.Popen(
-                ["libvirtd", "--pid-file", self.folder / "libvirtd.pid"],
+                command,
                 env=self.environment,
-                user=user,
-                group=None if user is None else pwd.getpwnam(user).pw_gid,
-                extra_groups=None if user is None else [],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -211,6 +224,14 @@ class LibvirtSession:
         # Consoles are files of its own, without a daemon that writes them.
         conf = self.folder / "config/libvirt/qemu.conf"
         conf.write_text('stdio_handler = "file"\n', encoding="utf-8")
+        if self._other_host:
+            conf = self.folder / "config/libvirt/libvirtd.conf"
+            conf.write_text(f'host_uuid = "{uuid4()}"\n', encoding="utf-8")
         if os.geteuid() == 0:
             for path in (self.folder, *self.folder.rglob("*")):
-                shutil.chown(path, _USER, pwd.getpwnam(_USER).pw_gid)
+                shutil.chown(path, _USER, _gid())
+
+
+def _gid() -> int:
+    """Of the user that libvirtd runs as."""
+    return pwd.getpwnam(_USER).pw_gid

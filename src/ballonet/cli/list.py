@@ -34,9 +34,10 @@ _NONE: Final = "no such VM runs here, as far as this user may see"
 def list(pattern: str, *, as_json: bool) -> None:  # noqa: A001 - the verb's name
     """Show every VM of this machine, or those whose names match, and how they can be reached.
 
-    Guests and devices of ballonet, machines of QEMU, Firecracker and Cloud Hypervisor.  `keeps` is
-    what the guest has, `available` what it could use without swapping, by its own word, `host
-    holds` what the host really holds for it; what is not known is shown as ?.  Changes nothing.
+    Guests and devices of ballonet, domains of libvirt, machines of QEMU, Firecracker and Cloud
+    Hypervisor.  `keeps` is what the guest has, `available` what it could use without swapping, by
+    its own word, `host holds` what the host really holds for it; what is not known is shown as ?.
+    Changes nothing.
     """
     found = run(_find(pattern))
     if as_json:

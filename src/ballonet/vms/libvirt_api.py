@@ -90,6 +90,10 @@ class Connection(Protocol):
         """Wait for a libvirtd that may never answer."""
         ...
 
+    def isAlive(self) -> int:  # noqa: N802
+        """It was not lost; libvirtd is not asked."""
+        ...
+
     def getAllDomainStats(  # noqa: N802
         self, stats: int = 0, flags: int = 0
     ) -> Sequence[tuple[Domain, Mapping[str, object]]]:

@@ -116,7 +116,7 @@ class _Link:
         try:
             return question(self._connected(libvirt, writes=writes))
         except libvirt.libvirtError as error:
-            why_not = _in_words(libvirt, error, self._uri, connected=self.is_connected)
+            why_not = _in_words(libvirt, error, self._uri, is_alive=self._is_alive())
         # Not above: an error that was raised there would keep hold of the connection.
         self.close()
         raise MonitorError(why_not)
@@ -127,6 +127,10 @@ class _Link:
         if connection is not None:
             with suppress(libvirt_api.load().libvirtError):
                 connection.close()
+
+    def _is_alive(self) -> bool:
+        """Its other end is there."""
+        return self._connection is not None and bool(self._connection.isAlive())
 
     def _connected(self, libvirt: Libvirt, *, writes: bool) -> Connection:
         if self._connection is None or (writes and not self._writes):
@@ -167,7 +171,7 @@ class _Work:
             return self._is_late
 
 
-def _in_words(libvirt: Libvirt, error: Exception, uri: str, *, connected: bool) -> str:
+def _in_words(libvirt: Libvirt, error: Exception, uri: str, *, is_alive: bool) -> str:
     """One line of an error of libvirt's."""
     text = " ".join(printable(str(error)).split())
     code = _code(error)
@@ -180,7 +184,7 @@ def _in_words(libvirt: Libvirt, error: Exception, uri: str, *, connected: bool) 
     )
     if code in denied or "Permission denied" in text:
         return f"libvirt does not let this user do that at {uri}: {text}"
-    return text if connected else f"libvirtd does not answer: {text}"
+    return text if is_alive else f"libvirtd does not answer: {text}"
 
 
 def _code(error: Exception) -> object:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, TypeVar
 
-from ballonet.errors import GuestError, MonitorError
+from ballonet.errors import CommandRefusedError, GuestError, MonitorError
 from ballonet.vms.device_info import DeviceInfo
 from ballonet.vms.find_libvirt import KIND, domains_at
 from ballonet.vms.guest_stats import GuestStats
@@ -148,17 +148,10 @@ class LibvirtMachine:
         return size
 
     async def set_logical_bytes(self, size: int) -> None:
-        """Ask for another size. Raises: GuestError, if it is migrating, or there is no balloon."""
+        """Ask for another size. Raises: GuestError, if there is no balloon."""
         self._check_balloon()
         size_kib = kib_of(min(size, await self.ram_bytes()))
-
-        def ask(_: Connection, domain: Domain) -> None:
-            job = _job(domain)
-            if job is not None:
-                raise GuestError(f"{job}; no size can be asked for meanwhile")
-            domain.setMemoryFlags(size_kib, AFFECT_LIVE)
-
-        await self._ask(ask, writes=True)
+        await self._change("setmem", lambda domain: domain.setMemoryFlags(size_kib, AFFECT_LIVE))
 
     async def is_paused(self) -> bool:
         """Its processors stand still."""
@@ -192,8 +185,9 @@ class LibvirtMachine:
     async def set_poll_interval(self, seconds: int) -> None:
         """Ask the guest for statistics so often; at once, if it was not asked before."""
         self._check_balloon()
-        await self._ask(
-            lambda _, domain: domain.setMemoryStatsPeriod(seconds, AFFECT_LIVE), writes=True
+        await self._change(
+            "dommemstat --period",
+            lambda domain: domain.setMemoryStatsPeriod(seconds, AFFECT_LIVE),
         )
 
     def detour_interval(self, interval_s: int) -> int:  # noqa: ARG002 - of any other
@@ -203,6 +197,17 @@ class LibvirtMachine:
     async def device_info(self) -> DeviceInfo | None:
         """Nothing: it is not ours."""
         return None
+
+    async def _change(self, command: str, change: Callable[[Domain], object]) -> None:
+        """Raises: CommandRefusedError, while libvirt moves or saves it: it would have us wait."""
+
+        def ask(_: Connection, domain: Domain) -> None:
+            job = _job(domain)
+            if job is not None:
+                raise CommandRefusedError(command, "GenericError", job)
+            change(domain)
+
+        await self._ask(ask, writes=True)
 
     async def _ask(self, question: Callable[[Connection, Domain], T], *, writes: bool = False) -> T:
         """Of this run of the domain; another one has another number. Raises: MonitorError."""
