@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
 from tests.support.libvirt_session import LibvirtSession, missing_program
+from tests.support.wait import PATIENCE_S, wait_until
 
 from ballonet.errors import GuestError
 from ballonet.guests.qemu_kernel import find_qemu_kernel
@@ -80,4 +82,7 @@ def domains(running_domains: Domains) -> Iterator[Domains]:
     left = {name: (session.period_s(name), session.virsh("domstate", name)) for name in NAMES}
     for name in NAMES:
         session.virsh("setmem", name, "256M", "--live")
+    for name in NAMES:
+        message = f"{name} does not take its memory again"
+        wait_until(partial(session.has_all, name), PATIENCE_S, message)
     assert {(period_s, state.strip()) for period_s, state in left.values()} == {(0, "running")}

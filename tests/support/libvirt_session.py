@@ -176,6 +176,12 @@ class LibvirtSession:
         rows = self.virsh("dommemstat", name).splitlines()
         return {key: int(value) for key, value in (row.split() for row in rows)}
 
+    def has_all(self, name: str) -> bool:
+        """Its balloon is empty, and libvirt has heard of it."""
+        rows = self.virsh("domstats", "--balloon", name).split()
+        told = dict(row.split("=") for row in rows if row.startswith("balloon."))
+        return told["balloon.current"] == told["balloon.maximum"]
+
     def period_s(self, name: str) -> int:
         """How often the guest is asked for statistics, by its description."""
         _, found, rest = self.virsh("dumpxml", name).partition("<stats period='")
