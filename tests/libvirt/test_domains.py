@@ -302,9 +302,11 @@ def test_a_qemu_that_hangs_holds_up_no_other_domain(domains: Domains, ballonet: 
     os.kill(pid, signal.SIGSTOP)
     try:
         rows = listed(ballonet)
+        info = ballonet("info", "lv-db")
     finally:
         os.kill(pid, signal.SIGCONT)
     assert [rows[name]["why_not"] for name in domains.names] == [None] * 3
     assert "has not answered libvirt" in str(rows["lv-db"]["problem"])
+    assert "has not answered libvirt" in info.stdout
     assert rows["lv-web"]["problem"] is rows["lv-mail"]["problem"] is None
     assert isinstance(rows["lv-db"]["host_bytes"], int)

@@ -78,10 +78,11 @@ class LibvirtCalls:
         *,
         writes: bool = False,
         timeout_s: float = CALL_S,
+        asked: str = "libvirtd",
     ) -> T:
         """What it returns or raises on a thread. Raises: MonitorError.
 
-        `writes`: it changes something.
+        `writes`: it changes something; `asked`: who may keep it waiting.
         """
         if _late[self._uri] >= _LATE_MOST:
             raise MonitorError(f"libvirtd does not answer: {_LATE_MOST} calls of it are open")
@@ -90,7 +91,7 @@ class LibvirtCalls:
             async with asyncio.timeout(timeout_s):
                 return await in_thread(lambda: work.run(question, writes=writes))
         except TimeoutError:
-            raise MonitorError(f"libvirtd does not answer within {timeout_s:.0f} s") from None
+            raise MonitorError(f"{asked} does not answer within {timeout_s:.0f} s") from None
         finally:
             if work.give_up():
                 self._link = _Link(self._uri)

@@ -23,7 +23,7 @@ __all__ = [
     "BalloonElement",
     "DomainRecord",
     "is_stopped",
-    "job_of",
+    "job_in_words",
     "kib_of",
     "parse_actual",
     "parse_balloon",
@@ -173,7 +173,7 @@ def is_stopped(state: Sequence[int]) -> bool:
     return state[0] in (_PAUSED, _CRASHED, _PMSUSPENDED)
 
 
-def job_of(operation: object) -> str | None:
+def job_in_words(operation: object) -> str | None:
     """What libvirt does with it that takes long, by its job's operation; None: there is no job."""
     if operation is None:
         return None

@@ -1,8 +1,5 @@
 """A domain of libvirt's, by libvirt-python; all domains of a connection in one question.
 
-libvirt holds a lock on a domain while its QEMU is asked, and who asks next waits for it: questions
-for all domains leave out those that are locked, so that one whose QEMU hangs holds up the others
-once only.
 Units: bytes left to the guest (logical size), seconds.
 """
 
@@ -10,42 +7,31 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, TypeVar
 
 from ballonet.errors import CommandRefusedError, GuestError, MonitorError
 from ballonet.vms.device_info import DeviceInfo
+from ballonet.vms.figures import with_statistics
 from ballonet.vms.find_libvirt import KIND, domains_at
 from ballonet.vms.guest_stats import GuestStats
 from ballonet.vms.host_memory import with_host_memory
-from ballonet.vms.libvirt_api import (
-    AFFECT_LIVE,
-    STATS_ACTIVE,
-    STATS_BALLOON,
-    STATS_NOWAIT,
-    STATS_STATE,
-    Connection,
-    Domain,
-)
+from ballonet.vms.libvirt_api import AFFECT_LIVE, Connection, Domain
 from ballonet.vms.libvirt_calls import LibvirtCalls, missing_if_gone
 from ballonet.vms.libvirt_domain import (
     NO_BALLOON,
     BalloonElement,
-    DomainRecord,
     is_stopped,
-    job_of,
     kib_of,
     parse_actual,
     parse_balloon,
-    parse_record,
     parse_statistics,
-    silence_of,
 )
+from ballonet.vms.libvirt_rows import Row, all_rows, exact_row, job_of
 from ballonet.vms.machine import Ability, MachineMigration
-from ballonet.vms.observation import MachineId, Observation, aged_statistics
+from ballonet.vms.observation import MachineId, Observation
 from ballonet.vms.processes import processes
 from ballonet.vms.reply import printable
 
@@ -53,27 +39,7 @@ __all__ = ["LibvirtMachine", "connected", "observe_all"]
 
 T = TypeVar("T")
 
-_WANTED: Final = STATS_STATE | STATS_BALLOON
-#: Whoever asks for all domains waits so long for one whose QEMU hangs, and then asks without it.
-_HANGS_AFTER_S: Final = 1.0
-_ASKED_MOST: Final = 5
-#: For so long a question of somebody else's is waited for.
-_LOCKED_S: Final = 0.05
 _KIB: Final = 1 << 10
-
-
-@dataclass(frozen=True, slots=True)
-class _Row:
-    """What was told of one domain."""
-
-    name: str
-    record: DomainRecord
-    balloon: BalloonElement
-    problem: str | None
-
-
-#: With the domains whose processes are known, by name.
-_Told = tuple[Sequence[_Row], Mapping[str, MachineId]]
 
 
 @asynccontextmanager
@@ -88,7 +54,7 @@ async def connected(address: str, who: MachineId | None = None) -> AsyncIterator
 async def observe_all(uri: str) -> dict[str, Observation]:
     """Every domain of a connection that runs, by name. Raises: MonitorError."""
     begun_s = time.monotonic()
-    rows, ids = await _all_rows(uri)
+    rows, ids = await all_rows(uri)
     looks = []
     for row in rows:
         who = ids.get(row.name) or MachineId(KIND, printable(row.name), f"{KIND}:{uri}#{row.name}")
@@ -131,13 +97,13 @@ class LibvirtMachine:
     async def observe(self) -> Observation:
         """Everything that it tells of one moment, and what the host holds for it."""
         begun_s = time.monotonic()
-        row = await self._ask(_exact_row)
+        row = await self._ask(exact_row)
         look = _observation(row, self._who, begun_s)
         return await with_host_memory(look, Path())
 
     async def ram_bytes(self) -> int:
         """All memory of the guest."""
-        return (await self._ask(_exact_row)).record.memory_bytes
+        return (await self._ask(exact_row)).record.memory_bytes
 
     async def logical_bytes(self) -> int:
         """What the guest has now. Raises: GuestError, if there is no balloon."""
@@ -202,7 +168,7 @@ class LibvirtMachine:
         """Raises: CommandRefusedError, while libvirt moves or saves it: it would have us wait."""
 
         def ask(_: Connection, domain: Domain) -> None:
-            job = _job(domain)
+            job = job_of(domain)
             if job is not None:
                 raise CommandRefusedError(command, "GenericError", job)
             change(domain)
@@ -214,6 +180,7 @@ class LibvirtMachine:
         return await self._libvirt.call(
             lambda connection: question(connection, connection.lookupByID(self._number)),
             writes=writes,
+            asked="libvirtd or the domain's QEMU",
         )
 
     def _check_balloon(self) -> None:
@@ -237,86 +204,15 @@ def _find(connection: Connection, name: str) -> tuple[int, BalloonElement]:
     raise MonitorError(f"no domain is named {printable(name)} there")
 
 
-async def _all_rows(uri: str) -> _Told:
-    """Asked again, side by side, while a QEMU that hangs keeps the question waiting.
-
-    Raises: MonitorError.
-    """
-    asked: list[asyncio.Task[_Told]] = []
-    try:
-        for _ in range(_ASKED_MOST):
-            asked.append(asyncio.create_task(_ask_for_all(uri)))
-            done, _waiting = await asyncio.wait(
-                asked, timeout=_HANGS_AFTER_S, return_when=asyncio.FIRST_COMPLETED
-            )
-            if done:
-                return done.pop().result()
-        raise MonitorError(f"libvirtd does not answer within {_HANGS_AFTER_S * _ASKED_MOST:.0f} s")
-    finally:
-        for one in asked:
-            one.cancel()
-        await asyncio.gather(*asked, return_exceptions=True)
-
-
-async def _ask_for_all(uri: str) -> _Told:
-    async with LibvirtCalls(uri) as libvirt:
-        return await libvirt.call(
-            lambda connection: (_rows(connection), domains_at(uri, processes()))
-        )
-
-
-def _rows(connection: Connection) -> list[_Row]:
-    """Of all that run; those that end meanwhile are left out."""
-    found = []
-    for domain, values in connection.getAllDomainStats(_WANTED, STATS_ACTIVE | STATS_NOWAIT):
-        with missing_if_gone():
-            found.append(_row_of(connection, domain, values))
-    return found
-
-
-def _exact_row(connection: Connection, domain: Domain) -> _Row:
-    """Of one, with the size that QEMU tells now: in its row is that of its newest event."""
-    told = connection.domainListGetStats([domain], _WANTED, STATS_NOWAIT)
-    if not told:
-        raise MonitorError("it is gone")
-    row = _row_of(connection, domain, told[0][1])
-    actual_bytes = parse_actual(domain.memoryStats()) if row.record.is_whole else None
-    if actual_bytes is None:
-        return row
-    return replace(row, record=replace(row.record, actual_bytes=actual_bytes))
-
-
-def _row_of(connection: Connection, domain: Domain, values: Mapping[str, object]) -> _Row:
-    record = parse_record(values)
-    if not record.is_whole:  # somebody else may ask it at this very moment
-        time.sleep(_LOCKED_S)
-        for _, again in connection.domainListGetStats([domain], _WANTED, STATS_NOWAIT):
-            record = parse_record(again)
-    balloon = parse_balloon(domain.XMLDesc())
-    problem = record.problem
-    if problem is None:  # of one whose QEMU hangs its job may not be asked for
-        problem = _job(domain) if record.is_whole else silence_of(domain.controlInfo())
-    if problem is None and not balloon.is_there:
-        problem = NO_BALLOON
-    return _Row(domain.name(), record, balloon, problem)
-
-
-def _job(domain: Domain) -> str | None:
-    """What libvirt does with it that takes long."""
-    return job_of(domain.jobStats().get("operation"))
-
-
-def _observation(row: _Row, who: MachineId, at_s: float) -> Observation:
+def _observation(row: Row, who: MachineId, at_s: float) -> Observation:
     record, interval_s = row.record, row.balloon.poll_interval_s
-    return Observation(
+    look = Observation(
         who,
         at_s,
         memory_bytes=record.memory_bytes,
         actual_bytes=record.actual_bytes,
-        statistics=aged_statistics(record.stats, time.time()),
         paused=record.paused,
         has_driver=record.stats.was_heard(time.time(), interval_s),
-        poll_interval_s=interval_s if row.balloon.is_there else None,
-        stats_last_update_s=record.stats.last_update_s,
         problem=row.problem,
     )
+    return with_statistics(look, record.stats, interval_s) if row.balloon.is_there else look

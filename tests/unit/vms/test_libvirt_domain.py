@@ -7,7 +7,7 @@ import pytest
 from ballonet.errors import MonitorError
 from ballonet.virtio.stats import STATS
 from ballonet.vms.libvirt_domain import (
-    job_of,
+    job_in_words,
     kib_of,
     parse_actual,
     parse_balloon,
@@ -97,9 +97,9 @@ def test_a_state_has_its_word(state: int, reason: int, paused: bool, problem: st
 
 
 def test_a_job_has_its_word() -> None:
-    assert job_of(5) == "libvirt is migrating it"
-    assert job_of(99) == job_of("more") == "libvirt is busy with it"
-    assert job_of(None) is None
+    assert job_in_words(5) == "libvirt is migrating it"
+    assert job_in_words(99) == job_in_words("more") == "libvirt is busy with it"
+    assert job_in_words(None) is None
 
 
 @pytest.mark.parametrize(
