@@ -10,7 +10,7 @@ Source: proc_pid_smaps(5); Linux fs/proc/task_mmu.c.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Final
@@ -18,13 +18,14 @@ from typing import Final
 __all__ = ["MemoryArea", "find_guest_memory", "parse_smaps"]
 
 _HEAD: Final = re.compile(
-    r"(?P<start>[0-9a-f]+)-(?P<end>[0-9a-f]+) (?P<modes>\S{4}) (?P<offset>[0-9a-f]+)"
-    r" (?P<device>[0-9a-f]+:[0-9a-f]+) (?P<inode>\d+) *(?P<path>.*)",
-    re.ASCII,
+    r"^(?P<start>[0-9a-f]+)-(?P<end>[0-9a-f]+) (?P<modes>\S{4}) (?P<offset>[0-9a-f]+)"
+    r" (?P<device>[0-9a-f]+:[0-9a-f]+) (?P<inode>\d+) *(?P<path>.*)$",
+    re.ASCII | re.MULTILINE,
 )
-_KIB_FIELD: Final = re.compile(r"(\w+): +(\d+) kB", re.ASCII)
 #: What the host holds of a private mapping: in memory, swapped out, in huge pages of hugetlbfs.
-_HELD: Final = ("Rss", "Swap", "Private_Hugetlb", "Shared_Hugetlb")
+_HELD_KIB: Final = re.compile(
+    r"^(?:Rss|Swap|Private_Hugetlb|Shared_Hugetlb): +(\d+) kB$", re.ASCII | re.MULTILINE
+)
 #: A guest's memory is in one area, or in one for each of its nodes; FC and CH cut it at a hole.
 _AREAS_MOST: Final = 4
 #: The biggest ones, of which so many are chosen.
@@ -47,10 +48,13 @@ def parse_smaps(text: str) -> list[MemoryArea]:
     """Everything in /proc/PID/smaps that may be guest memory."""
     areas: list[MemoryArea] = []
     files: dict[tuple[str, int, bool], MemoryArea] = {}
-    for head, held_bytes in _mappings(text):
+    heads = [*_HEAD.finditer(text)]
+    ends = [head.start() for head in heads[1:]] + [len(text)]
+    for head, end in zip(heads, ends, strict=False):  # there may be none
         path, modes = head["path"], head["modes"]
         if not modes.startswith("rw-") or (path.startswith("[") and not path.startswith("[anon")):
             continue
+        held_bytes = sum(map(int, _HELD_KIB.findall(text, head.end(), end))) << 10
         size_bytes = int(head["end"], 16) - int(head["start"], 16)
         span = f"{head['start']}-{head['end']}"
         if int(head["inode"]) == 0:
@@ -77,20 +81,3 @@ def find_guest_memory(areas: Sequence[MemoryArea], ram_bytes: int) -> tuple[Memo
         if found:
             return found[0] if len(found) == 1 else ()
     return ()
-
-
-def _mappings(text: str) -> Iterator[tuple[re.Match[str], int]]:
-    """Each mapping, and what is held of it."""
-    head, held_bytes = None, 0
-    for line in text.splitlines():
-        begins = _HEAD.fullmatch(line)
-        if begins:
-            if head is not None:
-                yield head, held_bytes
-            head, held_bytes = begins, 0
-            continue
-        field = _KIB_FIELD.fullmatch(line)
-        if field and field[1] in _HELD:
-            held_bytes += int(field[2]) << 10
-    if head is not None:
-        yield head, held_bytes
