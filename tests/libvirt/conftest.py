@@ -79,6 +79,7 @@ def domains(running_domains: Domains) -> Iterator[Domains]:
     """As every test finds them; one that leaves them otherwise fails."""
     yield running_domains
     session = running_domains.session
+    session.start()  # where a test has failed while it was away
     left = {name: (session.period_s(name), session.virsh("domstate", name)) for name in NAMES}
     for name in NAMES:
         session.virsh("setmem", name, "256M", "--live")

@@ -119,7 +119,9 @@ class LibvirtSession:
         return self._daemon.pid
 
     def start(self) -> None:
-        """Returns when it listens."""
+        """Returns when it listens. Safe to call again."""
+        if self._daemon is not None and self._daemon.poll() is None:
+            return
         command = ["libvirtd", "--pid-file", str(self.folder / "libvirtd.pid")]
         if os.geteuid() == 0:
             command = [
