@@ -17,6 +17,7 @@ __all__ = [
     "BALLOON_PAGE_SHIFT",
     "bytes_to_pages",
     "format_bytes",
+    "format_short_bytes",
     "pages_to_bytes",
     "parse_bytes",
 ]
@@ -29,6 +30,7 @@ _SUFFIXES: Final = {"b": 0, "k": 10, "m": 20, "g": 30, "t": 40}
 _SIZE: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([kmgt])(?:i?b)?|(b))", re.IGNORECASE | re.ASCII)
 _BARE: Final = re.compile(r"\d+(?:\.\d+)?", re.ASCII)
 _NAMES: Final = ("B", "KiB", "MiB", "GiB", "TiB")
+_LETTERS: Final = "BKMGTPE"
 
 
 def pages_to_bytes(pages: int) -> int:
@@ -68,3 +70,14 @@ def format_bytes(size_bytes: int) -> str:
     while abs(value) >= 1024 and name < len(_NAMES) - 1:
         value, name = value / 1024, name + 1
     return f"{size_bytes} B" if name == 0 else f"{value:.1f} {_NAMES[name]}"
+
+
+def format_short_bytes(size_bytes: int) -> str:
+    """Write a size for a narrow column, in five letters: ``781M``, ``1.25G``, ``12B``, ``0``."""
+    value, name = float(max(0, size_bytes)), 0
+    while value >= 1023.5 and name < len(_LETTERS) - 1:
+        value, name = value / 1024, name + 1
+    if name == 0:
+        return f"{value:.0f}B" if value else "0"
+    decimals = 2 if value < 9.995 else 1 if value < 99.95 else 0
+    return f"{value:.{decimals}f}{_LETTERS[name]}"

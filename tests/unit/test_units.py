@@ -5,7 +5,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ballonet.errors import SettingsError
-from ballonet.units import bytes_to_pages, format_bytes, pages_to_bytes, parse_bytes
+from ballonet.units import (
+    bytes_to_pages,
+    format_bytes,
+    format_short_bytes,
+    pages_to_bytes,
+    parse_bytes,
+)
 
 LIMITS = (0, 1 << 44)
 
@@ -51,3 +57,19 @@ def test_sizes_are_shown_in_human_units() -> None:
         "781.2 MiB",
         "5.0 TiB",
     ]
+
+
+@pytest.mark.parametrize(
+    ("size_bytes", "text"),
+    [
+        *((0, "0"), (-5, "0"), (12, "12B"), (1023, "1023B"), (1024, "1.00K"), (200 << 20, "200M")),
+        *((1023 << 20, "1023M"), (5 << 28, "1.25G"), (99 << 30, "99.0G"), (2**64 - 1, "16.0E")),
+    ],
+)
+def test_a_size_for_a_narrow_column(size_bytes: int, text: str) -> None:
+    assert format_short_bytes(size_bytes) == text
+
+
+@given(st.integers(-(2**64), 2**64))
+def test_a_size_for_a_narrow_column_has_five_letters_at_most(size_bytes: int) -> None:
+    assert len(format_short_bytes(size_bytes)) <= 5
