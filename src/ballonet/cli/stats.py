@@ -20,11 +20,10 @@ from ballonet.vms.addresses import connected
 from ballonet.vms.fresh_sample import fresh_sample
 from ballonet.vms.guest_stats import GuestStats
 from ballonet.vms.polling import polling
+from ballonet.vms.rates import LEVELS
 
 __all__ = ["stats"]
 
-#: Those that say what is now; the others count since the guest's boot.
-_LEVELS: Final = frozenset({"memfree", "memtot", "avail", "caches"})
 _PATTERN_LETTERS: Final = frozenset("*?[")
 
 
@@ -99,7 +98,7 @@ def _value(row: StatRow, value: int) -> str:
 
 def _rate(row: StatRow, sample: GuestStats, before: GuestStats | None) -> str:
     """What was added each second, for what only grows."""
-    if before is None or row.name in _LEVELS or row.name not in before.values:
+    if before is None or row.name in LEVELS or row.name not in before.values:
         return ""
     if sample.last_update_s is None or before.last_update_s is None:
         return ""
