@@ -36,13 +36,14 @@ class Adapter(NamedTuple):
     observe_all: ObserveAll | None = None
     #: The same for how often guests are asked for statistics; others keep their interval.
     change_polling: ChangePolling | None = None
+    one_client: bool = False  #: whoever talks to a machine keeps all others waiting
 
 
 #: Whoever serves a QMP socket.
 ANY_QMP: Final = "qmp"
 ADAPTERS: Final[Mapping[str, Adapter]] = {
     ANY_QMP: Adapter(qmp_machine.connected),
-    "qemu": Adapter(qmp_machine.connected),
+    "qemu": Adapter(qmp_machine.connected, one_client=True),
     "ballonet": Adapter(qmp_machine.connected, host_guests.observe_all, host_guests.change_polling),
     "firecracker": Adapter(firecracker.connected),
     "cloud-hypervisor": Adapter(cloud_hypervisor.connected),

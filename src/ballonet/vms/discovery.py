@@ -43,6 +43,7 @@ class Found:
     sighting: Sighting
     observation: Observation
     why_not: str = ""  #: why it cannot be asked: the observation is then from outside
+    silent_s: float | None = None  #: since it was asked, if no answer came: it is an older one then
 
 
 async def find_machines() -> list[Sighting]:

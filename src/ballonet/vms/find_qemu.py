@@ -53,7 +53,7 @@ def _reach(process: Process, place: MonitorPlace, sockets: SocketTable) -> tuple
     if not path:
         return "", "where its monitor is cannot be found out"
     outside = process.outside(path)
-    if sockets.has_client(outside):
+    if sockets.has_client(outside) and not sockets.has_us(outside):
         client = sockets.client_of(outside)
         holder = "another program" if client is None else str(client)
         return str(outside), f"its monitor serves one client at a time, and {holder} has it"

@@ -79,6 +79,11 @@ class SocketTable:
         """Somebody is connected, known or not."""
         return bool(self._peers(path))
 
+    def has_us(self, path: Path) -> bool:
+        """Our own process is connected."""
+        peers = self._peers(path)
+        return bool(peers) and not _own_inodes().isdisjoint(peers)
+
     def path_of(self, inode: int) -> str | None:
         """Where a socket of this number is bound."""
         for one in self._sockets:
@@ -153,6 +158,10 @@ def _parse(payload: bytes) -> _Socket:
         (inode, device) if vfs else None,
         _PEER.unpack(peer)[0] if peer else None,
     )
+
+
+def _own_inodes() -> set[int]:
+    return {inode for fd in Path("/proc/self/fd").iterdir() if (inode := socket_inode(fd))}
 
 
 def _owners() -> dict[int, SocketOwner]:

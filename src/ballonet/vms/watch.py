@@ -26,6 +26,8 @@ from ballonet.vms.sighting import Sighting
 __all__ = ["Watch"]
 
 _FIND_EVERY_S: Final = 10.0
+#: Whoever cannot be asked, and that is known only after so long, has kept silent.
+_SILENT_S: Final = 2.0
 _log = logging.getLogger(__name__)
 
 Find = Callable[[], Awaitable[list[Sighting]]]
@@ -37,7 +39,6 @@ class _Question:
 
     task: asyncio.Task[list[Found]]
     asked: Sequence[Sighting]
-    begun_s: float
 
 
 class Watch:
@@ -49,6 +50,9 @@ class Watch:
         self._found_s: float | None = None  # when it was last found out who is there
         self._open: dict[Sighting, _Question] = {}
         self._newest: dict[Sighting, Found] = {}
+        self._silent_since_s: dict[Sighting, float] = {}  # asked then, and no answer yet
+        #: Not asked, but told as they were: somebody talks to a monitor that serves one client.
+        self.spared: set[Sighting] = set()
 
     async def __aenter__(self) -> Self:
         return self
@@ -70,10 +74,12 @@ class Watch:
         `patience_s`: whoever takes longer is told as it was.
         """
         await self._find()
-        for together in asked_together(one for one in self._sightings if one not in self._open):
+        busy = self._open.keys() | self.spared
+        for together in asked_together(one for one in self._sightings if one not in busy):
             task = asyncio.ensure_future(look_together(together, LOOK_S))
-            question = _Question(task, together, time.monotonic())
-            self._open |= dict.fromkeys(together, question)
+            self._open |= dict.fromkeys(together, _Question(task, together))
+            since_s = dict.fromkeys(together, time.monotonic())
+            self._silent_since_s = since_s | self._silent_since_s
         if self._open:
             await asyncio.wait([one.task for one in self._open.values()], timeout=patience_s)
         self._take_answers()
@@ -87,6 +93,8 @@ class Watch:
         self._found_s = now_s
         known = frozenset(self._sightings)
         self._newest = {one: found for one, found in self._newest.items() if one in known}
+        since_s = self._silent_since_s
+        self._silent_since_s = {one: at_s for one, at_s in since_s.items() if one in known}
 
     def _take_answers(self) -> None:
         answered = {id(one): one for one in self._open.values() if one.task.done()}
@@ -100,19 +108,32 @@ class Watch:
                 continue
             if any(self._fails_anew(one) for one in found):
                 self._found_s = None  # it may be gone
-            self._newest |= {one.sighting: one for one in found}
+            for answer in found:
+                self._note(answer)
 
     def _fails_anew(self, found: Found) -> bool:
         """It has answered before, and does not any more."""
         before = self._newest.get(found.sighting)
         return bool(found.why_not) and before is not None and not before.why_not
 
+    def _note(self, answer: Found) -> None:
+        sighting, now_s = answer.sighting, time.monotonic()
+        silent_s = now_s - self._silent_since_s.get(sighting, now_s)
+        if answer.why_not and not sighting.why_not and silent_s >= _SILENT_S:
+            newest = self._newest.get(sighting, answer)
+            answer = replace(newest, why_not=answer.why_not, silent_s=silent_s)
+        else:
+            self._silent_since_s.pop(sighting, None)
+        self._newest[sighting] = answer
+
     def _told(self, sighting: Sighting) -> Found:
-        question, newest = self._open.get(sighting), self._newest.get(sighting)
+        newest, since_s = self._newest.get(sighting), self._silent_since_s.get(sighting)
         now_s = time.monotonic()
         if newest is None:
-            newest = Found(sighting, Observation(sighting.who, now_s), "it has not answered yet")
-        if question is None:
+            look = Observation(sighting.who, now_s)
+            newest = Found(sighting, look, "it has not answered yet", 0.0)
+        if since_s is None or (newest.why_not and newest.silent_s is None):
             return newest
-        silent_s = now_s - question.begun_s
-        return replace(newest, why_not=newest.why_not or f"it keeps silent for {silent_s:.0f} s")
+        silent_s = now_s - since_s
+        why_not = newest.why_not or f"it keeps silent for {silent_s:.0f} s"
+        return replace(newest, why_not=why_not, silent_s=silent_s)
