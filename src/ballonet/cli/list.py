@@ -8,15 +8,16 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 import click
-from rich.cells import cell_len, set_cell_size
+from rich.cells import cell_len
 from rich.console import Console
 
+from ballonet.cli.cells import fit, on_one_line
 from ballonet.cli.monitor_client import JSON_OPTION, run
 from ballonet.units import format_bytes
 from ballonet.vms.addresses import find_matching
 from ballonet.vms.discovery import Found, find_machines, look_at
 
-__all__ = ["list", "list_lines"]
+__all__ = ["list", "list_lines", "machine_as_json", "way_to"]
 
 _SIZES: Final = ("memory", "keeps", "available", "host holds")
 _SIZE_COLUMNS: Final = 10
@@ -41,7 +42,7 @@ def list(pattern: str, *, as_json: bool) -> None:  # noqa: A001 - the verb's nam
     """
     found = run(_find(pattern))
     if as_json:
-        click.echo(json.dumps([_as_json(one) for one in found], indent=2))
+        click.echo(json.dumps([machine_as_json(one) for one in found], indent=2))
         return
     for line in list_lines(found, Console().width):
         click.echo(line)
@@ -57,33 +58,32 @@ def list_lines(found: Sequence[Found], columns: int) -> Iterator[str]:
         yield _NONE
         return
     sizes_columns = len(_SIZES) * (_SIZE_COLUMNS + len(_GAP))
+    names = [on_one_line(one.sighting.who.name) for one in found]
     name_columns = min(
-        max(4, *(cell_len(one.sighting.who.name) for one in found)),
+        max(4, *(cell_len(name) for name in names)),
         _NAME_COLUMNS_MOST,
         columns - sizes_columns,
     )
     head = _line("name", name_columns, _SIZES)
     if columns < _WIDE_COLUMNS:
         yield head
-        for one in found:
-            yield _line(one.sighting.who.name, name_columns, _sizes(one))
-            yield from _wrapped(f"{one.sighting.who.kind}: {_way(one)}", columns, _GAP)
+        for name, one in zip(names, found, strict=True):
+            yield _line(name, name_columns, _sizes(one))
+            yield from _wrapped(f"{one.sighting.who.kind}: {way_to(one)}", columns, _GAP)
         return
     yield f"{head}{_GAP}{'kind':{_KIND_COLUMNS}}{_GAP}reached"
-    for one in found:
-        begin = _line(one.sighting.who.name, name_columns, _sizes(one))
+    for name, one in zip(names, found, strict=True):
+        begin = _line(name, name_columns, _sizes(one))
         begin = f"{begin}{_GAP}{one.sighting.who.kind:{_KIND_COLUMNS}}{_GAP}"
-        first, *rest = _wrapped(_way(one), columns - cell_len(begin), "")
+        first, *rest = _wrapped(way_to(one), columns - cell_len(begin), "")
         yield begin + first
         for line in rest:
             yield " " * cell_len(begin) + line
 
 
 def _line(name: str, name_columns: int, sizes: Sequence[str]) -> str:
-    if cell_len(name) > name_columns:
-        name = set_cell_size(name, name_columns - 1) + "…"
     cells = [f"{one:>{_SIZE_COLUMNS}}" for one in sizes]
-    return _GAP.join([set_cell_size(name, name_columns), *cells])
+    return _GAP.join([fit(name, name_columns), *cells])
 
 
 def _wrapped(text: str, columns: int, indent: str) -> Sequence[str]:
@@ -103,7 +103,7 @@ def _sizes(found: Found) -> Sequence[str]:
     return ["?" if size is None else format_bytes(size) for size in sizes]
 
 
-def _way(found: Found) -> str:
+def way_to(found: Found) -> str:
     """By what it is reached, or why not, and what is wrong with it."""
     if found.why_not:
         return f"not reached: {found.why_not}"
@@ -120,8 +120,8 @@ def _way(found: Found) -> str:
     return ", ".join(states)
 
 
-def _as_json(found: Found) -> dict[str, object]:
-    """Null: not known."""
+def machine_as_json(found: Found) -> dict[str, object]:
+    """What is known of it for programs; null: not known."""
     look = found.observation
     return {
         "kind": look.who.kind,
