@@ -76,7 +76,7 @@ def _balloon_bytes(look: Observation) -> int | None:
 
 
 def _table(look: Observation) -> Table:
-    table = Table(show_header=False, box=None)
+    table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(style="bold")
     table.add_column()
     for name, text in _rows(look):

@@ -44,6 +44,7 @@ VERBS: Final = {
     "set": "Set how much memory a guest keeps.",
     "snapshot": "Write the memory of a running Linux guest to a file.",
     "stats": "Show a guest's memory statistics.",
+    "top": "Show every VM of this machine live, with memory, rates and sizes.",
     "trace": "Print a recorded conversation of guest and device.",
 }
 

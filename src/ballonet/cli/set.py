@@ -20,7 +20,7 @@ from ballonet.vms.change import Progress as ChangeProgress
 from ballonet.vms.change import Verdict
 from ballonet.vms.resize import Outcome, Resize
 
-__all__ = ["set"]
+__all__ = ["outcome_in_words", "set"]
 
 _PAUSED = "the VM is paused: the guest follows when it runs again"
 
@@ -66,9 +66,9 @@ def set(  # noqa: A001 - the verb's name
     if as_json:
         click.echo(json.dumps(_as_json(outcome)))
     if outcome.refused:
-        raise GuestError(f"refused: {outcome.why}; --force asks for less")
+        raise GuestError(f"{outcome_in_words(outcome)}; --force asks for less")
     if not as_json:
-        console.print(_in_words(outcome), soft_wrap=True)
+        console.print(outcome_in_words(outcome), soft_wrap=True)
     if outcome.verdict not in (None, Verdict.REACHED):
         raise GuestError(f"the guest keeps {_size(outcome.actual_bytes)}")
 
@@ -127,8 +127,11 @@ def _verdict(outcome: Outcome) -> str:
     return "asked" if outcome.verdict is None else outcome.verdict.name.lower()
 
 
-def _in_words(outcome: Outcome) -> str:
+def outcome_in_words(outcome: Outcome) -> str:
+    """The verdict on a request, in one line."""
     wanted, actual = format_bytes(outcome.wanted_bytes), _size(outcome.actual_bytes)
+    if outcome.refused:
+        return f"refused: {outcome.why}"
     if outcome.verdict is None:
         text = f"asked for {wanted}; the guest keeps {actual} now"
         text += f"; {_PAUSED}" if outcome.paused else ""

@@ -27,7 +27,7 @@ from ballonet.vms.guest_stats import GuestStats
 from ballonet.vms.polling import polling
 from ballonet.vms.sighting import Sighting
 
-__all__ = ["sample_as_json", "show_statistics", "statistics_of_all"]
+__all__ = ["json_key", "sample_as_json", "show_statistics", "statistics_of_all"]
 
 #: One machine has so long, connection and all, and holds up no other.
 _EACH_S: Final = 15.0
@@ -69,7 +69,7 @@ def sample_as_json(sample: GuestStats | None) -> dict[str, object]:
     values = {} if sample is None else sample.values
     return {
         "last_update_s": None if sample is None else sample.last_update_s,
-        "stats": {_json_key(row): values.get(row.name) for row in STATS},
+        "stats": {json_key(row): values.get(row.name) for row in STATS},
     }
 
 
@@ -98,7 +98,8 @@ def _answer_as_json(answer: _Answer) -> dict[str, object]:
     }
 
 
-def _json_key(row: StatRow) -> str:
+def json_key(row: StatRow) -> str:
+    """What a statistic is called in JSON: QEMU's name, with the unit."""
     name = row.qemu_key.removeprefix("stat-").replace("-", "_")
     return f"{name}_bytes" if row.unit is StatUnit.BYTES else name
 

@@ -1,0 +1,5 @@
+"""`ballonet top`."""
+
+from ballonet.cli.top.command import top
+
+__all__ = ["top"]
