@@ -249,6 +249,8 @@ def test_who_watches_waits_for_nobody_and_asks_nobody_twice(tmp_path: Path) -> N
                 good, slow = await silent(watch, "slow", is_silent=True)
                 assert good.observation.at_s > slow.observation.at_s == before.observation.at_s
                 assert slow.observation.memory_bytes == 64 * MIB
+                assert good.silent_s is None
+                assert slow.silent_s is not None
             assert sum(unanswered) == 1
             may_answer.set()
             _, after = await silent(watch, "slow", is_silent=False)
@@ -259,6 +261,30 @@ def test_who_watches_waits_for_nobody_and_asks_nobody_twice(tmp_path: Path) -> N
         served(tmp_path / "slow", slow) as bad,
     ):
         asyncio.run(watching([good, bad]))
+
+
+def test_who_watches_waits_for_no_host_that_does_not_say_who_is_there(tmp_path: Path) -> None:
+    dead = Sighting(MachineId("firecracker", "dead", "/none", 1), str(tmp_path / "none"))
+    asked: list[bool] = []
+
+    async def watching(good: Sighting) -> None:
+        async def find() -> list[Sighting]:
+            asked.append(True)
+            if len(asked) > 1:
+                await asyncio.Event().wait()
+            return [dead, good]
+
+        async with asyncio.timeout(PATIENCE_S), Watch(find=find) as watch:
+            _, before = await watch.round(PATIENCE_S)
+            for _ in range(2):
+                gone, now = await watch.round(0.2)
+                assert (gone.why_not != "", now.why_not, gone.silent_s) == (True, "", None)
+                assert now.observation.at_s > before.observation.at_s
+                before = now
+
+    with served(tmp_path / "good", lambda: json.dumps(EVERYTHING).encode()) as good:
+        asyncio.run(watching(good))
+    assert len(asked) == 2
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,8 @@ Theory of operation.  A round asks everybody at once, and waits for as long as i
 Who has not answered by then stays asked, is asked no second time, and is told with its last
 observation and how long it has kept silent: one that hangs makes a round no longer than that, and
 the others' observations are of this round.  Which machines there are is found out anew every few
-seconds, and in the next round when one that has answered does not any more.
+seconds, and in the next round when one that has answered does not any more; that takes a round as
+long again at most.
 Units: seconds, by a clock that never goes back.
 """
 
@@ -16,7 +17,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from ballonet.vms.addresses import find_matching
 from ballonet.vms.discovery import LOOK_S, Found, asked_together, find_machines, look_together
@@ -47,6 +48,7 @@ class Watch:
     def __init__(self, pattern: str = "*", find: Find = find_machines) -> None:
         self._pattern, self._find_machines = pattern, find
         self._sightings: Sequence[Sighting] = ()
+        self._finding: asyncio.Future[list[Sighting]] | None = None  # who is there now
         self._found_s: float | None = None  # when it was last found out who is there
         self._open: dict[Sighting, _Question] = {}
         self._newest: dict[Sighting, Found] = {}
@@ -63,7 +65,9 @@ class Watch:
         error: BaseException | None,
         where: TracebackType | None,
     ) -> None:
-        tasks = {question.task for question in self._open.values()}
+        tasks: set[asyncio.Future[Any]] = {question.task for question in self._open.values()}
+        if self._finding is not None:
+            tasks.add(self._finding)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -73,7 +77,7 @@ class Watch:
 
         `patience_s`: whoever takes longer is told as it was.
         """
-        await self._find()
+        await self._find(patience_s)
         busy = self._open.keys() | self.spared
         for together in asked_together(one for one in self._sightings if one not in busy):
             task = asyncio.ensure_future(look_together(together, LOOK_S))
@@ -85,11 +89,18 @@ class Watch:
         self._take_answers()
         return [self._told(one) for one in self._sightings]
 
-    async def _find(self) -> None:
+    async def _find(self, patience_s: float) -> None:
+        """Find out who is there, if that is due; a host that hangs delays only who is new."""
         now_s = time.monotonic()
-        if self._found_s is not None and now_s - self._found_s < _FIND_EVERY_S:
+        if self._finding is None:
+            if self._found_s is not None and now_s - self._found_s < _FIND_EVERY_S:
+                return
+            self._finding = asyncio.ensure_future(self._find_machines())
+        await asyncio.wait([self._finding], timeout=patience_s if self._sightings else None)
+        if not self._finding.done():
             return
-        self._sightings = find_matching(await self._find_machines(), self._pattern)
+        finding, self._finding = self._finding, None
+        self._sightings = find_matching(finding.result(), self._pattern)
         self._found_s = now_s
         known = frozenset(self._sightings)
         self._newest = {one: found for one, found in self._newest.items() if one in known}
