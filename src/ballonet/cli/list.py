@@ -21,10 +21,9 @@ __all__ = ["list", "list_lines", "machine_as_json", "way_to"]
 
 _SIZES: Final = ("memory", "keeps", "available", "host holds")
 _SIZE_COLUMNS: Final = 10
-_KIND_COLUMNS: Final = 16
 _NAME_COLUMNS_MOST: Final = 28
 _GAP: Final = "  "
-#: Below this width kind and way stand below the sizes.
+#: Below this width, or where a path is longer than its column, kind and way stand below the sizes.
 _WIDE_COLUMNS: Final = 120
 _NONE: Final = "no such VM runs here, as far as this user may see"
 
@@ -65,20 +64,31 @@ def list_lines(found: Sequence[Found], columns: int) -> Iterator[str]:
         columns - sizes_columns,
     )
     head = _line("name", name_columns, _SIZES)
-    if columns < _WIDE_COLUMNS:
-        yield head
-        for name, one in zip(names, found, strict=True):
-            yield _line(name, name_columns, _sizes(one))
-            yield from _wrapped(f"{one.sighting.who.kind}: {way_to(one)}", columns, _GAP)
+    lines = [_line(name, name_columns, _sizes(one)) for name, one in zip(names, found, strict=True)]
+    kinds = [one.sighting.who.kind for one in found]
+    # A name that its column cuts stands whole beside what says where the machine is.
+    ways = [
+        f"{name}, {way_to(one)}" if cell_len(name) > name_columns else way_to(one)
+        for name, one in zip(names, found, strict=True)
+    ]
+    head = f"{head}{_GAP}{'kind':{max(map(len, kinds))}}{_GAP}"
+    way_columns = columns - cell_len(head)
+    if columns < _WIDE_COLUMNS or not all(_has_room(way, way_columns) for way in ways):
+        yield _line("name", name_columns, _SIZES)
+        for line, kind, way in zip(lines, kinds, ways, strict=True):
+            yield line
+            yield from _wrapped(f"{kind}: {way}", columns, _GAP)
         return
-    yield f"{head}{_GAP}{'kind':{_KIND_COLUMNS}}{_GAP}reached"
-    for name, one in zip(names, found, strict=True):
-        begin = _line(name, name_columns, _sizes(one))
-        begin = f"{begin}{_GAP}{one.sighting.who.kind:{_KIND_COLUMNS}}{_GAP}"
-        first, *rest = _wrapped(way_to(one), columns - cell_len(begin), "")
-        yield begin + first
-        for line in rest:
-            yield " " * cell_len(begin) + line
+    yield f"{head}reached"
+    for line, kind, way in zip(lines, kinds, ways, strict=True):
+        first, *rest = _wrapped(way, way_columns, "")
+        yield fit(f"{line}{_GAP}{kind}", cell_len(head)) + first
+        yield from (" " * cell_len(head) + more for more in rest)
+
+
+def _has_room(text: str, columns: int) -> bool:
+    """No word is longer than that."""
+    return all(cell_len(word) <= columns for word in text.split())
 
 
 def _line(name: str, name_columns: int, sizes: Sequence[str]) -> str:

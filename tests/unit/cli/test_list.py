@@ -48,7 +48,9 @@ name              memory       keeps   available  host holds
 web              4.0 GiB     1.0 GiB   300.0 MiB   900.0 MiB
   ballonet: /run/ballonet/web.qmp
 a-machine-w…   512.0 MiB   512.0 MiB           ?           ?
-  cloud-hypervisor: /run/ch/api, paused
+  cloud-hypervisor:
+  a-machine-with-a-very-long-name-of-its-own, /run/ch/api,
+  paused
 数据库           2.0 GiB           ?           ?     2.0 GiB
   qemu: not reached: its monitor serves one client at a
   time, and libvirtd, process 812 has it
@@ -58,19 +60,28 @@ name                              memory       keeps   available  host holds
 web                              4.0 GiB     1.0 GiB   300.0 MiB   900.0 MiB
   ballonet: /run/ballonet/web.qmp
 a-machine-with-a-very-long-…   512.0 MiB   512.0 MiB           ?           ?
-  cloud-hypervisor: /run/ch/api, paused
+  cloud-hypervisor: a-machine-with-a-very-long-name-of-its-own, /run/ch/api,
+  paused
 数据库                           2.0 GiB           ?           ?     2.0 GiB
   qemu: not reached: its monitor serves one client at a time, and libvirtd,
   process 812 has it
 """,
     120: """\
+name                              memory       keeps   available  host holds
+web                              4.0 GiB     1.0 GiB   300.0 MiB   900.0 MiB
+  ballonet: /run/ballonet/web.qmp
+a-machine-with-a-very-long-…   512.0 MiB   512.0 MiB           ?           ?
+  cloud-hypervisor: a-machine-with-a-very-long-name-of-its-own, /run/ch/api, paused
+数据库                           2.0 GiB           ?           ?     2.0 GiB
+  qemu: not reached: its monitor serves one client at a time, and libvirtd, process 812 has it
+""",
+    140: """\
 name                              memory       keeps   available  host holds  kind              reached
 web                              4.0 GiB     1.0 GiB   300.0 MiB   900.0 MiB  ballonet          /run/ballonet/web.qmp
-a-machine-with-a-very-long-…   512.0 MiB   512.0 MiB           ?           ?  cloud-hypervisor  /run/ch/api, paused
-数据库                           2.0 GiB           ?           ?     2.0 GiB  qemu              not reached: its monitor
-                                                                                                serves one client at a
-                                                                                                time, and libvirtd,
-                                                                                                process 812 has it
+a-machine-with-a-very-long-…   512.0 MiB   512.0 MiB           ?           ?  cloud-hypervisor  a-machine-with-a-very-long-name-of-its-own,
+                                                                                                /run/ch/api, paused
+数据库                           2.0 GiB           ?           ?     2.0 GiB  qemu              not reached: its monitor serves one client
+                                                                                                at a time, and libvirtd, process 812 has it
 """,  # noqa: E501 - as wide as it is
 }
 
