@@ -264,7 +264,6 @@ def test_who_watches_waits_for_nobody_and_asks_nobody_twice(tmp_path: Path) -> N
 
 
 def test_who_watches_waits_for_no_host_that_does_not_say_who_is_there(tmp_path: Path) -> None:
-    dead = Sighting(MachineId("firecracker", "dead", "/none", 1), str(tmp_path / "none"))
     asked: list[bool] = []
 
     async def watching(good: Sighting) -> None:
@@ -272,13 +271,16 @@ def test_who_watches_waits_for_no_host_that_does_not_say_who_is_there(tmp_path: 
             asked.append(True)
             if len(asked) > 1:
                 await asyncio.Event().wait()
-            return [dead, good]
+            return [dying, good]
 
         async with asyncio.timeout(PATIENCE_S), Watch(find=find) as watch:
-            _, before = await watch.round(PATIENCE_S)
+            with served(tmp_path / "dying", lambda: json.dumps(EVERYTHING).encode()) as dying:
+                await watch.round(PATIENCE_S)
+            while len(asked) < 2:
+                _, before = await watch.round(0.2)
             for _ in range(2):
-                gone, now = await watch.round(0.2)
-                assert (gone.why_not != "", now.why_not, gone.silent_s) == (True, "", None)
+                dead, now = await watch.round(0.2)
+                assert (dead.why_not != "", now.why_not) == (True, "")
                 assert now.observation.at_s > before.observation.at_s
                 before = now
 

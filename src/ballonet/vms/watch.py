@@ -2,10 +2,10 @@
 
 Theory of operation.  A round asks everybody at once, and waits for as long as its caller likes.
 Who has not answered by then stays asked, is asked no second time, and is told with its last
-observation and how long it has kept silent: one that hangs makes a round no longer than that, and
-the others' observations are of this round.  Which machines there are is found out anew every few
-seconds, and in the next round when one that has answered does not any more; that takes a round as
-long again at most.
+observation and, after some seconds, how long it has kept silent: one that hangs makes a round no
+longer than that, and the others' observations are of this round.  Which machines there are is
+found out anew every few seconds, and in the next round when one that has answered does not any
+more; that takes a round as long again at most.
 Units: seconds, by a clock that never goes back.
 """
 
@@ -27,7 +27,7 @@ from ballonet.vms.sighting import Sighting
 __all__ = ["Watch"]
 
 _FIND_EVERY_S: Final = 10.0
-#: Whoever cannot be asked, and that is known only after so long, has kept silent.
+#: Who has not answered for so long keeps silent; also if there is another reason by then.
 _SILENT_S: Final = 2.0
 _log = logging.getLogger(__name__)
 
@@ -138,13 +138,13 @@ class Watch:
         self._newest[sighting] = answer
 
     def _told(self, sighting: Sighting) -> Found:
-        newest, since_s = self._newest.get(sighting), self._silent_since_s.get(sighting)
         now_s = time.monotonic()
+        silent_s = now_s - self._silent_since_s.get(sighting, now_s)
+        newest = self._newest.get(sighting)
         if newest is None:
             look = Observation(sighting.who, now_s)
-            newest = Found(sighting, look, "it has not answered yet", 0.0)
-        if since_s is None or (newest.why_not and newest.silent_s is None):
+            return Found(sighting, look, "it has not answered yet", silent_s)
+        if silent_s < _SILENT_S or (newest.why_not and newest.silent_s is None):
             return newest
-        silent_s = now_s - since_s
         why_not = newest.why_not or f"it keeps silent for {silent_s:.0f} s"
         return replace(newest, why_not=why_not, silent_s=silent_s)

@@ -22,8 +22,8 @@ __all__ = ["Row", "RowKey", "Sort", "Tracks", "matching", "sorted_rows"]
 
 #: Statistics that are this old are told to be, if nobody asks for them less often.
 _OLD_S: Final = 10.0
-#: Whoever answers in the next round has not been silent.
-_SILENT_S: Final = 2.0
+#: One that is seen for the first time has so long to answer before it is called silent.
+_FIRST_S: Final = 2.0
 
 
 class RowKey(NamedTuple):
@@ -112,7 +112,7 @@ class _Track:
         self._history.see(look)
         condition = self._watch.see(look)
         if found.silent_s is not None:
-            condition = Condition.SILENT if found.silent_s >= _SILENT_S else condition
+            condition = Condition.SILENT if found.silent_s >= _FIRST_S else Condition.QUIET
         elif found.why_not:
             condition = Condition.UNREACHED
         return Row(
