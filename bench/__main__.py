@@ -22,6 +22,7 @@ from bench import (
     snapshot,
     spin,
     stats,
+    top,
     tracking,
     watch,
 )
@@ -40,6 +41,7 @@ MEASURES: Final[Mapping[str, Callable[[], Iterator[Ratio | Figure]]]] = {
     "host": host.measure,
     "watch": watch.measure,
     "monitor": monitor.measure,
+    "top": top.measure,
     "guest-migration": guest_migration.measure,
     "tracking": tracking.measure,
     "snapshot": snapshot.measure,

@@ -22,6 +22,7 @@ import pytest
 from rich.cells import cell_len
 from tests.integration.host_under_test import running
 from tests.integration.moving_guests import MovingGuest
+from tests.support.documents import block, masked_lines, printed
 from tests.support.terminal import Terminal
 from tests.support.wait import PATIENCE_S, wait_until
 
@@ -29,14 +30,15 @@ from tests.support.wait import PATIENCE_S, wait_until
 pytestmark = pytest.mark.xdist_group("machines by name")
 
 BALLONET = str(Path(sys.executable).with_name("ballonet"))
+DOCUMENT = Path(__file__).parents[2] / "docs" / "vms.md"
 SCREENS = Path(__file__).with_name("screens")
-LONG = "scr-a-name-that-is-longer-than-any-column"
-NAMES = ("scr-db", "scr-web", LONG)
+LONG = "shop-a-name-that-is-longer-than-any-column"
+NAMES = ("shop-db", "shop-web", LONG)
 COMMANDS = {
-    "list": "ballonet list 'scr-*'",
-    "info": "ballonet info scr-web",
-    "top-once": "ballonet top 'scr-*' --once",
-    "top": "ballonet top 'scr-*' --interval 500ms",
+    "list": "ballonet list 'shop-*'",
+    "info": "ballonet info shop-web",
+    "top-once": "ballonet top 'shop-*' --once",
+    "top": "ballonet top 'shop-*' --interval 500ms",
 }
 LINES = 40
 
@@ -44,7 +46,7 @@ LINES = 40
 @pytest.fixture(scope="module")
 def folder() -> Iterator[Path]:
     """A host with two guests, and a device without one; its path is always as long."""
-    path = Path(mkdtemp(prefix="scr-", dir="/tmp"))
+    path = Path(mkdtemp(prefix="shop-", dir="/tmp"))
     try:
         with ExitStack() as stack:
             host = stack.enter_context(running(path / "h"))
@@ -68,8 +70,8 @@ def has_statistics(name: str) -> bool:
 
 def masked(screen: str, folder: Path, *, in_columns: bool) -> str:
     """Any figure as N, in columns at the right end of where it stood; one name for the folder."""
-    screen = screen.replace(str(folder), "/tmp/scr-FOLDERXX")
-    assert len(str(folder)) == len("/tmp/scr-FOLDERXX")
+    screen = screen.replace(str(folder), "/tmp/shop-FOLDERXX")
+    assert len(str(folder)) == len("/tmp/shop-FOLDERXX")
     screen = re.sub(r"\d\d:\d\d:\d\d", "HH:MM:SS", screen)
     figure = r"(?<![\w-])\d+(?:\.\d+)?(?: (?:B|KiB|MiB|GiB)|[BKMGTE%](?!\w))?"
     return re.sub(figure, lambda found: "N".rjust(len(found[0]) if in_columns else 1), screen)
@@ -89,7 +91,9 @@ def shown(folder: Path, name: str, columns: int) -> str:
 
 def is_complete(screen: str) -> bool:
     """Statistics have come, and rates."""
-    rows = [line.split() for line in screen.splitlines() if line.startswith(("scr-db", "scr-web"))]
+    rows = [
+        line.split() for line in screen.splitlines() if line.startswith(("shop-db", "shop-web"))
+    ]
     return len(rows) == 2 and all(row.count("?") == 0 for row in rows)
 
 
@@ -97,7 +101,7 @@ def table(screen: str) -> list[str]:
     """The head of the table and its rows."""
     lines = screen.splitlines()
     first = next(at for at, line in enumerate(lines) if line.startswith("name"))
-    return [lines[first], *(line for line in lines[first:] if line.startswith("scr-"))]
+    return [lines[first], *(line for line in lines[first:] if line.startswith("shop-"))]
 
 
 @pytest.mark.parametrize("columns", [60, 80, 120])
@@ -136,3 +140,10 @@ def test_a_name_that_its_column_cuts_stands_whole_below(folder: Path) -> None:
         screen = shown(folder, name, 60)
         assert "…" in screen
         assert LONG in screen.replace("\n", "")
+
+
+def test_the_document_shows_what_is_printed(folder: Path) -> None:
+    command = "ballonet top 'shop-[dw]*' --once"
+    document = block(DOCUMENT, f"is `{command}`:")
+    lines = printed(command, folder)
+    assert masked_lines(lines)[-3:] == masked_lines(document)[-3:]  # the head is of the computer

@@ -75,9 +75,7 @@ def once_lines(rows: Sequence[Row], scene: Scene, columns: int, sort: Sort) -> I
         yield Text(_NOBODY)
         return
     table = table_for(columns, rows)
-    yield table.head(sort, is_turned=False)
-    for row in rows:
-        line = table.line(row)
+    for line in (table.head(sort, is_turned=False), *map(table.line, rows)):
         line.rstrip()
         yield line
     for row in rows:
