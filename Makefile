@@ -13,7 +13,7 @@ SIDE_BY_SIDE := -n $(shell expr 2 '*' $$(nproc)) --dist loadgroup
 PROGRAMS := agent clients device_program embedded_guest host image_files migrating monitor monitor_prompt \
     sibling_conformance trace
 
-.PHONY: help run test answers mutants test-unit test-kernel test-qemu test-libvirt conform-linux test-oldest check fix fuzz bench plots clean system system-dev system-qemu system-libvirt system-prometheus
+.PHONY: help run test answers mutants test-unit test-kernel test-qemu test-libvirt conform-linux test-oldest check lint fix fuzz bench plots clean system system-dev system-qemu system-libvirt system-prometheus
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -48,13 +48,15 @@ test-oldest: system ## units and programs, on the oldest dependencies that are a
 	.venv-oldest/bin/pytest $(SIDE_BY_SIDE) -p no:cacheprovider tests/unit \
 	    $(PROGRAMS:%=tests/integration/test_%.py)
 
-check: system .venv/.dev ## format, lint, types, import contract, spelling, rules of the tests
+check: lint ## the same, and the rules of the tests and documents
+	$(BIN)/pytest -q tests/repo
+
+lint: system .venv/.dev ## format, lint, types, import contract, spelling
 	$(BIN)/ruff format --check src tests bench
 	$(BIN)/ruff check src tests bench
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/codespell
-	$(BIN)/pytest -q tests/repo
 
 fix: .venv/.dev ## repair what can be repaired
 	$(BIN)/ruff format src tests bench

@@ -66,7 +66,11 @@ def test_available_is_all_and_usable_is_what_is_available() -> None:
 def test_what_is_not_told_is_missing() -> None:
     stats = parse_statistics({"actual": 262144, "last_update": 0, "rss": 400000})
     assert (stats.last_update_s, stats.values) == (None, {})
-    locked = {key: value for key, value in RECORD.items() if key.endswith(("maximum", "current", "state", "reason"))}
+    locked = {
+        key: value
+        for key, value in RECORD.items()
+        if key.endswith(("maximum", "current", "state", "reason"))
+    }
     assert not parse_record(locked).is_whole
     assert parse_record(RECORD).is_whole
     assert parse_actual({"rss": 1}) is None
