@@ -314,6 +314,24 @@ def test_it_lives_on_when_a_guest_dies_and_another_machine_hangs(tmp_path: Path)
         quit_with(terminal, "q")
 
 
+def test_one_that_hangs_does_not_keep_the_terminal_nor_the_others(tmp_path: Path) -> None:
+    with (
+        rig_in(tmp_path, "tophang-db", "tophang-web") as rig,
+        device(tmp_path, "tophang-x"),
+        MovingGuest(tmp_path, "guest", tmp_path / "tophang-x"),
+        Terminal(tmp_path, 100, 24) as terminal,
+    ):
+        terminal.run("ballonet top 'tophang-*' --interval 500ms; echo it ended with $?")
+        terminal.wait_for(lambda text: cell(text, "tophang-x", "faults/s") == "0", "all three")
+        hanging = rig.told("tophang-x")["pid"]
+        os.kill(hanging, signal.SIGSTOP)
+        terminal.press("q")
+        text = terminal.wait_for("it ended with 0")
+        assert "a VM does not answer; leaving its statistics as before" in text
+        assert [rig.interval_s(name) for name in rig.names] == [0, 0]
+        os.kill(hanging, signal.SIGCONT)
+
+
 def once(*options: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [BALLONET, "top", "top-*", *options],

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Final, Self
 
+import click
+
 from ballonet.cli.top.rows import Row, Tracks
 from ballonet.vms.discovery import LOOK_S, Found
 from ballonet.vms.poll_keeper import PollKeeper
@@ -24,6 +26,8 @@ _PATIENCE_S: Final = 1.0
 _WHOLE_PATIENCE_S: Final = LOOK_S + 1.0
 #: A guest answers for its statistics within 0.04 s, unless it is very busy.
 _STATS_S: Final = 3.0
+#: Longer than this a person wonders.
+_PROMPT_S: Final = 1.0
 _LOOK_S: Final = 0.25
 
 
@@ -52,7 +56,7 @@ class Rounds:
             if self._keeping is not None:
                 self._keeping.cancel()
                 await asyncio.wait([self._keeping])
-            await self._keeper.put_back()
+            await self._put_back()
         finally:
             await self.watch.__aexit__(kind, error, where)
 
@@ -81,6 +85,16 @@ class Rounds:
             await asyncio.sleep(_LOOK_S)
             found = await self.watch.round(_PATIENCE_S)
         return self._tracks.see(found)
+
+    async def _put_back(self) -> None:
+        """A machine that hangs has some seconds; whoever waits for their prompt is told why."""
+        ending = asyncio.ensure_future(self._keeper.put_back())
+        done, _ = await asyncio.wait([ending], timeout=_PROMPT_S)
+        if not done:
+            click.echo(
+                "ballonet: a VM does not answer; leaving its statistics as before ...", err=True
+            )
+        await ending
 
     @property
     def left_s(self) -> float:
