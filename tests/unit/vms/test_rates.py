@@ -70,6 +70,11 @@ def test_after_a_reset_there_is_no_rate_until_some_seconds_of_the_new_kernel_are
     assert rates_after(*looks).guest == {"majflt": 10.0}
 
 
+def test_a_new_kernel_that_counts_past_the_old_one_makes_no_rate_of_both() -> None:
+    seen = [(0, 1000), (3, 0), (5, 1500)]
+    assert rates_after(*(look(float(s), 1000 + s, majflt=count) for s, count in seen)).guest == {}
+
+
 def test_a_clock_that_goes_back_begins_anew() -> None:
     looks = [look(float(s), 1000 + s, majflt=s) for s in range(8)]
     looks += [look(8.0 + s, 500 + s, majflt=8 + s) for s in range(6)]
