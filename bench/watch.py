@@ -11,11 +11,15 @@ import os
 import signal
 import struct
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Final
+from urllib.request import urlopen
 
 from ballonet.conform.device.session import DeviceSession
 from ballonet.errors import GuestError
@@ -25,6 +29,7 @@ from ballonet.vms.discovery import Found, find_machines, look_at
 from ballonet.vms.find_ours import guests_of_host
 from ballonet.vms.sighting import Sighting
 from ballonet.vms.watch import Watch
+from bench.device_process import cpu_seconds
 from bench.host_process import HostProcess, idle_guests, raise_file_limit
 from bench.report import Figure, Ratio
 
@@ -48,7 +53,7 @@ def measure() -> Iterator[Figure | Ratio]:
         yield from asyncio.run(_in_peace(host))
         yield from asyncio.run(_with_hanging(host))
         yield from asyncio.run(_finding())
-        # Here the scrape of an agent that watches these guests is to be measured, goal 100 ms.
+        yield from _by_an_agent()
         yield from asyncio.run(_one_by_one(host))
 
 
@@ -114,6 +119,57 @@ async def _finding() -> list[Figure]:
         Figure(f"{name}", wall_ms, "ms"),
         Figure(f"{name}: processor time", cpu_ms, "ms"),
     ]
+
+
+def _by_an_agent() -> list[Figure]:
+    """The program itself: what a scrape takes, and the agent of a core."""
+    scrapes_ms = []
+    with TemporaryDirectory() as name, _agent(Path(name)) as (pid, url):
+        _wait_for_all(url)
+        begun_s, begun_cpu_s = time.monotonic(), cpu_seconds(pid)
+        for number in range(ROUNDS):
+            time.sleep(max(0.0, begun_s + number * PERIOD_S - time.monotonic()))
+            before_s = time.monotonic()
+            _scraped(url)
+            scrapes_ms.append((time.monotonic() - before_s) * 1e3)
+        share = 100 * (cpu_seconds(pid) - begun_cpu_s) / (time.monotonic() - begun_s)
+    name = f"w. `ballonet agent` over {GUESTS} guests of a host"
+    return [
+        Figure(f"{name}: a scrape", scrapes_ms, "ms", 100),
+        Figure(f"{name}, scraped every {PERIOD_S:g} s: processor time", [share], "%", 10),
+    ]
+
+
+@contextmanager
+def _agent(folder: Path) -> Iterator[tuple[int, str]]:
+    """Its process, and where it serves."""
+    path = folder / "ballonet.toml"
+    path.write_text(
+        f'[agent]\nperiod_s = {PERIOD_S}\nmatch = ["guest*"]\n[metrics]\nlisten = "127.0.0.1:0"\n'
+    )
+    command = [sys.executable, "-m", "ballonet", "agent", "--config", str(path)]
+    with subprocess.Popen(
+        [*command, "--directory", str(folder / "run")], stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            told = next(line for line in process.stderr or () if "metrics are at" in line)
+            yield process.pid, told.split()[-1]
+        finally:
+            process.terminate()
+
+
+def _wait_for_all(url: str) -> None:
+    """Raises: GuestError, unless the agent sees every guest in time."""
+    end_s = time.monotonic() + _PATIENCE_S
+    while _scraped(url).count("\nballonet_vm_up{") < GUESTS:
+        if time.monotonic() > end_s:
+            raise GuestError(f"the agent does not see {GUESTS} guests")
+        time.sleep(PERIOD_S / 2)
+
+
+def _scraped(url: str) -> str:
+    with urlopen(url, timeout=_PATIENCE_S) as answer:  # noqa: S310 - the agent's
+        return str(answer.read().decode())
 
 
 async def _one_by_one(host: HostProcess) -> list[Figure | Ratio]:
