@@ -436,3 +436,18 @@ def test_a_program_that_asks_and_waits_leaves_nothing_open(qmp: Path, tmp_path: 
     with pytest.raises(MonitorError, match="no monitor answers"):
         MonitorSocket(tmp_path / "nobody")
     assert epolls() == before
+
+
+def test_an_interval_that_somebody_has_just_chosen_stays(device: Device) -> None:
+    stats, goes_on = device.control.stats, threading.Event()
+    stats.set_poll_interval(1).result(SECONDS)
+    held = device.control.server.loop.put(lambda: goes_on.wait(SECONDS))
+    chosen = stats.set_poll_interval(77)  # waits, and so does
+    changed = stats.change_poll_interval(0, 1)
+    goes_on.set()
+    chosen.result(SECONDS)
+    changed.result(SECONDS)
+    assert held.result(SECONDS)
+    assert device.control.status().poll_interval_s == 77
+    stats.change_poll_interval(0, 77).result(SECONDS)
+    assert device.control.status().poll_interval_s == 0

@@ -37,6 +37,22 @@ class DeviceStats:
             seconds=interval_s,
         )
 
+    def change_poll_interval(self, interval_s: int, instead_of_s: int) -> Future[None]:
+        """The same, unless somebody has chosen another interval than `instead_of_s` before.
+
+        Raises: SettingsError, UsageError.
+        """
+        check_poll_interval(interval_s)
+        statistics = self._balloon.statistics
+
+        def change() -> None:  # looked at when it is obeyed: another command may come before
+            if statistics.poll_interval_s == instead_of_s:
+                statistics.set_poll_interval(interval_s)
+
+        return self._commands.give(
+            "change poll interval", change, seconds=interval_s, instead_of=instead_of_s
+        )
+
     def request(self) -> Future[None]:
         """Ask the guest for a fresh sample. Raises: UsageError."""
         return self._commands.give("ask for statistics", self._balloon.polling.ask)

@@ -142,10 +142,10 @@ def _answer(supervisor: socket.socket, control: DeviceControl) -> None:
         control.stop()
         return
     change = PollChange.parse(asked)
-    if change is None or control.look().poll_interval_s != change.instead_of_s:
+    if change is None:
         _tell(supervisor, control)
     else:
-        done = control.stats.set_poll_interval(change.interval_s)
+        done = control.stats.change_poll_interval(change.interval_s, change.instead_of_s)
         done.add_done_callback(lambda _: _tell(supervisor, control))
 
 
