@@ -18,7 +18,7 @@ from ballonet.device import inflation
 from ballonet.device.pfns import given_pfns
 from ballonet.device.poison import PagePoison
 
-INPUTS = 1500
+INPUTS = 1000
 SPLIT = Setting(RingFormat.SPLIT)
 
 
