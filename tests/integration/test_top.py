@@ -167,7 +167,7 @@ def test_guests_are_shown_sorted_filtered_and_drawn(shared: Rig) -> None:
         terminal.press("Escape")
         terminal.wait_for(lambda text: len(rows_of(text)) == 2, "both again")
         terminal.press("?")
-        terminal.wait_for("min for what it can live with")
+        terminal.wait_for("min: it can live with")
         terminal.press("x")
         terminal.press("p")
         terminal.wait_for("PAUSED")

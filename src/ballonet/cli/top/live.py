@@ -37,7 +37,7 @@ class Live:
         self._rounds = rounds
         self._view, self._painter = View(sort), Painter()
         self._scene = scene_now(rounds.interval_s)
-        self._rows: Sequence[Row] = ()
+        self._rows: Sequence[Row] | None = None  # of the newest round
         self._sizes = SizeRequests(rounds.watch, self._hear)
         self._over, self._woken = asyncio.Event(), asyncio.Event()
         self._terminal = Terminal(TerminalUser(self._take_key, self._draw_anew, self._draw))
@@ -73,7 +73,8 @@ class Live:
             self._woken.clear()
 
     def _show_rows(self) -> None:
-        self._view.see(self._sizes.seen(self._rows))
+        if self._rows is not None:
+            self._view.see(self._sizes.seen(self._rows))
         self._draw()
 
     def _take_key(self, key: str) -> None:

@@ -28,6 +28,7 @@ _GAP: Final = "  "
 #: With fewer lines, what stands around the table goes first.
 _TABLE_LEAST: Final = 4
 _DETAIL_LINES_MOST: Final = 4
+_LOOKING: Final = "looking for VMs ..."
 _NOBODY: Final = "no VM runs here, as far as this user may see"
 _NOTHING_TO_SAY: Final = (Condition.QUIET, Condition.ARRIVED)
 _HINTS: Final = {
@@ -35,13 +36,13 @@ _HINTS: Final = {
     Mode.CHART: "? help  q quit  esc back  s size  up, down others  p pause",
 }
 _KEYS: Final = (
-    ("up, down", "select a VM; also k, j, page up, page down, home, end"),
-    ("enter", "the last rounds of the selected VM as a chart; esc goes back"),
-    ("s", "set what it keeps: 512M, 1.5G, or min for what it can live with"),
-    ("/", "show only VMs with a word in their names, or a pattern such as web*; esc: all"),
-    ("n a u h r", "sort by name, available, used, held, faults; once more turns it round"),
-    ("p", "pause: nobody is asked, and nothing changes"),
-    ("q", "quit; statistics are asked for as before"),
+    ("up, down", "select a VM; also page up, page down, home, end"),
+    ("enter", "its last rounds as a chart; esc goes back"),
+    ("s", "what it is to keep: 512M; min: it can live with"),
+    ("/", "show names with a word, or web*; esc shows all"),
+    ("n a u h r", "sort by name, avail, used, held, faults/s"),
+    ("p", "pause: nobody is asked"),
+    ("q", "quit"),
 )
 
 
@@ -57,7 +58,7 @@ class Scene:
 def screen_lines(view: View, scene: Scene, columns: int, lines: int) -> list[Text]:
     """Exactly so many lines, none longer than so many columns."""
     below = _below(view, columns)
-    above = _head(view.all_rows, view, scene, columns)
+    above = [] if view.mode is Mode.HELP else _head(view.all_rows, view, scene, columns)
     if lines - len(below) - len(above) < _TABLE_LEAST:
         above = []
     if lines - len(below) < _TABLE_LEAST:
@@ -115,7 +116,7 @@ def _body(view: View, columns: int, lines: int) -> list[Text]:
     row = view.selected
     if row is None:
         nobody = "no VM here is like that" if view.all_rows else _NOBODY
-        return [Text(line) for line in wrapped(nobody, columns)]
+        return [Text(line) for line in wrapped(nobody if view.has_seen else _LOOKING, columns)]
     if view.shows_chart:
         return _chart(row, columns, lines)
     view.page_lines = max(1, lines - 1)

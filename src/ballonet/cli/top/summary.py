@@ -39,7 +39,9 @@ def host_in_words(host: HostLook) -> list[str]:
 
 
 def machines_in_words(rows: Sequence[Row]) -> list[str]:
-    """What all have together."""
+    """What all have together, if there are any."""
+    if not rows:
+        return []
     return [
         f"all keep {_sum(rows, lambda look: look.actual_bytes)}",
         f"held for them {_sum(rows, lambda look: look.host.held_bytes)}",

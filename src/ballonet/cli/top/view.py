@@ -55,6 +55,7 @@ class View:
         self.typed = ""
         self.message = ""  #: something that was said to this person
         self.paused = False
+        self.has_seen = False  #: a round; before that nothing is known of who is there
         self.all_rows: Sequence[Row] = ()
         self.rows: Sequence[Row] = ()  #: those that match, in their order
         self.page_lines = 1  #: how many rows fit; whoever draws says it
@@ -64,7 +65,7 @@ class View:
 
     def see(self, rows: Sequence[Row]) -> None:
         """Note a round."""
-        self.all_rows = rows
+        self.has_seen, self.all_rows = True, rows
         self._arrange()
 
     @property
@@ -75,11 +76,6 @@ class View:
     def first_row(self, lines: int) -> int:
         """Of the page that has the selected row."""
         return max(0, min(self._place // lines * lines, len(self.rows) - lines))
-
-    @property
-    def place(self) -> int:
-        """Of the selected row among all that match."""
-        return self._place
 
     @property
     def shows_chart(self) -> bool:
