@@ -90,11 +90,11 @@ def shown(folder: Path, name: str, columns: int) -> str:
 
 
 def is_complete(screen: str) -> bool:
-    """Statistics have come, and rates."""
+    """Statistics have come, and rates; nothing is on its way, nobody is late."""
     rows = [
         line.split() for line in screen.splitlines() if line.startswith(("shop-db", "shop-web"))
     ]
-    return len(rows) == 2 and all(row.count("?") == 0 for row in rows)
+    return len(rows) == 2 and all("?" not in row and row[-1][0].isdigit() for row in rows)
 
 
 def table(screen: str) -> list[str]:
