@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import Final, Self
 
@@ -26,6 +27,7 @@ _PATIENCE_S: Final = 1.0
 _WHOLE_PATIENCE_S: Final = LOOK_S + 1.0
 #: A guest answers for its statistics within 0.04 s, unless it is very busy.
 _STATS_S: Final = 3.0
+_WAITING: Final = "ballonet: a VM does not answer; leaving its statistics as before ..."
 #: Longer than this a person wonders.
 _PROMPT_S: Final = 1.0
 _LOOK_S: Final = 0.25
@@ -89,12 +91,15 @@ class Rounds:
     async def _put_back(self) -> None:
         """A machine that hangs has some seconds; whoever waits for their prompt is told why."""
         ending = asyncio.ensure_future(self._keeper.put_back())
-        done, _ = await asyncio.wait([ending], timeout=_PROMPT_S)
-        if not done:
-            click.echo(
-                "ballonet: a VM does not answer; leaving its statistics as before ...", err=True
-            )
-        await ending
+        try:
+            done, _ = await asyncio.wait([ending], timeout=_PROMPT_S)
+            if not done:
+                with suppress(OSError):  # the terminal may be gone
+                    click.echo(_WAITING, err=True)
+                await asyncio.wait([ending])
+        except asyncio.CancelledError:
+            await asyncio.wait([ending])  # a signal does not end this: its own time does
+            raise
 
     @property
     def left_s(self) -> float:
