@@ -1,0 +1,138 @@
+"""What one guest needs, from what it says: one answer is enough, more of them show more.
+
+Units: bytes (logical size), seconds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from ballonet.autopilot.cache_floor import next_cache_floor
+from ballonet.autopilot.constants import Constants
+from ballonet.autopilot.distress import Answers, Signal, grown, signals_of
+from ballonet.autopilot.reading import Reading
+from ballonet.autopilot.usage import Kept, Usage, use
+
+__all__ = ["Estimate", "Need", "estimate", "need_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What is known of one guest after its newest answer."""
+
+    usage: Usage
+    reading: Reading
+    peak_bytes: int  #: what it used lately
+    trailing_bytes: int  #: its use, as it was a few seconds ago
+    hit_bytes: int  #: what it wanted when it ran into its limit, fading; 0: it did not
+    cache_floor_bytes: int
+    signals: Mapping[Signal, int] = field(default_factory=dict)  #: what it suffers from
+    rates: Mapping[Signal, int] = field(default_factory=dict)  #: too high in this answer
+    is_censored: bool = False  #: it is at its limit, and wants more than it can show
+
+    @property
+    def used_bytes(self) -> int:
+        """What it uses, of what it keeps."""
+        return self.usage.used_bytes
+
+    @property
+    def rise_bytes(self) -> int:
+        """By how much its use has risen of late: it is expected to rise by as much again."""
+        return max(0, self.used_bytes - self.trailing_bytes)
+
+    @property
+    def is_distressed(self) -> bool:
+        """It suffers."""
+        return bool(self.signals)
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """Up to where each kind of need goes; none is below the one before it."""
+
+    use_bytes: int  #: what it uses now
+    growth_bytes: int  #: ... and will use before the next look
+    peak_bytes: int  #: ... and may use again, as it did lately
+    cache_bytes: int  #: ... and its cache
+
+
+def estimate(
+    before: Estimate | None, answers: Answers, kept: Kept, constants: Constants
+) -> Estimate:
+    """What is known after one more answer."""
+    slack_bytes = constants.slack_of(answers.memory_bytes)
+    usage = use(before.usage if before else None, answers.now, kept, slack_bytes)
+    used_bytes, seconds = usage.used_bytes, answers.seconds
+    peak_bytes, trailing_bytes, hit_bytes, floor_bytes = used_bytes, used_bytes, 0, 0
+    if before is not None:
+        floor_bytes = before.cache_floor_bytes
+        peak_bytes = _fading(before.peak_bytes, used_bytes, seconds, constants.peak_decay_s)
+        peak_bytes = max(peak_bytes, used_bytes)
+        trailing_bytes = _fading(before.trailing_bytes, used_bytes, seconds, constants.rise_s)
+        hit_bytes = _fading(before.hit_bytes, 0, seconds, constants.hit_decay_s)
+    signals, rates = signals_of(answers, before.rates if before else {}, constants)
+    if before is not None and _has_hit_its_limit(before, answers, used_bytes, kept):
+        hit_bytes = max(hit_bytes, int(kept.most_bytes * constants.hit_times))
+        peak_bytes = max(peak_bytes, hit_bytes)
+        signals |= {Signal.OOM_KILL: max(1, signals.get(Signal.OOM_KILL, 0))}
+    pad_bytes = constants.pad_of(answers.memory_bytes)
+    return Estimate(
+        usage,
+        answers.now,
+        peak_bytes,
+        min(trailing_bytes, used_bytes),
+        hit_bytes,
+        next_cache_floor(floor_bytes, used_bytes, answers, constants),
+        signals,
+        rates,
+        bool(signals) or answers.now.available_bytes < pad_bytes // 2,
+    )
+
+
+def _fading(was_bytes: int, now_bytes: int, seconds: float, time_s: float) -> int:
+    """From what it was to what it is: after `time_s` one e-th of the difference is left."""
+    return now_bytes + int((was_bytes - now_bytes) * math.exp(-seconds / time_s))
+
+
+def _has_hit_its_limit(before: Estimate, answers: Answers, used_bytes: int, kept: Kept) -> bool:
+    """Processes were killed, so it wanted more than it had.
+
+    Kernels before 6.12 do not tell.  There it is when use that rose as if it would soon be all
+    there was has collapsed instead.
+    """
+    if "oom_kill" in answers.now.counters:
+        return bool(grown(answers).get("oom_kill"))
+    if answers.now.counters.get("swap_out"):
+        return False  # it has swap: then use falls for other reasons
+    expected_bytes = before.used_bytes + before.rise_bytes
+    collapsed_bytes = before.used_bytes - used_bytes
+    return expected_bytes >= kept.most_bytes and collapsed_bytes > before.rise_bytes > 0
+
+
+def need_of(known: Estimate, memory_bytes: int, least_bytes: int, constants: Constants) -> Need:
+    """Its needs as sizes, between its floor and all its memory.
+
+    The first has no foresight in it: launch ramps would make every first claim as large as a fair
+    part, and the law an equal split.
+    """
+    used_bytes = known.used_bytes
+    censored_bytes = 0
+    if known.is_censored:
+        censored_bytes = int(
+            max(
+                memory_bytes * constants.censored_share_of_memory,
+                used_bytes * constants.censored_share_of_use,
+            )
+        )
+    rise_bytes = min(known.rise_bytes, int(memory_bytes * constants.rise_most_share))
+    margin_bytes = constants.margin_of(memory_bytes)
+    head_bytes = max(margin_bytes, int(known.peak_bytes * constants.peak_head_share))
+    use_bytes = used_bytes + constants.pad_of(memory_bytes) + censored_bytes
+    growth_bytes = used_bytes + constants.pad_of(memory_bytes) + rise_bytes
+    growth_bytes = max(use_bytes, growth_bytes, known.hit_bytes)
+    peak_bytes = max(growth_bytes, known.peak_bytes + head_bytes)
+    cache_bytes = max(peak_bytes, known.cache_floor_bytes)
+    sizes = (use_bytes, growth_bytes, peak_bytes, cache_bytes)
+    return Need(*(min(max(size, least_bytes), memory_bytes) for size in sizes))
