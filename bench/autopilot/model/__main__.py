@@ -1,0 +1,44 @@
+"""Play scenes under every law: `python -m bench.autopilot.model [--seeds 5] [--guests 6]`."""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from dataclasses import fields
+
+from bench.autopilot.laws import LAWS
+from bench.autopilot.model.fleet import Outcome, Scene, run
+
+
+def main() -> None:
+    """Medians over the seeds, a row for each law."""
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("--seeds", type=int, default=5)
+    options.add_argument("--first", type=int, default=0, help="the first seed")
+    options.add_argument("--guests", type=int, default=6)
+    options.add_argument("--mib", type=int, default=384, help="memory of each guest")
+    options.add_argument("--budget", type=float, default=0.5, help="share of it")
+    options.add_argument("--seconds", type=float, default=75.0)
+    options.add_argument("--law", action="append", choices=list(LAWS))
+    wanted = options.parse_args()
+    names = [one.name for one in fields(Outcome)]
+    print("| law | " + " | ".join(names) + " |")
+    print("|---" * (len(names) + 1) + "|")
+    for name in wanted.law or LAWS:
+        outcomes = []
+        for seed in range(wanted.first, wanted.first + wanted.seeds):
+            scene = Scene(seed, wanted.guests, wanted.mib << 20, wanted.budget, wanted.seconds)
+            outcomes.append(run(scene, LAWS[name](scene)))
+        cells = [_cell([getattr(one, field) for one in outcomes]) for field in names]
+        print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
+
+
+def _cell(values: list[float | int | str]) -> str:
+    if isinstance(values[0], str):
+        return " ".join(str(one) for one in values)
+    numbers = [float(one) for one in values if not isinstance(one, str)]
+    return f"{statistics.median(numbers):.4g}"
+
+
+if __name__ == "__main__":
+    main()
