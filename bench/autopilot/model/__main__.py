@@ -8,6 +8,7 @@ from dataclasses import fields
 
 from bench.autopilot.laws import LAWS
 from bench.autopilot.model.fleet import Outcome, Scene, run
+from bench.autopilot.model.guest import Faults
 
 
 def main() -> None:
@@ -20,6 +21,8 @@ def main() -> None:
     options.add_argument("--budget", type=float, default=0.5, help="share of it")
     options.add_argument("--seconds", type=float, default=75.0)
     options.add_argument("--law", action="append", choices=list(LAWS))
+    options.add_argument("--deflate-on-oom", action="store_true", help="every guest may")
+    options.add_argument("--newest-tags", action="store_true", help="as Linux 6.12 sends them")
     wanted = options.parse_args()
     names = [one.name for one in fields(Outcome)]
     print("| law | " + " | ".join(names) + " |")
@@ -27,10 +30,23 @@ def main() -> None:
     for name in wanted.law or LAWS:
         outcomes = []
         for seed in range(wanted.first, wanted.first + wanted.seeds):
-            scene = Scene(seed, wanted.guests, wanted.mib << 20, wanted.budget, wanted.seconds)
+            scene = _scene(seed, wanted)
             outcomes.append(run(scene, LAWS[name](scene)))
         cells = [_cell([getattr(one, field) for one in outcomes]) for field in names]
         print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
+
+
+def _scene(seed: int, wanted: argparse.Namespace) -> Scene:
+    faults = Faults(deflates_on_oom=wanted.deflate_on_oom)
+    return Scene(
+        seed,
+        wanted.guests,
+        wanted.mib << 20,
+        wanted.budget,
+        wanted.seconds,
+        faults=dict.fromkeys(range(wanted.guests), faults),
+        newest_tags=wanted.newest_tags,
+    )
 
 
 def _cell(values: list[float | int | str]) -> str:

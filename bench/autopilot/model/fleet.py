@@ -101,7 +101,7 @@ class Fleet:
     def _sample(self, one: Guest) -> VmSample:
         hidden = 0 if one.faults.deflates_on_oom else one.memory_bytes - one.actual_bytes
         said = {
-            "avail": 0 if one.faults.lies else int(one.available_bytes),
+            "avail": 0 if one.faults.lies and self.now_s > 10 else int(one.available_bytes),
             "memfree": int(one.free_bytes),
             "memtot": int(one.memory_bytes - hidden - 10 * MIB),
             "caches": int(one.cache_bytes),

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from enum import Enum
 from typing import NamedTuple
 
-from ballonet.autopilot.actuation import Plan
 from ballonet.autopilot.budget import Budget, HostState
 from ballonet.autopilot.claims import Standing
 from ballonet.autopilot.distress import Signal
@@ -44,13 +43,12 @@ def alarms_of(
     records: Mapping[str, VmRecord],
     standings: Mapping[str, Standing],
     budget: Budget,
-    decided: Plan,
 ) -> tuple[Alarm, ...]:
     """Everything that is wrong in this round."""
-    return (*_of_host(standings, budget, decided), *_of_vms(records))
+    return (*_of_host(standings, budget), *_of_vms(records))
 
 
-def _of_host(standings: Mapping[str, Standing], budget: Budget, decided: Plan) -> list[Alarm]:
+def _of_host(standings: Mapping[str, Standing], budget: Budget) -> list[Alarm]:
     found = []
     least_bytes = sum(
         one.least_bytes
@@ -66,7 +64,8 @@ def _of_host(standings: Mapping[str, Standing], budget: Budget, decided: Plan) -
         )
         found.append(Alarm(AlarmKind.INFEASIBLE, "", text))
     use_bytes = sum(one.need.use_bytes for one in standings.values())
-    if decided.lack.urgent_bytes and use_bytes > budget.budget_bytes:
+    suffers = any(one.record.is_distressed for one in standings.values())
+    if suffers and use_bytes > budget.budget_bytes:
         text = (
             f"the VMs use {format_bytes(use_bytes - budget.budget_bytes)} more than there is: some"
             " of them will swap, or kill processes"

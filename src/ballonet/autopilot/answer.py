@@ -55,7 +55,9 @@ def follow_answer(before: Answer, sizes: Sizes, sample: VmSample, moment: Moment
         return replace(before, is_new_kernel=False, looked_s=moment.now_s)
     constants = moment.constants
     kept = Kept(min(sizes.looks), max(sizes.looks))
-    reading = read(sample, kept.most_bytes, constants.slack_of(sizes.memory_bytes))
+    slack_bytes = constants.slack_of(sizes.memory_bytes)
+    margin_bytes = constants.margin_of(sizes.memory_bytes)
+    reading = read(sample, kept.most_bytes, slack_bytes, margin_bytes)
     mark, said = sample.statistics_id, sample.statistics
     if isinstance(reading, Refusal):
         return Answer(

@@ -129,9 +129,9 @@ def need_of(known: Estimate, memory_bytes: int, least_bytes: int, constants: Con
     rise_bytes = min(known.rise_bytes, int(memory_bytes * constants.rise_most_share))
     margin_bytes = constants.margin_of(memory_bytes)
     head_bytes = max(margin_bytes, int(known.peak_bytes * constants.peak_head_share))
-    use_bytes = used_bytes + constants.pad_of(memory_bytes) + censored_bytes
+    use_bytes = max(used_bytes + constants.pad_of(memory_bytes) + censored_bytes, known.hit_bytes)
     growth_bytes = used_bytes + constants.pad_of(memory_bytes) + rise_bytes
-    growth_bytes = max(use_bytes, growth_bytes, known.hit_bytes)
+    growth_bytes = max(use_bytes, growth_bytes)
     peak_bytes = max(growth_bytes, known.peak_bytes + head_bytes)
     cache_bytes = max(peak_bytes, known.cache_floor_bytes)
     sizes = (use_bytes, growth_bytes, peak_bytes, cache_bytes)

@@ -86,7 +86,7 @@ def step(state: LawState, seen: Round, settings: Settings) -> Step:
     return Step(
         LawState(now_s, host, after),
         verdicts,
-        alarms_of(records, standings, budget, decided),
+        alarms_of(records, standings, budget),
         budget,
         decided,
         standings,

@@ -35,6 +35,7 @@ class Refusal(Enum):
 
     EMPTY = "it does not say how much memory is available"
     NEGATIVE = "it has a negative number"
+    TOO_LITTLE = "less is available than it has never touched"
     TOO_MUCH = "more is available, or in use, than the guest has"
 
 
@@ -50,8 +51,14 @@ class Reading:
     stall_share: float | None = None
 
 
-def read(sample: VmSample, most_bytes: int, slack_bytes: int) -> Reading | Refusal:
-    """Check what a guest says that kept no more than `most_bytes` when it said it."""
+def read(
+    sample: VmSample, most_bytes: int, slack_bytes: int, margin_bytes: int
+) -> Reading | Refusal:
+    """Check what a guest says that kept no more than `most_bytes` when it said it.
+
+    It cannot use what the host does not hold for it.  `margin_bytes` is what it may have given
+    since, or may have kept from its own kernel.
+    """
     said = sample.statistics
     if any(said.get(name, 0) < 0 for name in (*_SIZES, *COUNTERS)):
         return Refusal.NEGATIVE
@@ -69,6 +76,11 @@ def read(sample: VmSample, most_bytes: int, slack_bytes: int) -> Reading | Refus
         or said.get("memfree", 0) > most_bytes + slack_bytes
     ):
         return Refusal.TOO_MUCH
+    if sample.held_bytes is not None and sample.actual_bytes is not None:
+        hidden_bytes = max(0, sample.actual_bytes - (total_bytes or sample.actual_bytes))
+        untouched_bytes = sample.actual_bytes - sample.held_bytes - hidden_bytes
+        if available_bytes + margin_bytes < untouched_bytes:
+            return Refusal.TOO_LITTLE
     return Reading(
         min(available_bytes, most_bytes),
         total_bytes,

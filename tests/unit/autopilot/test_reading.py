@@ -13,9 +13,9 @@ SLACK = 4 * MIB
 FINE = {"avail": 200 * MIB, "memfree": 150 * MIB, "memtot": 390 * MIB, "caches": 60 * MIB}
 
 
-def answer(statistics: dict[str, int]) -> Reading | Refusal:
-    sample = VmSample("a", memory_bytes=512 * MIB, statistics=statistics)
-    return read(sample, KEPT, SLACK)
+def answer(statistics: dict[str, int], held: int | None = None) -> Reading | Refusal:
+    sample = VmSample("a", 512 * MIB, KEPT, None, held, statistics)
+    return read(sample, KEPT, SLACK, 64 * MIB)
 
 
 @pytest.mark.parametrize(
@@ -32,6 +32,13 @@ def answer(statistics: dict[str, int]) -> Reading | Refusal:
 )
 def test_what_cannot_be_is_refused_as_a_whole(change: dict[str, int], refusal: Refusal) -> None:
     assert answer(FINE | change) is refusal
+
+
+def test_memory_that_the_host_does_not_hold_is_not_in_use() -> None:
+    """Of 390 MiB that its kernel has, 290 were never touched: no fewer are available."""
+    assert answer(FINE | {"avail": 200 * MIB}, held=110 * MIB) is Refusal.TOO_LITTLE
+    assert isinstance(answer(FINE | {"avail": 230 * MIB}, held=110 * MIB), Reading)
+    assert isinstance(answer(FINE | {"avail": 0}, held=400 * MIB), Reading)
 
 
 def test_an_answer_without_memory_is_refused() -> None:
