@@ -79,7 +79,9 @@ def _why_same(one: Standing, decided: Plan, moment: Moment) -> Reason:
         return Reason.GIVING
     if record.state is VmState.PRESSURE:
         return Reason.SUFFERED
-    return Reason.RESTS if record.vm in decided.waits_for_dwell else Reason.ENOUGH
+    is_wanted = sum(decided.lack) + decided.owed_bytes > 0
+    rests = is_wanted and record.vm in decided.waits_for_dwell
+    return Reason.RESTS if rests else Reason.ENOUGH
 
 
 def _figures(
@@ -88,7 +90,7 @@ def _figures(
     """Everything that any of the reasons names, and what a reader wants to see beside it."""
     record, need, now_s = one.record, one.need, moment.now_s
     known = record.estimate
-    lack_bytes = decided.lacks.get(record.vm, sum(decided.lack))
+    lack_bytes = decided.lacks.get(record.vm, sum(decided.lack) + decided.owed_bytes)
     return {
         "used_bytes": known.used_bytes if known is not None else 0,
         "peak_use_bytes": known.peak_bytes if known is not None else 0,

@@ -11,6 +11,7 @@ from tests.support.autopilot_fleet import MIB, Fleet, Guest
 from ballonet.autopilot.alarms import AlarmKind
 from ballonet.autopilot.budget import HostState
 from ballonet.autopilot.explanation import Reason
+from ballonet.autopilot.record import Asked
 from ballonet.autopilot.settings import Mode, Settings, VmPolicy
 from ballonet.autopilot.vm_state import VmState
 
@@ -190,6 +191,28 @@ def test_more_use_than_there_is_is_told_and_what_is_used_is_not_taken() -> None:
     assert all(one.target >= one.used for one in fleet.guests.values())
 
 
+def test_who_has_more_than_its_part_is_not_asked_for_what_it_uses() -> None:
+    """Half of what there is would be 700 MiB for each."""
+    fleet = two(1400)
+    fleet.seconds(5)
+    fleet.guests["a"].used = 800 * MIB
+    fleet.seconds(20)
+    for _ in range(20):
+        fleet.guests["b"].used = fleet.guests["b"].actual - 5 * MIB
+        fleet.second()
+        assert fleet.guests["a"].target >= 820 * MIB
+    assert fleet.verdict("b").reason is Reason.WAITS
+
+
+def test_a_slow_guest_is_asked_no_further_ahead_than_it_gives_in_two_seconds() -> None:
+    """It is thought to give 100 MiB/s until it has shown what it gives."""
+    slow = Guest("a", memory=8 * GIB, actual=8 * GIB - 64 * MIB, pace=0.02)
+    fleet = Fleet(6 * GIB, slow, settings=Settings(reserve_bytes=0))
+    for _ in range(30):
+        fleet.second()
+        assert slow.actual - slow.target <= 200 * MIB
+
+
 @pytest.mark.parametrize("why", ["it is paused", "it migrates"])
 def test_a_vm_that_somebody_else_works_with_gets_no_command(why: str) -> None:
     fleet = two()
@@ -314,6 +337,7 @@ def test_a_dry_run_decides_the_same_again_and_again_and_remembers_no_command() -
         guest.target = guest.actual = GIB
     assert {one.vm: one.to_bytes for one in fleet.second().changes} == first
     assert first
+    assert all(one.asked == Asked() for one in fleet.state.vms.values())
 
 
 def test_a_budget_of_the_operators_holds_without_anything_measured() -> None:
@@ -337,10 +361,9 @@ def test_somebody_elses_command_is_noticed_and_answered() -> None:
     fleet = two(2500)
     fleet.seconds(10)
     guest = fleet.guests["a"]
-    guest.pace, guest.actual, guest.used = 0.0, 300 * MIB, 295 * MIB
+    guest.actual = guest.target = 300 * MIB
+    guest.used = 250 * MIB
     fleet.seconds(12)
-    guest.pace = 1.0
-    fleet.seconds(2)
     assert guest.actual > 300 * MIB
 
 
