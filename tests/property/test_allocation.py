@@ -11,7 +11,7 @@ from typing import Final
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ballonet.autopilot.allocation import Claim, allocate, pour
+from ballonet.autopilot.allocation import Claim, Room, allocate, pour
 
 FLEETS: Final = int(os.environ.get("BALLONET_FLEETS", "2000"))
 TIERS: Final = 5
@@ -24,10 +24,11 @@ def random_fleet(dice: random.Random) -> tuple[list[Claim], int]:
     claims = []
     for index in range(dice.randint(1, 9)):
         most = dice.randint(1, 64) * unit
-        least = dice.randint(0, most)
+        floor = dice.randint(0, most)
+        least = dice.choice([floor, floor, dice.randint(floor, most)])
         tiers = tuple(sorted(dice.randint(0, most) for _ in range(TIERS)))
         weight = dice.choice([1, 1000, 1000, dice.randint(1, 10_000)])
-        claims.append(Claim(f"vm{index}", least, tiers, weight))
+        claims.append(Claim(f"vm{index}", floor, least, tiers, weight))
     total = sum(one.tiers_bytes[-1] for one in claims)
     return claims, dice.randint(0, total + 2 * unit)
 
@@ -61,7 +62,7 @@ def check_fair_part(claims: Sequence[Claim], budget: int, kept: dict[str, int]) 
     spare = budget - sum(one.least_bytes for one in claims)
     weights = sum(one.weight for one in claims)
     for one in claims:
-        part = one.least_bytes + max(0, spare) * one.weight // weights
+        part = one.floor_bytes + max(0, spare) * one.weight // weights
         assert kept[one.vm] >= min(full(one, 0), part)
 
 
@@ -119,14 +120,14 @@ def test_surplus_never_touches_the_pool() -> None:
         assert sum(kept.values()) <= max(needs, budget - pool)
 
 
-def by_hand(rooms: dict[str, tuple[int, int]], water: int) -> dict[str, int]:
+def by_hand(rooms: dict[str, Room], water: int) -> dict[str, int]:
     """Byte by byte, to whoever has the least per weight with it."""
     poured = dict.fromkeys(rooms, 0)
     for _ in range(water):
         open_rooms = [
-            (Fraction(poured[vm] + 1, weight), vm)
-            for vm, (size, weight) in rooms.items()
-            if poured[vm] < size
+            (Fraction(room.start_bytes + poured[vm] + 1, room.weight), vm)
+            for vm, room in rooms.items()
+            if room.start_bytes + poured[vm] < room.end_bytes
         ]
         if not open_rooms:
             break
@@ -137,10 +138,12 @@ def by_hand(rooms: dict[str, tuple[int, int]], water: int) -> dict[str, int]:
 @settings(max_examples=300, deadline=None)
 @given(
     st.dictionaries(
-        st.sampled_from("abcdef"), st.tuples(st.integers(0, 12), st.integers(1, 9)), max_size=6
+        st.sampled_from("abcdef"),
+        st.builds(Room, st.integers(0, 9), st.integers(0, 20), st.integers(1, 9)),
+        max_size=6,
     ),
     st.integers(-3, 60),
 )
-def test_water_is_poured_as_if_byte_by_byte(rooms: dict[str, tuple[int, int]], water: int) -> None:
+def test_water_is_poured_as_if_byte_by_byte(rooms: dict[str, Room], water: int) -> None:
     poured = pour(rooms, water)
     assert {vm: poured.get(vm, 0) for vm in rooms} == by_hand(rooms, water)

@@ -1,7 +1,7 @@
 """A host with its guests, under one law, step by step; and how it went.
 
-The host's memory is a budget: what all guests hold and what others use beyond it is counted as time
-over it.  Units: bytes, seconds.
+The host's memory is a wall: when the guests hold more, the one that holds most dies.
+Units: bytes, seconds.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ class Scene:
 class Outcome:
     """How it went, all guests together."""
 
-    kills: int
+    deaths: int  #: of whole VMs, by the host
+    kills: int  #: of programs, by their guest's kernel
     needless: int  #: of them, while all that was wanted would have fitted into the budget
     deficit_s: float
     bursts: str
@@ -57,7 +58,6 @@ class Outcome:
     relief_most_s: float
     stall_s: float
     over_share: float  #: of the time that the guests kept more than the budget
-    held_over_share: float  #: ... that they held more: a wall would have killed
     turns: int  #: changes of direction
     moved_gib: float
     kept_share: float  #: of their memory, in the mean
@@ -91,6 +91,8 @@ class Fleet:
         self.now_s += seconds
         for one in self.guests:
             one.advance(seconds)
+        if sum(one.held_bytes for one in self.guests) > self.scene.budget_bytes:
+            max(self.guests, key=lambda one: one.held_bytes).die()
 
     def look(self, period_s: float) -> Round:
         """What a law sees."""
@@ -140,7 +142,7 @@ def run(scene: Scene, law: Law, watch: Callable[[Fleet], None] = lambda _: None)
     """Play a scene; `watch` sees every step."""
     fleet, due, next_s = Fleet(scene), dict[str, int](), 0.0
     way: dict[str, int] = {}
-    turns, moved, steps, over, held_over, kept = 0, 0.0, 0, 0, 0, 0.0
+    turns, moved, steps, over, kept = 0, 0.0, 0, 0, 0.0
     needless = 0
     while fleet.now_s < scene.length_s:
         before = {one.name: one.actual_bytes for one in fleet.guests}
@@ -164,18 +166,18 @@ def run(scene: Scene, law: Law, watch: Callable[[Fleet], None] = lambda _: None)
         moved += sum(abs(one.actual_bytes - before[one.name]) for one in fleet.guests)
         sizes = sum(one.actual_bytes for one in fleet.guests)
         over += sizes > scene.budget_bytes
-        held_over += sum(one.held_bytes for one in fleet.guests) > scene.budget_bytes
         kept += sizes / (scene.guests * scene.memory_bytes)
-    return _outcome(fleet, needless, turns, moved, (over / steps, held_over / steps, kept / steps))
+    return _outcome(fleet, needless, turns, moved, (over / steps, kept / steps))
 
 
 def _outcome(
-    fleet: Fleet, needless: int, turns: int, moved: float, shares: tuple[float, float, float]
+    fleet: Fleet, needless: int, turns: int, moved: float, shares: tuple[float, float]
 ) -> Outcome:
     losses = [one.losses for one in fleet.guests]
     reliefs = [one for each in losses for one in each.relief_s] or [0.0]
     served = sum(one.bursts_served for one in losses)
     return Outcome(
+        sum(one.deaths for one in losses),
         sum(one.kills for one in losses),
         needless,
         sum(one.deficit_s for one in losses),
@@ -184,8 +186,7 @@ def _outcome(
         max(reliefs),
         sum(one.stall_s for one in losses),
         shares[0],
-        shares[1],
         turns,
         moved / (1 << 30),
-        shares[2],
+        shares[1],
     )

@@ -21,6 +21,7 @@ _KERNEL_BYTES = 36 * MIB
 _WATERMARK_SHARE = 0.008
 _SWAP_BYTES_PER_S = 40 * MIB
 _RESTART_S = 1.0
+_REBOOT_S = 5.0
 #: A kernel tries for so long before it kills.
 _KILL_S = 0.5
 
@@ -30,6 +31,7 @@ class Losses:
     """What a guest has suffered."""
 
     kills: int = 0
+    deaths: int = 0  #: of the whole VM, by the host
     deficit_s: float = 0.0  #: of demanded memory, the missing part, times time
     stall_s: float = 0.0
     relief_s: list[float] = field(default_factory=list)  #: from a shortage to its end
@@ -118,6 +120,15 @@ class Guest:
         stalled += self._read(seconds)
         stalled += self._swap_in(seconds)
         self._score(seconds, min(seconds, stalled))
+
+    def die(self) -> None:
+        """The host has killed its process; it is started again, and its programs with it."""
+        self.losses.deaths += 1
+        self.anon_bytes = self.swapped_bytes = self.cold_cache = self.hot_cache = 0.0
+        self.touched_free = 0.0
+        self.actual_bytes = float(self.memory_bytes)
+        self.counters = dict.fromkeys(self.counters, 0.0)
+        self._down_until_s = self.now_s + _REBOOT_S
 
     def _take_wishes(self) -> None:
         wishes = self.schedule.wishes

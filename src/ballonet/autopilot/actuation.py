@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ballonet.autopilot.budget import Budget
-from ballonet.autopilot.claims import Standing
+from ballonet.autopilot.claims import Standing, pool_of
 from ballonet.autopilot.grants import Lack, grants, lacks_of
 from ballonet.autopilot.moment import Moment
 from ballonet.autopilot.reclaims import Reclaims
@@ -29,6 +29,7 @@ class Plan:
     lacks: Mapping[str, int]  #: what each VM should have and cannot get yet
     lack: Lack
     owed_bytes: int  #: what VMs have beyond the budget
+    refill_bytes: int  #: what the pool lacks
     waits_for_dwell: frozenset[str]  #: could give, and has just got something
 
 
@@ -43,7 +44,10 @@ def plan(
     targets = grants(standings, allotted, max(0, budget.free_bytes), moment)
     lacks, lack = lacks_of(standings, allotted, targets, moment)
     owed_bytes = max(0, -budget.free_bytes)
-    reclaims = Reclaims(moment, lack, owed_bytes, budget.state)
+    refill_bytes = _refill(standings, targets, budget, moment)
+    reclaims = Reclaims(
+        moment, lack.urgent_bytes + owed_bytes, lack.calm_bytes + refill_bytes, budget.state
+    )
     pending_bytes = sum(
         one.record.sizes.pending_bytes for one in standings if one.record.state in MAY_GIVE
     )
@@ -53,4 +57,16 @@ def plan(
     if mode is Mode.HOLD:
         rest = [one for one in donors if one.record.vm not in targets]
         targets |= reclaims.held_back(rest, allotted)
-    return Plan(targets, lacks, lack, owed_bytes, frozenset(reclaims.dwelling))
+    return Plan(targets, lacks, lack, owed_bytes, refill_bytes, frozenset(reclaims.dwelling))
+
+
+def _refill(
+    standings: Sequence[Standing], targets: Mapping[str, int], budget: Budget, moment: Moment
+) -> int:
+    """What the pool lacks, once half of it is gone."""
+    granted_bytes = sum(
+        max(0, targets.get(one.record.vm, 0) - one.may_touch_bytes) for one in standings
+    )
+    left_bytes = max(0, budget.free_bytes - granted_bytes)
+    pool_bytes = pool_of(budget, moment.constants)
+    return pool_bytes - left_bytes if left_bytes < pool_bytes // 2 else 0

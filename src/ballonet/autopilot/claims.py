@@ -17,7 +17,7 @@ from ballonet.autopilot.record import VmRecord
 from ballonet.autopilot.settings import Mode, Settings
 from ballonet.autopilot.vm_state import MAY_GET, MAY_GIVE, VmState
 
-__all__ = ["TIERS", "Standing", "budgets_of", "claim_of", "fair_parts", "standing_of"]
+__all__ = ["TIERS", "Standing", "budgets_of", "claim_of", "fair_parts", "pool_of", "standing_of"]
 
 #: In the order in which they are filled; the last is surplus.
 TIERS = ("use", "growth", "peak", "cache", "surplus")
@@ -73,10 +73,14 @@ def _need(record: VmRecord, least_bytes: int, fair_bytes: int, moment: Moment) -
 
 
 def claim_of(standing: Standing) -> Claim:
-    """A VM that nothing may be taken from keeps at least what it may touch."""
+    """A VM that nothing may be taken from keeps at least what it may touch.
+
+    So does one that has failed, until a probe of it succeeds: were it thought to give what it does
+    not, its neighbours would swing (F21).
+    """
     record, need = standing.record, standing.need
     least_bytes = standing.least_bytes
-    if record.state not in MAY_GIVE:
+    if record.state not in MAY_GIVE or record.progress.failures:
         least_bytes = max(least_bytes, standing.may_touch_bytes)
     tiers = (
         need.use_bytes,
@@ -85,11 +89,16 @@ def claim_of(standing: Standing) -> Claim:
         need.cache_bytes,
         standing.most_bytes,
     )
-    return Claim(record.vm, least_bytes, tiers, standing.weight)
+    return Claim(record.vm, standing.least_bytes, least_bytes, tiers, standing.weight)
+
+
+def pool_of(budget: Budget, constants: Constants) -> int:
+    """What is kept free of the budget, for as long as nobody needs it."""
+    return int(max(0, budget.budget_bytes) * constants.pool_share)
 
 
 def budgets_of(budget: Budget, constants: Constants) -> tuple[int, ...]:
-    """What may be spent up to each tier: a pool is never lent as surplus."""
-    pool_bytes = int(max(0, budget.budget_bytes) * constants.pool_share)
+    """What may be spent up to each tier: the pool is never lent as surplus."""
+    pool_bytes = pool_of(budget, constants)
     needs = (budget.budget_bytes,) * (len(TIERS) - 1)
     return (*needs, budget.budget_bytes - pool_bytes)

@@ -36,8 +36,9 @@ class Constants:
     rise_s: float = 2.5
     #: ... and by no more than this share of the guest's memory.
     rise_most_share: float = 0.3
-    #: Who ran into its limit wanted more than it had: so much of it is expected again.
-    hit_times: float = 1.25
+    #: Who ran into its limit wanted more than it had, and so much of it is expected again: in the
+    #: model 1.25 times costs a third more kills, one after the other of the same program.
+    hit_times: float = 2.0
     #: ... soon, because what was killed is started again.
     hit_decay_s: float = 30.0
     #: 88 % of overloads last less than 2 minutes (Overdriver): so long a peak is expected again.
@@ -83,7 +84,7 @@ class Constants:
     others_growth_most_share: float = 0.03
     others_growth_decay_s: float = 600.0
     #: Of the budget: never lent as surplus, so that a burst need not wait for donors.
-    pool_share: float = 0.06
+    pool_share: float = 0.10
     #: A host state is left for a better one with so much more, held for so long.
     host_better_share: float = 0.25
     host_better_s: float = 10.0

@@ -36,6 +36,7 @@ class Reason(Enum):
     # It gives memory.
     FOR_OTHERS = "it uses {used_bytes}, and others lack {lack_bytes}"
     FOR_HOST = "it uses {used_bytes}, and the VMs have {owed_bytes} more than the host can spare"
+    FOR_POOL = "it uses {used_bytes}, and some memory is kept free for whoever needs it next"
     TO_HOST = "nobody needs that, and what nobody needs stays with the host"
     # It stays as it is.
     ENOUGH = "it has what it needs, {need_bytes}"

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from ballonet.autopilot.allocation import pour
+from ballonet.autopilot.allocation import Room, pour
 from ballonet.autopilot.claims import Standing
 from ballonet.autopilot.moment import Moment
 from ballonet.autopilot.vm_state import MAY_GET, VmState
@@ -36,11 +36,9 @@ def grants(
         rooms = {}
         for one in wanting:
             vm = one.record.vm
-            goal_bytes = min(_goal(one, tier), allotted[vm])
-            rooms[vm] = (
-                max(0, goal_bytes - one.may_touch_bytes - granted[vm]),
-                one.weight,
-            )
+            start_bytes = one.may_touch_bytes + granted[vm] - one.least_bytes
+            end_bytes = min(_goal(one, tier), allotted[vm]) - one.least_bytes
+            rooms[vm] = Room(start_bytes, end_bytes, one.weight)
         for vm, more_bytes in pour(rooms, free_bytes).items():
             granted[vm] += more_bytes
             free_bytes -= more_bytes

@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 
 from ballonet.autopilot.budget import HostState
 from ballonet.autopilot.claims import Standing
-from ballonet.autopilot.grants import Lack
 from ballonet.autopilot.moment import Moment
 from ballonet.autopilot.vm_state import MAY_GIVE, VmState
 
@@ -23,11 +22,12 @@ __all__ = ["Reclaims"]
 class Reclaims:
     """What has to come back, and from whom."""
 
-    def __init__(self, moment: Moment, lack: Lack, owed_bytes: int, host_state: HostState) -> None:
+    def __init__(
+        self, moment: Moment, urgent_bytes: int, calm_bytes: int, host_state: HostState
+    ) -> None:
         self._moment, self._constants = moment, moment.constants
-        self._urgent_bytes = lack.urgent_bytes + owed_bytes
-        self._all_bytes = self._urgent_bytes + lack.calm_bytes
-        self._is_urgent = self._urgent_bytes > 0 or host_state is not HostState.GREEN
+        self._urgent_bytes, self._all_bytes = urgent_bytes, urgent_bytes + calm_bytes
+        self._is_urgent = urgent_bytes > 0 or host_state is not HostState.GREEN
         self.dwelling: set[str] = set()
 
     def take_account_of(self, pending_bytes: int) -> None:
@@ -75,8 +75,9 @@ class Reclaims:
         """What it neither uses nor should have; it is never asked for more than that."""
         record = one.record
         used_bytes = record.estimate.used_bytes if record.estimate is not None else 0
+        has_failed = record.progress.failures > 0  # then what it has is allotted to it
         bottom_bytes = max(
-            allotted[record.vm],
+            0 if has_failed else allotted[record.vm],
             one.least_bytes,
             used_bytes + self._constants.pad_of(record.memory_bytes),
         )

@@ -57,7 +57,9 @@ def _why_more(one: Standing, to_bytes: int) -> Reason:
 def _why_less(decided: Plan) -> Reason:
     if decided.owed_bytes:
         return Reason.FOR_HOST
-    return Reason.FOR_OTHERS if sum(decided.lack) else Reason.TO_HOST
+    if sum(decided.lack):
+        return Reason.FOR_OTHERS
+    return Reason.FOR_POOL if decided.refill_bytes else Reason.TO_HOST
 
 
 def _why_same(one: Standing, decided: Plan, moment: Moment) -> Reason:
