@@ -6,8 +6,9 @@ import argparse
 import statistics
 from dataclasses import fields
 
-from bench.autopilot.laws import LAWS
-from bench.autopilot.model.fleet import Outcome, Scene, run
+from ballonet.autopilot.settings import Settings
+from bench.autopilot.laws import LAWS, Ours
+from bench.autopilot.model.fleet import Fleet, Outcome, Scene, run
 from bench.autopilot.model.guest import Faults
 
 
@@ -23,7 +24,11 @@ def main() -> None:
     options.add_argument("--law", action="append", choices=list(LAWS))
     options.add_argument("--deflate-on-oom", action="store_true", help="every guest may")
     options.add_argument("--newest-tags", action="store_true", help="as Linux 6.12 sends them")
+    options.add_argument("--say", action="store_true", help="every change of the first seed's play")
     wanted = options.parse_args()
+    if wanted.say:
+        _say(_scene(wanted.first, wanted))
+        return
     names = [one.name for one in fields(Outcome)]
     print("| law | " + " | ".join(names) + " |")
     print("|---" * (len(names) + 1) + "|")
@@ -34,6 +39,20 @@ def main() -> None:
             outcomes.append(run(scene, LAWS[name](scene)))
         cells = [_cell([getattr(one, field) for one in outcomes]) for field in names]
         print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
+
+
+def _say(scene: Scene) -> None:
+    """What the autopilot does, and why."""
+    law, said = Ours(Settings(reserve_bytes=scene.reserve_bytes)), [-1.0]
+
+    def watch(_fleet: Fleet) -> None:
+        if law.last is None or law.last.state.at_s == said[0]:
+            return
+        said[0] = law.last.state.at_s or 0.0
+        for change in law.last.changes:
+            print(f"{said[0]:5.1f} s  {change}")
+
+    print(run(scene, law, watch))
 
 
 def _scene(seed: int, wanted: argparse.Namespace) -> Scene:

@@ -116,6 +116,7 @@ class Guest:
         self.now_s += seconds
         self._take_wishes()
         self._move_balloon(seconds)
+        self.touched_free = min(self.touched_free, self.free_bytes)
         stalled = self._grow(seconds)
         stalled += self._read(seconds)
         stalled += self._swap_in(seconds)

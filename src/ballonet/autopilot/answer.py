@@ -34,6 +34,7 @@ class Answer:
     estimate: Estimate | None = None  #: what all answers that could be believed have shown
     at_s: float = _NEVER_S  #: when the newest of these was given, by the law's clock
     kept_bytes: int = 0  #: what the VM kept then
+    held_bytes: int | None = None  #: what the host held for it
     mark: float | None = None  #: of the newest answer, believed or not
     said: Mapping[str, int] = field(default_factory=dict)
     refusal: Refusal | None = None  #: why that one cannot be
@@ -64,6 +65,7 @@ def follow_answer(before: Answer, sizes: Sizes, sample: VmSample, moment: Moment
             before.estimate,
             before.at_s,
             before.kept_bytes,
+            before.held_bytes,
             mark,
             said,
             reading,
@@ -80,17 +82,32 @@ def follow_answer(before: Answer, sizes: Sizes, sample: VmSample, moment: Moment
         max(_BETWEEN_LEAST_S, min(at_s - before.at_s, _BETWEEN_MOST_S)),
         sizes.memory_bytes,
         max(0, before.kept_bytes - sizes.actual_bytes),
+        _touched(before, sizes, reading, slack_bytes),
     )
     known = estimate(last, answers, kept, constants)
     return Answer(
         known,
         at_s,
         sizes.actual_bytes,
+        sizes.held_bytes,
         mark,
         said,
         is_new_kernel=has_begun,
         looked_s=moment.now_s,
     )
+
+
+def _touched(before: Answer, sizes: Sizes, reading: Reading, slack_bytes: int) -> int:
+    """What the guest has touched besides its cache, if that is more than before; else 0.
+
+    A kernel takes what it has touched before sooner than what it has not, so it used as much, be it
+    only for a moment between two answers.
+    """
+    if before.held_bytes is None or sizes.held_bytes is None or before.estimate is None:
+        return 0
+    was_bytes = before.held_bytes - (before.estimate.reading.caches_bytes or 0)
+    now_bytes = sizes.held_bytes - (reading.caches_bytes or 0)
+    return now_bytes if now_bytes > was_bytes + slack_bytes else 0
 
 
 def _fell(known: Estimate | None, reading: Reading) -> bool:

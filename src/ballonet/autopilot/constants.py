@@ -31,9 +31,10 @@ class Constants:
     margin_least_bytes: int = 64 * MIB
     margin_share: float = 1 / 25
     margin_most_share: float = 1 / 8
-    #: Use that rises is expected to rise by as much again as within these seconds: from a look to
-    #: the next, and 1.3 to 3.4 s on the six guests from a shortage to its relief.
+    #: Use that rises is expected to rise by half as much again as within these seconds: from a look
+    #: to the next, and 1.3 to 3.4 s on the six guests from a shortage to its relief.
     rise_s: float = 2.5
+    rise_times: float = 1.5
     #: ... and by no more than this share of the guest's memory.
     rise_most_share: float = 0.3
     #: Who ran into its limit wanted more than it had, and so much of it is expected again: in the

@@ -38,6 +38,7 @@ class Answers(NamedTuple):
     seconds: float
     memory_bytes: int
     taken_bytes: int  #: by its balloon, meanwhile
+    touched_bytes: int = 0  #: what it has touched besides its cache, if more than ever; else 0
 
 
 def grown(answers: Answers) -> dict[str, int]:

@@ -69,11 +69,11 @@ def estimate(
     if before is not None:
         floor_bytes = before.cache_floor_bytes
         peak_bytes = _fading(before.peak_bytes, used_bytes, seconds, constants.peak_decay_s)
-        peak_bytes = max(peak_bytes, used_bytes)
+        peak_bytes = max(peak_bytes, used_bytes, answers.touched_bytes)
         trailing_bytes = _fading(before.trailing_bytes, used_bytes, seconds, constants.rise_s)
         hit_bytes = _fading(before.hit_bytes, 0, seconds, constants.hit_decay_s)
     signals, rates = signals_of(answers, before.rates if before else {}, constants)
-    if before is not None and _has_hit_its_limit(before, answers, used_bytes, kept):
+    if before is not None and _has_hit_its_limit(before, answers, used_bytes, kept, constants):
         hit_bytes = max(hit_bytes, int(kept.most_bytes * constants.hit_times))
         peak_bytes = max(peak_bytes, hit_bytes)
         signals |= {Signal.OOM_KILL: max(1, signals.get(Signal.OOM_KILL, 0))}
@@ -96,19 +96,23 @@ def _fading(was_bytes: int, now_bytes: int, seconds: float, time_s: float) -> in
     return now_bytes + int((was_bytes - now_bytes) * math.exp(-seconds / time_s))
 
 
-def _has_hit_its_limit(before: Estimate, answers: Answers, used_bytes: int, kept: Kept) -> bool:
+def _has_hit_its_limit(
+    before: Estimate, answers: Answers, used_bytes: int, kept: Kept, constants: Constants
+) -> bool:
     """Processes were killed, so it wanted more than it had.
 
     Kernels before 6.12 do not tell.  There it is when use that rose as if it would soon be all
-    there was has collapsed instead.
+    there was, or a guest that has just touched the last of it, shows much less instead.
     """
     if "oom_kill" in answers.now.counters:
         return bool(grown(answers).get("oom_kill"))
     if answers.now.counters.get("swap_out"):
         return False  # it has swap: then use falls for other reasons
-    expected_bytes = before.used_bytes + before.rise_bytes
-    collapsed_bytes = before.used_bytes - used_bytes
-    return expected_bytes >= kept.most_bytes and collapsed_bytes > before.rise_bytes > 0
+    if before.used_bytes + before.rise_bytes >= kept.most_bytes:
+        return before.used_bytes - used_bytes > before.rise_bytes > 0
+    pad_bytes = constants.pad_of(answers.memory_bytes)
+    has_touched_all = answers.touched_bytes >= kept.most_bytes - pad_bytes // 2
+    return has_touched_all and answers.touched_bytes - used_bytes > pad_bytes
 
 
 def need_of(known: Estimate, memory_bytes: int, least_bytes: int, constants: Constants) -> Need:
@@ -126,7 +130,9 @@ def need_of(known: Estimate, memory_bytes: int, least_bytes: int, constants: Con
                 used_bytes * constants.censored_share_of_use,
             )
         )
-    rise_bytes = min(known.rise_bytes, int(memory_bytes * constants.rise_most_share))
+    rise_bytes = min(
+        int(known.rise_bytes * constants.rise_times), int(memory_bytes * constants.rise_most_share)
+    )
     margin_bytes = constants.margin_of(memory_bytes)
     head_bytes = max(margin_bytes, int(known.peak_bytes * constants.peak_head_share))
     use_bytes = max(used_bytes + constants.pad_of(memory_bytes) + censored_bytes, known.hit_bytes)

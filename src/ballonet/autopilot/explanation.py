@@ -24,6 +24,7 @@ class Reason(Enum):
     # It gets memory.
     SUFFERS = "it suffers: {signals}"
     USE = "it uses {used_bytes}, and should have at least {use_bytes}"
+    HIT = "it ran out of memory a moment ago, and may want {use_bytes}"
     GROWTH = (
         "its use has just risen by {rise_bytes}, to {used_bytes}: it may need {growth_bytes} soon"
     )
@@ -53,6 +54,7 @@ class Reason(Enum):
 
 
 Figure = int | float | str
+_MIB: Final = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +78,10 @@ class Verdict:
         because = say(self.reason, self.figures)
         if not self.is_change:
             return f"{self.vm} stays at {format_bytes(self.to_bytes)}: {because}"
-        return (
-            f"{self.vm} from {format_bytes(self.from_bytes)} to {format_bytes(self.to_bytes)}:"
-            f" {because}"
-        )
+        sizes = [format_bytes(one) for one in (self.from_bytes, self.to_bytes)]
+        if sizes[0] == sizes[1]:
+            sizes = [f"{one / _MIB:.1f} MiB" for one in (self.from_bytes, self.to_bytes)]
+        return f"{self.vm} from {sizes[0]} to {sizes[1]}: {because}"
 
 
 def say(reason: Reason, figures: Mapping[str, Figure]) -> str:
@@ -99,7 +101,7 @@ def _word(name: str, figure: Figure) -> str:
 
 _SIGNS: Final[Mapping[Signal, str]] = {
     Signal.SCARCE: "it has only {0} available",
-    Signal.OOM_KILL: "its kernel has killed {0} processes for want of memory",
+    Signal.OOM_KILL: "its kernel has killed {0} of its processes for want of memory",
     Signal.SELF_DEFLATED: "its kernel took {0} out of the balloon, or would have had to kill",
     Signal.SWAP_IN: "it reads {0} back from its swap",
     Signal.MAJOR_FAULTS: "it reads pages back from disk {0} times a second",

@@ -103,8 +103,13 @@ class Reclaims:
         return since_s >= dwell_s
 
     def _rests(self, one: Standing) -> bool:
-        """It got something not long ago: only for what is urgent."""
-        return self._moment.now_s - one.record.asked.raised_s < self._constants.dwell_s
+        """It got something not long ago, or its use rises: only for what is urgent."""
+        record = one.record
+        rise_bytes = record.estimate.rise_bytes if record.estimate is not None else 0
+        return (
+            self._moment.now_s - record.asked.raised_s < self._constants.dwell_s
+            or rise_bytes > self._constants.pad_of(record.memory_bytes) // 2
+        )
 
     def _take(self, one: Standing, allotted: Mapping[str, int], needed_bytes: int) -> int:
         """In whole steps, no more than it can give soon."""

@@ -57,7 +57,8 @@ def test_it_never_needs_less_than_its_floor_nor_more_than_all() -> None:
 def test_use_that_rises_is_expected_to_rise_by_as_much_again() -> None:
     known = told([said(200 * MIB), said(300 * MIB)])
     assert 60 * MIB < known.rise_bytes < 100 * MIB
-    assert need(known).growth_bytes == need(known).use_bytes + known.rise_bytes
+    expected = int(known.rise_bytes * DEFAULTS.rise_times)
+    assert need(known).growth_bytes == need(known).use_bytes + expected
 
 
 def test_a_rise_that_has_ended_is_soon_forgotten() -> None:
@@ -87,6 +88,16 @@ def test_a_guest_that_was_killed_at_its_limit_will_want_more_at_once() -> None:
     for known in (newer, older):
         assert Signal.OOM_KILL in known.signals
         assert need(known).growth_bytes >= 1.2 * kept
+
+
+def test_a_guest_that_ran_out_between_two_answers_is_seen_by_what_it_has_touched() -> None:
+    """Its answers show 60 MiB in use, then 60 MiB again; meanwhile it touched all of its 300."""
+    kept, reading = 300 * MIB, said(60 * MIB, 300 * MIB)
+    known = told([reading], kept=kept)
+    answers = Answers(reading, reading, 1.0, MEMORY, 0, touched_bytes=296 * MIB)
+    known = estimate(known, answers, Kept(kept, kept), DEFAULTS)
+    assert Signal.OOM_KILL in known.signals
+    assert need(known).use_bytes >= 1.5 * kept
 
 
 @pytest.mark.parametrize(

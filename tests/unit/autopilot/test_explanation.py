@@ -34,6 +34,11 @@ def test_a_change_says_from_where_to_where_and_why() -> None:
     assert str(verdict) == "db from 512.0 MiB to 768.0 MiB: nobody else needs that"
 
 
+def test_sizes_that_are_nearly_the_same_are_said_closely_enough_to_differ() -> None:
+    verdict = Verdict("db", 5.0, 2048 * MIB, 2032 * MIB, VmState.PROBE, Reason.TO_HOST)
+    assert str(verdict).startswith("db from 2048.0 MiB to 2032.0 MiB: ")
+
+
 @pytest.mark.parametrize("signal", Signal)
 def test_every_sign_of_suffering_has_words(signal: Signal) -> None:
     said = say_signals({signal: 5 * MIB})

@@ -287,6 +287,20 @@ def test_deflate_on_oom_is_seen_counted_and_the_balloon_set_again() -> None:
     assert "out of the balloon" in str(fleet.verdict("a"))
 
 
+def test_what_was_touched_between_two_answers_is_a_peak_and_cache_is_not() -> None:
+    """The host sees it: a burst of 300 MiB, of which no answer tells."""
+    for burst in ("programs", "files"):
+        fleet = two(3000, mode=Mode.HOLD)
+        fleet.seconds(60)
+        guest = fleet.guests["a"]
+        before = fleet.last.standings["a"].need.peak_bytes
+        guest.touched = 500 * MIB
+        guest.caches = 300 * MIB if burst == "files" else 0
+        fleet.second()
+        after = fleet.last.standings["a"].need.peak_bytes
+        assert (after > before + 200 * MIB) == (burst == "programs")
+
+
 def test_a_lease_is_kept_free_for_who_comes() -> None:
     fleet = two(2200)
     fleet.seconds(20)
