@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+from ballonet.autopilot.constants import Constants
 from ballonet.autopilot.distress import Answers
 from ballonet.autopilot.estimation import Estimate, estimate
 from ballonet.autopilot.moment import Moment
@@ -55,25 +56,30 @@ def follow_answer(before: Answer, sizes: Sizes, sample: VmSample, moment: Moment
     if not sample.statistics or (is_old and not is_first):
         return replace(before, is_new_kernel=False, looked_s=moment.now_s)
     constants = moment.constants
-    kept = Kept(min(sizes.looks), max(sizes.looks))
+    most_bytes = max(sizes.looks)
     slack_bytes = constants.slack_of(sizes.memory_bytes)
     margin_bytes = constants.margin_of(sizes.memory_bytes)
-    reading = read(sample, kept.most_bytes, slack_bytes, margin_bytes)
-    mark, said = sample.statistics_id, sample.statistics
+    reading = read(sample, most_bytes, slack_bytes, margin_bytes)
+    heard = replace(
+        before,
+        mark=sample.statistics_id,
+        said=sample.statistics,
+        refusal=reading if isinstance(reading, Refusal) else None,
+        is_new_kernel=False,
+        looked_s=moment.now_s,
+    )
     if isinstance(reading, Refusal):
-        return Answer(
-            before.estimate,
-            before.at_s,
-            before.kept_bytes,
-            before.held_bytes,
-            mark,
-            said,
-            reading,
-            looked_s=moment.now_s,
-        )
+        return heard
     # It is no older than it says, nor, where the one before was seen, than that look.
     age_s = max(0.0, sample.statistics_age_s or 0.0)
     at_s = max(moment.now_s - age_s, _NEVER_S if is_first else before.looked_s)
+    return _believe(heard, sizes, reading, at_s, constants)
+
+
+def _believe(
+    before: Answer, sizes: Sizes, reading: Reading, at_s: float, constants: Constants
+) -> Answer:
+    """What one more answer shows that can be believed."""
     has_begun = _fell(before.estimate, reading)
     last = None if has_begun else before.estimate
     answers = Answers(
@@ -82,18 +88,16 @@ def follow_answer(before: Answer, sizes: Sizes, sample: VmSample, moment: Moment
         max(_BETWEEN_LEAST_S, min(at_s - before.at_s, _BETWEEN_MOST_S)),
         sizes.memory_bytes,
         max(0, before.kept_bytes - sizes.actual_bytes),
-        _touched(before, sizes, reading, slack_bytes),
+        _touched(before, sizes, reading, constants.slack_of(sizes.memory_bytes)),
     )
-    known = estimate(last, answers, kept, constants)
-    return Answer(
-        known,
-        at_s,
-        sizes.actual_bytes,
-        sizes.held_bytes,
-        mark,
-        said,
+    kept = Kept(min(sizes.looks), max(sizes.looks))
+    return replace(
+        before,
+        estimate=estimate(last, answers, kept, constants),
+        at_s=at_s,
+        kept_bytes=sizes.actual_bytes,
+        held_bytes=sizes.held_bytes,
         is_new_kernel=has_begun,
-        looked_s=moment.now_s,
     )
 
 

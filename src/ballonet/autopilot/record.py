@@ -6,7 +6,7 @@ Units: bytes (logical size), seconds.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from ballonet.autopilot.answer import NO_ANSWER, Answer, follow_answer
@@ -96,9 +96,7 @@ def follow(
     slack_bytes = moment.constants.slack_of(sizes.memory_bytes)
     is_full = sizes.actual_bytes >= sizes.memory_bytes - slack_bytes
     answer = follow_answer(before.answer, sizes, sample, moment)
-    has_begun = answer.is_new_kernel or (is_new and is_full and not moment.is_first)
     signals = _signals(sizes, answer, sample, moment)
-    suffered_s = moment.now_s if signals else before.suffered_s
     progress = follow_progress(
         before.progress,
         sizes.actual_bytes,
@@ -107,29 +105,25 @@ def follow(
         moment.constants,
         is_empty=is_full,
     )
-    note = sample.no_answer or _why_left_alone(sample, is_excluded=is_excluded)
-    event = VmEvent.LEFT_ALONE
-    if sample.no_answer:
-        event = VmEvent.NO_ANSWER
-    elif has_begun and not note:
-        event = VmEvent.NEW_KERNEL
-    elif not note:
-        event = _event(before, answer, progress, suffered_s, moment)
-    state = next_state(before.state, event)
-    is_entered = state is not before.state or event is VmEvent.NEW_KERNEL
-    return VmRecord(
+    record = VmRecord(
         sample.vm,
         sizes,
         answer,
         progress,
-        state,
-        moment.now_s if is_entered else before.state_since_s,
+        before.state,
+        before.state_since_s,
         before.asked,
         signals,
-        suffered_s,
+        moment.now_s if signals else before.suffered_s,
         before.self_deflations + (Signal.SELF_DEFLATED in signals),
-        note,
+        sample.no_answer or _why_left_alone(sample, is_excluded=is_excluded),
     )
+    if sample.no_answer:
+        return _enter(record, VmEvent.NO_ANSWER, moment)
+    if record.note:
+        return _enter(record, VmEvent.LEFT_ALONE, moment)
+    has_begun = answer.is_new_kernel or (is_new and is_full and not moment.is_first)
+    return _enter(record, VmEvent.NEW_KERNEL if has_begun else _event(record, moment), moment)
 
 
 def _why_left_alone(sample: VmSample, *, is_excluded: bool) -> str:
@@ -151,20 +145,27 @@ def _signals(
     return found
 
 
-def _event(
-    before: VmRecord, answer: Answer, progress: Progress, suffered_s: float, moment: Moment
-) -> VmEvent:
+def _event(record: VmRecord, moment: Moment) -> VmEvent:
+    """What this round shows of a VM that can be reached and is nobody else's."""
     now_s, constants = moment.now_s, moment.constants
+    answer, progress = record.answer, record.progress
     if answer.estimate is None or now_s - answer.at_s > moment.stale_s:
         return VmEvent.NO_STATISTICS
-    if now_s - suffered_s <= constants.distress_rest_s:
+    if now_s - record.suffered_s <= constants.distress_rest_s:
         return VmEvent.SUFFERS
     if progress.has_given:
         return VmEvent.GAVE
     if progress.is_stuck or progress.waits_for_retry(now_s):
         return VmEvent.NO_PROGRESS
-    if before.state is VmState.STUCK:
+    if record.state is VmState.STUCK:
         return VmEvent.RETRY
-    if before.state is VmState.BOOT and now_s - before.state_since_s >= constants.boot_s:
+    if record.state is VmState.BOOT and now_s - record.state_since_s >= constants.boot_s:
         return VmEvent.BOOTED
     return VmEvent.FINE if progress.is_proven else VmEvent.UNPROVEN
+
+
+def _enter(record: VmRecord, event: VmEvent, moment: Moment) -> VmRecord:
+    state = next_state(record.state, event)
+    if state is record.state and event is not VmEvent.NEW_KERNEL:
+        return record
+    return replace(record, state=state, state_since_s=moment.now_s)
