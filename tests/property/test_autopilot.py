@@ -200,6 +200,8 @@ def test_it_is_safe_whatever_is_seen(seed: int) -> None:
     rules = random_settings(dice)
     play = Play(rules)
     for _ in range(ROUNDS):
+        if dice.random() < 0.1:  # the operator changes the configuration
+            rules = play.rules = random_settings(dice)
         before: LawState = play.state
         available = dice.choice([None, *(dice.randint(0, 4 * MEMORY) for _ in range(6))])
         later_s = dice.choice([1.0, 1.0, 1.0, 1.0, 0.0, -100.0, 5.0, 1e6])

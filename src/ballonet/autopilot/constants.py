@@ -40,6 +40,8 @@ class Constants:
     #: Who ran into its limit wanted more than it had, and so much of it is expected again: in the
     #: model 1.25 times costs a third more kills, one after the other of the same program.
     hit_times: float = 2.0
+    #: ... and a quarter more of it where that is a first guess.
+    hit_guess_times: float = 1.25
     #: ... soon, because what was killed is started again.
     hit_decay_s: float = 30.0
     #: 88 % of overloads last less than 2 minutes (Overdriver): so long a peak is expected again.

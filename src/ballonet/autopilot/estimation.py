@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 
 from ballonet.autopilot.cache_floor import next_cache_floor
 from ballonet.autopilot.constants import Constants
-from ballonet.autopilot.distress import Answers, Signal, grown, signals_of
+from ballonet.autopilot.distress import Answers, Signal, signals_of
+from ballonet.autopilot.limit import NO_HIT, Hit, UseChange, follow_hit
 from ballonet.autopilot.reading import Reading
 from ballonet.autopilot.usage import Kept, Usage, use
 
@@ -26,7 +27,7 @@ class Estimate:
     reading: Reading
     peak_bytes: int  #: what it used lately
     trailing_bytes: int  #: its use, as it was a few seconds ago
-    hit_bytes: int  #: what it wanted when it ran into its limit, fading; 0: it did not
+    hit: Hit  #: what it wanted when it ran into its limit
     cache_floor_bytes: int
     signals: Mapping[Signal, int] = field(default_factory=dict)  #: what it suffers from
     rates: Mapping[Signal, int] = field(default_factory=dict)  #: too high in this answer
@@ -65,17 +66,17 @@ def estimate(
     slack_bytes = constants.slack_of(answers.memory_bytes)
     usage = use(before.usage if before else None, answers.now, kept, slack_bytes)
     used_bytes, seconds = usage.used_bytes, answers.seconds
-    peak_bytes, trailing_bytes, hit_bytes, floor_bytes = used_bytes, used_bytes, 0, 0
+    peak_bytes, trailing_bytes, hit, floor_bytes = used_bytes, used_bytes, NO_HIT, 0
     if before is not None:
         floor_bytes = before.cache_floor_bytes
         peak_bytes = _fading(before.peak_bytes, used_bytes, seconds, constants.peak_decay_s)
         peak_bytes = max(peak_bytes, used_bytes, answers.touched_bytes)
         trailing_bytes = _fading(before.trailing_bytes, used_bytes, seconds, constants.rise_s)
-        hit_bytes = _fading(before.hit_bytes, 0, seconds, constants.hit_decay_s)
+        change = UseChange(before.used_bytes, before.rise_bytes, used_bytes)
+        hit = follow_hit(before.hit, answers, change, kept.most_bytes, constants)
+        peak_bytes = max(peak_bytes, hit.wanted_bytes)
     signals, rates = signals_of(answers, before.rates if before else {}, constants)
-    if before is not None and _has_hit_its_limit(before, answers, used_bytes, kept, constants):
-        hit_bytes = max(hit_bytes, int(kept.most_bytes * constants.hit_times))
-        peak_bytes = max(peak_bytes, hit_bytes)
+    if hit.is_new and hit.is_sure:
         signals |= {Signal.OOM_KILL: max(1, signals.get(Signal.OOM_KILL, 0))}
     pad_bytes = constants.pad_of(answers.memory_bytes)
     return Estimate(
@@ -83,7 +84,7 @@ def estimate(
         answers.now,
         peak_bytes,
         min(trailing_bytes, used_bytes),
-        hit_bytes,
+        hit,
         next_cache_floor(floor_bytes, used_bytes, answers, constants),
         signals,
         rates,
@@ -94,25 +95,6 @@ def estimate(
 def _fading(was_bytes: int, now_bytes: int, seconds: float, time_s: float) -> int:
     """From what it was to what it is: after `time_s` one e-th of the difference is left."""
     return now_bytes + int((was_bytes - now_bytes) * math.exp(-seconds / time_s))
-
-
-def _has_hit_its_limit(
-    before: Estimate, answers: Answers, used_bytes: int, kept: Kept, constants: Constants
-) -> bool:
-    """Processes were killed, so it wanted more than it had.
-
-    Kernels before 6.12 do not tell.  There it is when use that rose as if it would soon be all
-    there was, or a guest that has just touched the last of it, shows much less instead.
-    """
-    if "oom_kill" in answers.now.counters:
-        return bool(grown(answers).get("oom_kill"))
-    if answers.now.counters.get("swap_out"):
-        return False  # it has swap: then use falls for other reasons
-    if before.used_bytes + before.rise_bytes >= kept.most_bytes:
-        return before.used_bytes - used_bytes > before.rise_bytes > 0
-    pad_bytes = constants.pad_of(answers.memory_bytes)
-    has_touched_all = answers.touched_bytes >= kept.most_bytes - pad_bytes // 2
-    return has_touched_all and answers.touched_bytes - used_bytes > pad_bytes
 
 
 def need_of(known: Estimate, memory_bytes: int, least_bytes: int, constants: Constants) -> Need:
@@ -135,9 +117,9 @@ def need_of(known: Estimate, memory_bytes: int, least_bytes: int, constants: Con
     )
     margin_bytes = constants.margin_of(memory_bytes)
     head_bytes = max(margin_bytes, int(known.peak_bytes * constants.peak_head_share))
-    use_bytes = max(used_bytes + constants.pad_of(memory_bytes) + censored_bytes, known.hit_bytes)
-    growth_bytes = used_bytes + constants.pad_of(memory_bytes) + rise_bytes
-    growth_bytes = max(use_bytes, growth_bytes)
+    needed_bytes = used_bytes + constants.pad_of(memory_bytes)
+    use_bytes = max(needed_bytes + censored_bytes, known.hit.wanted_bytes * known.hit.is_sure)
+    growth_bytes = max(use_bytes, needed_bytes + rise_bytes, known.hit.wanted_bytes)
     peak_bytes = max(growth_bytes, known.peak_bytes + head_bytes)
     cache_bytes = max(peak_bytes, known.cache_floor_bytes)
     sizes = (use_bytes, growth_bytes, peak_bytes, cache_bytes)

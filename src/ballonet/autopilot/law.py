@@ -10,7 +10,7 @@ Units: bytes (logical size), seconds.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -27,7 +27,7 @@ from ballonet.autopilot.sample import Round
 from ballonet.autopilot.settings import Settings
 from ballonet.autopilot.verdicts import verdict_of
 
-__all__ = ["FIRST", "LawState", "Step", "step"]
+__all__ = ["FIRST", "LawState", "Step", "step", "steps"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +93,19 @@ def step(state: LawState, seen: Round, settings: Settings) -> Step:
         allotted,
         _next_look(standings, decided, settings),
     )
+
+
+def steps(rounds: Iterable[Round], settings: Settings) -> Iterator[Step]:
+    """Decide again for rounds that were recorded, from the first on.
+
+    With other settings than the recorded ones make it a dry run: what the VMs did then does not
+    follow what is decided now.
+    """
+    state = FIRST
+    for seen in rounds:
+        last = step(state, seen, settings)
+        state = last.state
+        yield last
 
 
 def _follow_all(

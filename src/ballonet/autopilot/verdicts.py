@@ -43,7 +43,7 @@ def _why_more(one: Standing, to_bytes: int) -> Reason:
         return Reason.SUFFERS
     if to_bytes <= one.may_touch_bytes:
         return Reason.KEEP
-    has_hit = record.estimate is not None and record.estimate.hit_bytes >= need.use_bytes
+    has_hit = record.estimate is not None and record.estimate.hit.wanted_bytes >= need.use_bytes
     for limit_bytes, reason in (
         (need.use_bytes, Reason.HIT if has_hit else Reason.USE),
         (need.growth_bytes, Reason.GROWTH),

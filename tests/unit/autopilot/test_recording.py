@@ -7,10 +7,10 @@ import json
 import pytest
 from tests.support.autopilot_fleet import MIB, Fleet, Guest
 
-from ballonet.autopilot.explanation import Verdict
-from ballonet.autopilot.law import FIRST, step
+from ballonet.autopilot.law import steps
 from ballonet.autopilot.recording import decision_line, parse_round, replay_rounds, round_line
 from ballonet.autopilot.sample import HostSample, Round, VmSample
+from ballonet.autopilot.settings import Settings
 from ballonet.errors import WireError
 
 SEEN = Round(
@@ -38,14 +38,21 @@ def test_rounds_that_were_recorded_lead_to_the_same_decisions() -> None:
         for change in fleet.last.changes:
             lines.append(decision_line(change))
             decided.append(change)
-    state = FIRST
-    again: list[Verdict] = []
-    for seen in replay_rounds(lines):
-        last = step(state, seen, fleet.settings)
-        state = last.state
-        again.extend(last.changes)
+    again = [one for last in steps(replay_rounds(lines), fleet.settings) for one in last.changes]
     assert again == decided
     assert decided
+
+
+def test_what_other_settings_would_have_done_can_be_seen() -> None:
+    fleet = Fleet(1400 * MIB, Guest("a"), Guest("b"), settings=Settings(reserve_bytes=0))
+    lines = []
+    for _ in range(20):
+        lines.append(round_line(fleet.seen()))
+        fleet.second()
+    other = Settings(reserve_bytes=0, budget_bytes=1000 * MIB, is_dry_run=True)
+    last = list(steps(replay_rounds(lines), other))[-1]
+    assert last.budget.free_bytes < 0
+    assert last.changes
 
 
 def test_a_decision_says_why_in_words_and_figures() -> None:

@@ -288,7 +288,7 @@ def test_deflate_on_oom_is_seen_counted_and_the_balloon_set_again() -> None:
 
 
 def test_what_was_touched_between_two_answers_is_a_peak_and_cache_is_not() -> None:
-    """The host sees it: a burst of 300 MiB, of which no answer tells."""
+    """The host sees it: a burst of which no answer tells."""
     for burst in ("programs", "files"):
         fleet = two(3000, mode=Mode.HOLD)
         fleet.seconds(60)
@@ -298,7 +298,7 @@ def test_what_was_touched_between_two_answers_is_a_peak_and_cache_is_not() -> No
         guest.caches = 300 * MIB if burst == "files" else 0
         fleet.second()
         after = fleet.last.standings["a"].need.peak_bytes
-        assert (after > before + 200 * MIB) == (burst == "programs")
+        assert (after > before + 50 * MIB) == (burst == "programs")
 
 
 def test_a_lease_is_kept_free_for_who_comes() -> None:
