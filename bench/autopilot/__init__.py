@@ -1,1 +1,0 @@
-"""The autopilot beside the laws of others, on a model of a fleet."""
