@@ -77,7 +77,18 @@ def _open_memory(pid: int) -> int:
             target = str(link.readlink())
             if target.endswith(_GONE) and target in mapped and stat.S_ISREG(link.stat().st_mode):
                 return os.open(link, os.O_RDONLY | os.O_CLOEXEC)
+    if _has_ended(pid):
+        raise GuestError(f"there is no process {pid}")
     raise GuestError(f"process {pid} is no User-Mode Linux: it has no memory file")
+
+
+def _has_ended(pid: int) -> bool:
+    """It is gone, or only its parent does not know yet; either has neither maps nor descriptors."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2]
+    except OSError:
+        return True
+    return fields.split()[0] in "ZX"
 
 
 def _failed(pid: int, error: OSError) -> GuestError:
