@@ -66,8 +66,9 @@ fix: .venv/.dev ## repair what can be repaired
 mutants: system .venv/.dev ## faults put in on purpose, each of which the tests must notice
 	$(BIN)/python -m tests.mutants
 
-fuzz: system .venv/.dev ## a million random guests against the device, and a million against its siblings
+fuzz: system .venv/.dev ## a million random guests against the device, a million against its siblings, every history
 	$(BIN)/python -m tests.fuzz --inputs 1000000
+	BALLONET_WHOLE=1 $(BIN)/pytest $(SIDE_BY_SIDE) tests/property
 
 answers: system system-qemu .venv/.dev ## every question of `ballonet lab`, into docs/answers
 	$(BIN)/ballonet lab --all --write docs/answers >/dev/null

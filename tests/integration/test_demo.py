@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -11,10 +13,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tests.support.wait import PATIENCE_S
 
 from ballonet.control.device_control import DeviceControl
 from ballonet.control.status import Status
 from ballonet.device.balloon import BalloonSettings
+from ballonet.errors import GuestError
 from ballonet.guests.ballooned import BalloonedEmbeddedGuest
 from ballonet.guests.embedded import EmbeddedGuestSettings
 from ballonet.units import pages_to_bytes
@@ -74,3 +78,10 @@ def test_a_host_that_does_not_get_its_memory_is_told_so() -> None:
         result = machine.resize(100, stalled_after_s=0.1)
     assert result.reached
     assert (result.host_seconds, result.waiting_bytes) == (None, MIB)
+
+
+def test_a_guest_that_ends_meanwhile_is_told_at_once() -> None:
+    with BalloonedEmbeddedGuest(EmbeddedGuestSettings(128 * MIB), BalloonSettings()) as machine:
+        os.kill(machine.guest.pid, signal.SIGKILL)
+        with pytest.raises(GuestError, match="has ended while its balloon was to move"):
+            machine.resize(100, stalled_after_s=PATIENCE_S)

@@ -14,6 +14,7 @@ import pytest
 from tests.support import moving
 from tests.support.moving import come_to_rest, move, saved
 from tests.support.pair import MIB, DeviceMemory, Pair
+from tests.support.turn import in_turn
 
 from ballonet.device.balloon import Balloon, BalloonSettings
 from ballonet.device.poison import PagePoison
@@ -29,6 +30,7 @@ from ballonet.virtio.features import BALLOON_FEATURES, RING_FEATURES, Feature
 
 MEMORY_BYTES = 24 * MIB
 HISTORIES = 1200
+DAYS = 2  #: that it takes to see them all
 MOVED_HISTORIES = 100
 STEPS_MAX = 40
 
@@ -212,7 +214,7 @@ class History:
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("part", range(8))
+@pytest.mark.parametrize("part", in_turn(range(8), DAYS))
 def test_no_history_loses_a_byte_or_leaks_a_page(part: int) -> None:
     share = HISTORIES // 8
     for seed in range(part * share, (part + 1) * share):

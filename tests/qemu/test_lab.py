@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from tests.support.lab_turn import in_turn
+from tests.support.lab_turn import experiments_in_turn
 
 from ballonet.lab.experiment import Kernel, perform
 from ballonet.lab.notebook import Notebook
 from ballonet.lab.questions import find
 
 
-@pytest.mark.parametrize(("name", "kernel"), in_turn(Kernel.QEMU))
+@pytest.mark.parametrize(("name", "kernel"), experiments_in_turn(Kernel.QEMU))
 def test_what_is_seen_supports_the_answer(name: str, kernel: Kernel) -> None:
     perform(find(name), Notebook(), kernel)

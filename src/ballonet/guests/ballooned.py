@@ -18,6 +18,7 @@ from typing import Final, Generic, Self, TypeVar
 from ballonet.balloon.facts import ActualChanged, Fact
 from ballonet.control.device_control import DeviceControl
 from ballonet.device.balloon import BalloonSettings
+from ballonet.errors import GuestError
 from ballonet.guests.embedded import EmbeddedGuestSettings
 from ballonet.guests.embedded_process import EmbeddedGuest
 from ballonet.guests.guest import Guest
@@ -101,6 +102,7 @@ class Ballooned(Generic[G]):
 
         Ends too when nothing moves for so long.
         Units: 4 KiB balloon pages; `progress` is given `actual` a few times a second.
+        Raises: GuestError, if the guest ends meanwhile.
         """
         started_s = time.monotonic()
         seconds, actual_pages = self._wait_for_guest(target_pages, stalled_after_s, progress)
@@ -119,7 +121,7 @@ class Ballooned(Generic[G]):
     def _wait_for_guest(
         self, target_pages: int, stalled_after_s: float, progress: Callable[[int], None]
     ) -> tuple[float, int]:
-        """Seconds to the last move of `actual`, and where it stands."""
+        """Seconds to the last move of `actual`, and where it stands. Raises: GuestError."""
         started_s = time.monotonic()
         with self._moved:
             self._target_pages, self._moved_at = target_pages, started_s
@@ -130,6 +132,8 @@ class Ballooned(Generic[G]):
                     self._moved.wait(_PROGRESS_INTERVAL_S)
                 actual_pages, moved_s = self._actual_pages, self._moved_at
             progress(actual_pages)
+            if not self.guest.is_running:
+                raise GuestError("the guest has ended while its balloon was to move")
             if actual_pages == target_pages or time.monotonic() - moved_s > stalled_after_s:
                 return moved_s - started_s, actual_pages
 

@@ -26,6 +26,11 @@ class Guest(Protocol):
         """End it; nothing of it remains."""
         ...
 
+    @property
+    def is_running(self) -> bool:
+        """Its kernel's process lives."""
+        ...
+
     def meminfo(self) -> dict[str, int]:
         """/proc/meminfo, in bytes. Raises: GuestError."""
         ...

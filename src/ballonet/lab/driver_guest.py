@@ -30,6 +30,7 @@ __all__ = [
 GUEST_BYTES: Final = 256 << 20
 _STALLED_S: Final = 120.0
 _ANSWER_S: Final = 60.0
+_LOG_LINES: Final = 5
 
 T = TypeVar("T")
 
@@ -62,8 +63,14 @@ def fill(machine: BalloonedGuest, pages: int) -> None:
     if not resized.reached or resized.waiting_bytes:
         raise GuestError(
             f"the balloon should have {format_bytes(pages_to_bytes(pages))}, and stays at"
-            f" {format_bytes(pages_to_bytes(resized.actual_pages))}"
+            f" {format_bytes(pages_to_bytes(resized.actual_pages))};"
+            f" its kernel's last words: {_last_words(machine)}"
         )
+
+
+def _last_words(machine: BalloonedGuest) -> str:
+    """A guest that hangs cannot be asked any more."""
+    return " / ".join(machine.guest.kernel_log().splitlines()[-_LOG_LINES:])
 
 
 def ask_device(machine: BalloonedGuest, question: Callable[[Balloon], T]) -> T:

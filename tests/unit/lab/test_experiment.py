@@ -6,7 +6,8 @@ import json
 from dataclasses import replace
 
 import pytest
-from tests.support.lab_turn import THIRDS, turn
+from tests.support.lab_turn import DAYS
+from tests.support.turn import turn
 
 from ballonet.errors import ExperimentError, UsageError
 from ballonet.lab.experiment import Experiment, Kernel, perform
@@ -112,8 +113,6 @@ def test_every_question_is_whole(name: str) -> None:
 
 
 def test_three_days_see_every_experiment_once() -> None:
-    seen = [name for day in range(THIRDS) for name, _ in turn(day, Kernel, is_whole=False)]
-    assert sorted(set(seen)) == sorted(NAMES)
-    assert set(turn(0, Kernel, is_whole=True)) == set().union(
-        *(turn(day, Kernel, is_whole=False) for day in range(THIRDS))
-    )
+    seen = [name for day in range(DAYS) for name in turn(NAMES, DAYS, day, is_whole=False)]
+    assert sorted(seen) == sorted(NAMES)
+    assert list(turn(NAMES, DAYS, 0, is_whole=True)) == list(NAMES)
