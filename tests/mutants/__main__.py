@@ -156,6 +156,7 @@ def run_tests(tree: Path, names: Sequence[str], *, whole: bool = False) -> tuple
     command += ["-o", f"timeout={HANG_S}", *(f"tests/{name}" for name in names)]
     # Without byte code: its check by second and size would miss a mutant.
     environment = os.environ | {"PYTHONPATH": str(tree / "src"), "PYTHONDONTWRITEBYTECODE": "1"}
+    environment["BALLONET_WHOLE"] = "1"  # a mutant has no day off
     with (tree / "output").open("w+", encoding="utf-8") as output:
         with subprocess.Popen(
             command, cwd=tree, env=environment, stdout=output, stderr=output, start_new_session=True

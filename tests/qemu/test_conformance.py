@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.support.turn import on_day
+
 BALLONET = str(Path(sys.executable).with_name("ballonet"))
 KNOWN_DEVIATIONS = {
     "P-10",  # parts of a big page are forgotten at the end of a message
@@ -16,6 +18,7 @@ KNOWN_DEVIATIONS = {
 }
 
 
+@on_day(0, 2)
 def test_the_known_deviations_are_found_by_looking(tmp_path: Path) -> None:
     junit = tmp_path / "junit.xml"
     command = [BALLONET, "conform", "device", "--qemu", "--huge-pages", "--json"]

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.support.turn import in_turn
 
 BALLONET = str(Path(sys.executable).with_name("ballonet"))
 #: What is not asked of a real driver, and why.
@@ -52,7 +53,7 @@ def verdicts(kind: str, *only: str) -> dict[str, str]:
     return {row["id"]: row["verdict"] for row in found["results"]}
 
 
-@pytest.mark.parametrize("kind", FEW)
+@pytest.mark.parametrize("kind", in_turn(FEW, 2))
 def test_the_real_driver_keeps_to_what_matters_most(kind: str) -> None:
     assert verdicts(kind, *FEW[kind]) == dict.fromkeys(FEW[kind], "pass")
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from tests.support.documents import ENVIRONMENT, block, masked, masked_lines, printed
+from tests.support.turn import in_turn, on_day
 from tests.support.wait import wait_until
 
 pytestmark = pytest.mark.xdist_group("siblings document")
@@ -19,7 +20,7 @@ DOCUMENT = ROOT / "docs" / "siblings.md"
 OF_VMWARE, OF_HYPERV = "### A conversation", "### Another conversation"
 
 
-@pytest.mark.parametrize("kind", ["vmware", "hyperv"])
+@pytest.mark.parametrize("kind", in_turn(["vmware", "hyperv"], 2))
 def test_it_shows_what_the_features_of_a_balloon_print(kind: str) -> None:
     command = f"ballonet features --balloon {kind}"
     shown = block(DOCUMENT, f"`{command}` has")
@@ -27,12 +28,14 @@ def test_it_shows_what_the_features_of_a_balloon_print(kind: str) -> None:
     assert masked(printed(command, ROOT, columns)) == masked(shown)
 
 
+@on_day(1, 2)
 def test_it_shows_every_kind_of_call_of_vmware_s_conversation(tmp_path: Path) -> None:
     _record(OF_VMWARE, tmp_path)
     lines = masked_lines(printed("ballonet trace --queue socket trace", tmp_path))
     assert set(lines) == set(masked_lines(block(DOCUMENT, OF_VMWARE)))
 
 
+@on_day(0, 2)
 def test_it_shows_every_kind_of_message_of_hyper_v_s_conversation(tmp_path: Path) -> None:
     _record(OF_HYPERV, tmp_path)
     command = "ballonet trace trace | grep -v -e StatusReport -e 'status reported'"

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from typing import TypeVar
 
+import pytest
+
 T = TypeVar("T")
 
 
@@ -24,3 +26,11 @@ def turn(parts: Iterable[T], days: int, today: int, *, is_whole: bool) -> Iterat
     for number, part in enumerate(parts):
         if is_whole or number % days == today % days:
             yield part
+
+
+def on_day(number: int, days: int) -> pytest.MarkDecorator:
+    """For a test that runs on one of so many days."""
+    return pytest.mark.skipif(
+        number not in in_turn(range(days), days),
+        reason=f"has its turn on one of {days} days; BALLONET_WHOLE=1 runs it",
+    )
