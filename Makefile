@@ -63,7 +63,7 @@ fix: .venv/.dev ## repair what can be repaired
 	$(BIN)/ruff check --fix src tests bench
 	$(BIN)/ruff format src tests bench
 
-mutants: system .venv/.dev ## faults put in on purpose, each of which the tests must notice
+mutants: system system-qemu system-libvirt system-prometheus .venv/.dev ## faults put in on purpose, each of which the tests must notice
 	$(BIN)/python -m tests.mutants
 
 fuzz: system .venv/.dev ## a million random guests against the device, a million against its siblings, every history
