@@ -1,0 +1,1 @@
+"""The autopilot beside the laws of others, on a model of a fleet."""
