@@ -13,7 +13,7 @@ SIDE_BY_SIDE := -n $(shell expr 2 '*' $$(nproc)) --dist loadgroup
 PROGRAMS := agent clients device_program embedded_guest host image_files migrating monitor monitor_prompt \
     sibling_conformance trace
 
-.PHONY: help run test answers mutants test-unit test-kernel test-qemu test-libvirt conform-linux test-oldest check lint fix fuzz bench plots clean system system-dev system-qemu system-libvirt system-prometheus
+.PHONY: help run test answers mutants test-unit test-kernel test-qemu test-libvirt conform-linux test-oldest check lint fix fuzz fleets bench plots clean system system-dev system-qemu system-libvirt system-prometheus
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -69,6 +69,9 @@ mutants: system system-qemu system-libvirt system-prometheus .venv/.dev ## fault
 fuzz: system .venv/.dev ## a million random guests against the device, a million against its siblings, every history
 	$(BIN)/python -m tests.fuzz --inputs 1000000
 	BALLONET_WHOLE=1 $(BIN)/pytest $(SIDE_BY_SIDE) tests/property
+
+fleets: system .venv/.dev ## the autopilot's law on a hundred thousand random fleets, some minutes
+	BALLONET_FLEETS=100000 $(BIN)/pytest -q tests/property/test_allocation.py tests/property/test_autopilot.py
 
 answers: system system-qemu .venv/.dev ## every question of `ballonet lab`, into docs/answers
 	$(BIN)/ballonet lab --all --write docs/answers >/dev/null

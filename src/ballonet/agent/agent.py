@@ -12,6 +12,7 @@ import asyncio
 import logging
 import os
 import signal
+import socket
 import time
 from collections.abc import Callable, Coroutine
 from itertools import count
@@ -19,15 +20,21 @@ from pathlib import Path
 from typing import Any, Final
 
 from ballonet.agent.asked_file import AskedFile
+from ballonet.agent.autopilot.autopilot import Autopilot
+from ballonet.agent.autopilot.commands import AGENT_COMMANDS
+from ballonet.agent.autopilot.metrics import AutopilotMetrics
 from ballonet.agent.configuration import Configuration, read_configuration
 from ballonet.agent.metrics import Metrics
 from ballonet.agent.news import News
-from ballonet.agent.only_agent import OnlyAgent
+from ballonet.agent.only_agent import CONTROL_NAME, OnlyAgent
 from ballonet.agent.round import Round, Taker
 from ballonet.agent.rounds import Rounds
 from ballonet.agent.server import MetricsServer
 from ballonet.errors import BallonetError
+from ballonet.monitor.monitor import Monitor
+from ballonet.monitor.outbox import Outbox
 from ballonet.runtime.sd_notify import reloading, sd_notify, watchdog_s
+from ballonet.vhost_user.listener import listening_socket
 from ballonet.vms.poll_keeper import PollKeeper
 
 __all__ = ["Agent"]
@@ -47,6 +54,7 @@ class Agent:
         self._path, self._configuration, self._directory = path, configuration, directory
         self._metrics, self._news = Metrics(), News()
         self._takers: tuple[Taker, ...] = (self._note, self._tell_news, self._metrics.take)
+        self._autopilot: Autopilot
         self._numbers = count(1)
         self._well_until_s = 0.0
         self._signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
@@ -59,15 +67,21 @@ class Agent:
         Raises: SettingsError, SystemCallError, ListenError.
         """
         with OnlyAgent(self._directory):
-            asyncio.run(self._serve(ready))
+            self._autopilot = Autopilot(self._configuration.autopilot, self._directory)
+            self._takers += (self._autopilot.take,)
+            self._metrics.registry.register(AutopilotMetrics(self._autopilot))
+            with listening_socket(self._directory / CONTROL_NAME) as control:
+                asyncio.run(self._serve(ready, control))
 
-    async def _serve(self, ready: Callable[[str], None]) -> None:
+    async def _serve(self, ready: Callable[[str], None], control: socket.socket) -> None:
         for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, self._signals.put_nowait, number)
         self._server = self._begun_server(self._configuration)
         self._rounds = self._begun_rounds(self._configuration)
         self._put_back_what_was_left()
         watchdog = asyncio.ensure_future(self._feed_watchdog())
+        monitor = Monitor(self._autopilot, [control], Outbox(), commands=AGENT_COMMANDS)
+        monitor.begin()
         try:
             ready(self._server.url)
             sd_notify("READY=1")
@@ -76,6 +90,8 @@ class Agent:
             sd_notify("STOPPING=1")
             watchdog.cancel()
             self._spawn(self._rounds.end())
+            self._spawn(self._autopilot.close())
+            self._spawn(monitor.end())
             await asyncio.gather(*self._ending)
             self._asked_file.note(0, ())
             self._server.close()
@@ -110,6 +126,7 @@ class Agent:
             return
         self._metrics.configuration_is_taken = True
         self._configuration = new
+        self._autopilot.configure(new.autopilot)
         if server is not self._server:
             self._server.close()
             self._server = server
@@ -128,7 +145,7 @@ class Agent:
     def _begun_rounds(self, configuration: Configuration) -> Rounds:
         self._well_until_s = time.monotonic() + _FIRST_S
         note = self._asked_file.note
-        return Rounds(configuration.agent, self._takers, self._numbers, note)
+        return Rounds(configuration.agent, self._takers, self._numbers, note, self._autopilot)
 
     def _put_back_what_was_left(self) -> None:
         """By an agent that was killed."""

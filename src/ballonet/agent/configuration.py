@@ -12,11 +12,13 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Final, NamedTuple, get_args
+from typing import Annotated, Any, Final
 
 import msgspec
 from msgspec import Meta, Struct
 
+from ballonet.agent.autopilot.settings import AutopilotSettings, VmSettings
+from ballonet.agent.keys import Key, keys_of, meta
 from ballonet.errors import SettingsError
 from ballonet.runtime.files import read_small
 
@@ -24,7 +26,6 @@ __all__ = [
     "DEFAULT_PATH",
     "AgentSettings",
     "Configuration",
-    "Key",
     "MetricsSettings",
     "configuration_keys",
     "listen_address",
@@ -43,20 +44,16 @@ _SHOWN_LETTERS: Final = 60
 _Pattern = Annotated[str, Meta(min_length=1)]
 
 
-def _meta(meaning: str, allowed: str, **limits: Any) -> Meta:  # noqa: ANN401 - those of Meta
-    return Meta(description=meaning, extra={"allowed": allowed}, **limits)
-
-
 class AgentSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """Table `[agent]`."""
 
     period_s: Annotated[
         float,
-        _meta("time from one round of observations to the next", "0.5 to 3600", ge=0.5, le=3600),
+        meta("time from one round of observations to the next", "0.5 to 3600", ge=0.5, le=3600),
     ] = 2.0
     poll_interval_s: Annotated[
         int,
-        _meta(
+        meta(
             "how often guests that nobody asks for statistics are asked; 0: never",
             "a whole number, 0 to 3600",
             ge=0,
@@ -65,10 +62,10 @@ class AgentSettings(Struct, frozen=True, forbid_unknown_fields=True):
     ] = 2
     match: Annotated[
         tuple[_Pattern, ...],
-        _meta("the machines that are watched, by name or `kind:name`", "a list of patterns"),
+        meta("the machines that are watched, by name or `kind:name`", "a list of patterns"),
     ] = ("*",)
     exclude: Annotated[
-        tuple[_Pattern, ...], _meta("those of them that are not", "a list of patterns")
+        tuple[_Pattern, ...], meta("those of them that are not", "a list of patterns")
     ] = ()
 
 
@@ -76,7 +73,7 @@ class MetricsSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """Table `[metrics]`."""
 
     listen: Annotated[
-        str, _meta("where metrics are served", "an address and a port, as in 127.0.0.1:9177")
+        str, meta("where metrics are served", "an address and a port, as in 127.0.0.1:9177")
     ] = "127.0.0.1:9177"
 
     def __post_init__(self) -> None:
@@ -90,28 +87,23 @@ class Configuration(Struct, frozen=True, forbid_unknown_fields=True):
 
     agent: AgentSettings = AgentSettings()
     metrics: MetricsSettings = MetricsSettings()
+    autopilot: AutopilotSettings = AutopilotSettings()
 
 
-_TABLES: Final[Mapping[str, type[Struct]]] = {"agent": AgentSettings, "metrics": MetricsSettings}
-
-
-class Key(NamedTuple):
-    """One key of the file."""
-
-    table: str
-    name: str
-    default: object
-    meaning: str
-    allowed: str
+_TABLES: Final[Mapping[str, type[Struct]]] = {
+    "agent": AgentSettings,
+    "metrics": MetricsSettings,
+    "autopilot": AutopilotSettings,
+}
+#: In `[autopilot]`: tables of settings, each for the machines of a pattern.
+_OF_VMS: Final = "vm"
 
 
 def configuration_keys() -> Iterator[Key]:
     """Every key, in order."""
     for table, settings in _TABLES.items():
-        for field in msgspec.structs.fields(settings):
-            meta = next(one for one in get_args(field.type) if isinstance(one, Meta))
-            meaning, extra = meta.description or "", meta.extra or {}
-            yield Key(table, field.name, field.default, meaning, str(extra["allowed"]))
+        yield from keys_of(table, settings)
+    yield from keys_of(f'autopilot.{_OF_VMS}."PATTERN"', VmSettings)
 
 
 def read_configuration(path: Path | None) -> Configuration:
@@ -149,18 +141,26 @@ def parse_configuration(text: str, file: str) -> Configuration:
         if not isinstance(values, dict):
             raise SettingsError(f"{place}: {table}", values, "a table of settings")
         for name, value in values.items():
-            _check(table, name, value, f"{file}:{_line_of(text, (table, name))}")
+            if (table, name) == ("autopilot", _OF_VMS):
+                _check_of_vms(value, text, file)
+            else:
+                place = f"{file}:{_line_of(text, (table, name))}"
+                _check(table, _TABLES[table], name, value, place)
     return msgspec.convert(tables, Configuration)
 
 
 def show_configuration(configuration: Configuration) -> Iterator[str]:
     """What is set, in the form of the file."""
-    for table in _TABLES:
-        yield f"[{table}]"
-        settings = getattr(configuration, table)
-        for key in configuration_keys():
-            if key.table == table:
-                yield f"{key.name} = {json.dumps(getattr(settings, key.name))}"
+    for table, kind in _TABLES.items():
+        yield from _shown(table, kind, getattr(configuration, table))
+    for pattern, settings in configuration.autopilot.vm.items():
+        yield from _shown(f"autopilot.{_OF_VMS}.{json.dumps(pattern)}", VmSettings, settings)
+
+
+def _shown(table: str, kind: type[Struct], settings: Struct) -> Iterator[str]:
+    yield f"[{table}]"
+    for key in keys_of(table, kind):
+        yield f"{key.name} = {json.dumps(getattr(settings, key.name))}"
 
 
 def listen_address(listen: str) -> tuple[str, int]:
@@ -169,13 +169,29 @@ def listen_address(listen: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
-def _check(table: str, name: str, value: object, place: str) -> None:
+def _check_of_vms(patterns: object, text: str, file: str) -> None:
+    """Raises: SettingsError."""
+    above = ("autopilot", _OF_VMS)
+    if not isinstance(patterns, dict):
+        place = f"{file}:{_line_of(text, above)}: {'.'.join(above)}"
+        raise SettingsError(place, patterns, 'tables: [autopilot.vm."PATTERN"]')
+    for pattern, values in patterns.items():
+        table = f"{'.'.join(above)}.{json.dumps(pattern)}"
+        if not isinstance(values, dict):
+            place = f"{file}:{_line_of(text, (*above, pattern))}: {table}"
+            raise SettingsError(place, values, "a table of settings")
+        for name, value in values.items():
+            place = f"{file}:{_line_of(text, (*above, pattern, name))}"
+            _check(table, VmSettings, name, value, place)
+
+
+def _check(table: str, settings: type[Struct], name: str, value: object, place: str) -> None:
     """Raises: SettingsError, if the file may not say that."""
-    keys = {key.name: key for key in configuration_keys() if key.table == table}
+    keys = {key.name: key for key in keys_of(table, settings)}
     if name not in keys:
         raise SettingsError(f"{place}: key in [{table}]", name, _nearest(name, list(keys)))
     try:
-        msgspec.convert({name: value}, _TABLES[table])
+        msgspec.convert({name: value}, settings)
     except msgspec.ValidationError as error:
         shown = repr(value)
         got = value if len(shown) <= _SHOWN_LETTERS else shown[:_SHOWN_LETTERS] + "…"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
+from ballonet.agent.autopilot.metrics import ALL_ROWS
 from ballonet.agent.metric_rows import (
     AGE_ROWS,
     AGENT_ROWS,
@@ -68,6 +69,7 @@ def all_families() -> Iterator[Family]:
             yield _family(row)
         seen.add(row.name)
     yield from (_family(row) for row in AGENT_ROWS)
+    yield from (Family(row.name, row.type, row.labels, row.meaning) for row in ALL_ROWS)
     yield from (DURATION, MACHINES, CONFIGURATION_UP, BUILD)
 
 

@@ -15,7 +15,10 @@ from typing import Final, Self
 from ballonet.errors import SettingsError, SystemCallError
 from ballonet.host.directory import check_private
 
-__all__ = ["OnlyAgent"]
+__all__ = ["CONTROL_NAME", "OnlyAgent"]
+
+#: Of the agent's monitor, in its directory.
+CONTROL_NAME: Final = "agent.qmp"
 
 _NAME: Final = "agent.pid"
 _FLAGS: Final = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK

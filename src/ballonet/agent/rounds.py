@@ -12,7 +12,7 @@ import logging
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
-from typing import Final
+from typing import Final, Protocol
 
 from ballonet.agent.configuration import AgentSettings
 from ballonet.agent.finding import Finding
@@ -23,18 +23,40 @@ from ballonet.vms.sighting import Sighting
 from ballonet.vms.this_host import look_at_this_host
 from ballonet.vms.watch import Watch
 
-__all__ = ["Rounds"]
+__all__ = ["Pace", "Rounds"]
 
 #: Of the period, for the machines' answers.
 _PATIENCE_SHARE: Final = 0.75
 #: More changes nothing: each machine is given up after as long.
 _PATIENCE_MOST_S: Final = 6.0
+#: For having guests asked now, and for their answers: a guest answers within 6 to 35 ms.
+_ASK_S: Final = 0.3
+_ANSWER_S: Final = 0.04
 #: For putting back, and hanging up; each machine has 6 s, and all are told at once.
 _END_S: Final = 10.0
 _log = logging.getLogger(__name__)
 
 #: The interval, and the machines that have it from us.
 NoteAsked = Callable[[int, Collection[Sighting]], None]
+
+
+class Pace(Protocol):
+    """Of somebody who may want rounds sooner than they come."""
+
+    @property
+    def next_look_s(self) -> float:
+        """How soon."""
+        ...
+
+    @property
+    def is_acting(self) -> bool:
+        """What guests say decides."""
+        ...
+
+    @property
+    def is_hurried(self) -> bool:
+        """... and what they said a second ago is old."""
+        ...
 
 
 class Rounds:
@@ -46,10 +68,11 @@ class Rounds:
         takers: Sequence[Taker],
         numbers: Iterator[int],
         note_asked: NoteAsked,
+        pace: Pace,
     ) -> None:
         """`numbers`: of the rounds, from 1; `note_asked` is told whose interval was changed."""
         self._settings, self._takers, self._numbers = settings, takers, numbers
-        self._note_asked = note_asked
+        self._note_asked, self._pace = note_asked, pace
         self._finding = Finding(settings.match, settings.exclude)
         self._keeper = PollKeeper(settings.poll_interval_s)
         self._keeping: asyncio.Future[None] | None = None
@@ -66,19 +89,33 @@ class Rounds:
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
-        patience_s = min(_PATIENCE_SHARE * self._settings.period_s, _PATIENCE_MOST_S)
         due_s = loop.time()
         try:
             async with Watch(find=self._finding.find) as watch:
                 while True:
-                    await self._make(watch, patience_s)
-                    due_s = max(due_s + self._settings.period_s, loop.time())
+                    await self._ask_now()
+                    await self._make(watch)
+                    due_s = max(due_s + self._period_s, loop.time())
                     await asyncio.sleep(due_s - loop.time())
         finally:
             await self._finding.close()
 
-    async def _make(self, watch: Watch, patience_s: float) -> None:
+    @property
+    def _period_s(self) -> float:
+        """To the next round, as it looks now."""
+        return min(self._settings.period_s, self._pace.next_look_s)
+
+    async def _ask_now(self) -> None:
+        """Have the guests asked whose interval is ours, if what they say decides."""
+        if self._pace.is_acting:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_ASK_S):
+                    await self._keeper.ask_now(everybody=self._pace.is_hurried)
+            await asyncio.sleep(_ANSWER_S)
+
+    async def _make(self, watch: Watch) -> None:
         begun_s = time.monotonic()
+        patience_s = min(_PATIENCE_SHARE * self._settings.period_s, _PATIENCE_MOST_S)
         try:
             found = await watch.round(patience_s)
         except Exception as error:  # a fault of ours must not end the next rounds
@@ -93,7 +130,7 @@ class Rounds:
             ended_s=ended_s,
             ended_wall_s=time.time(),
             duration_s=ended_s - begun_s,
-            period_s=self._settings.period_s,
+            period_s=self._period_s,
             found=tuple(found),
             host=look_at_this_host(),
             problem=self._finding.problem,

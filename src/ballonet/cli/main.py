@@ -26,6 +26,7 @@ __all__ = ["main", "vhost_user_balloon"]
 #: Verb -> module that defines a command of the same name, and what the verb does.
 VERBS: Final = {
     "agent": "Watch every VM of this host, and serve metrics of them.",
+    "autopilot": "See what the autopilot of the agent decides, and why; tell it what to do.",
     "conform": "Check a device or a driver against the specification.",
     "demo": "A real Linux kernel gives memory back, and takes it again.",
     "device": "Serve a balloon device to a VMM over vhost-user.",

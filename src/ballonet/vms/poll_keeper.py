@@ -52,6 +52,15 @@ class PollKeeper:
         ]
         await asyncio.gather(*(self._begin(some) for some in _together(silent)))
 
+    async def ask_now(self, *, everybody: bool) -> None:
+        """Have those asked at once whose interval is ours; else those that one question reaches."""
+        parts = [
+            some
+            for some in _together(self._asked.values())
+            if everybody or ADAPTERS[some[0].who.kind].change_polling is not None
+        ]
+        await asyncio.gather(*(self._ask(some) for some in parts))
+
     @property
     def asked(self) -> list[Sighting]:
         """Whose interval is to be put back."""
@@ -74,6 +83,12 @@ class PollKeeper:
             done = await _change(some, self._interval_s, instead_of_s=0)
         now_s = time.monotonic()
         self._refused_s |= {one: now_s for one in some if one not in done}
+
+    async def _ask(self, some: Sequence[Sighting]) -> None:
+        # Polling that begins anew asks at once; cut short between, they are as they were found.
+        with suppress(BallonetError, TimeoutError):
+            await _change(some, 0, instead_of_s=self._interval_s)
+            await _change(some, self._interval_s, instead_of_s=0)
 
     async def _end(self, some: Sequence[Sighting]) -> None:
         with suppress(BallonetError, TimeoutError):  # it is gone, and its polling with it

@@ -14,7 +14,7 @@ from tests.support.wait import PATIENCE_S
 from ballonet.agent import rounds as module
 from ballonet.agent.configuration import AgentSettings
 from ballonet.agent.round import Round
-from ballonet.agent.rounds import Rounds
+from ballonet.agent.rounds import Pace, Rounds
 from ballonet.vms.discovery import Found
 from ballonet.vms.sighting import Sighting
 
@@ -44,6 +44,20 @@ class FakeWatch:
         return [machine("web"), machine("db")]
 
 
+class Calm:
+    """Somebody who takes rounds as they come."""
+
+    next_look_s = float("inf")
+    is_acting = is_hurried = False
+
+
+class Hurried:
+    """Somebody who wants them soon, and by what guests say now."""
+
+    next_look_s = 0.001
+    is_acting = is_hurried = True
+
+
 class FakeKeeper:
     """Hangs until it is cancelled; what it was told is kept."""
 
@@ -60,6 +74,10 @@ class FakeKeeper:
     @property
     def asked(self) -> list[Sighting]:
         return [machine("web").sighting]
+
+    async def ask_now(self, *, everybody: bool) -> None:
+        assert everybody
+        self.told.append("ask now")
 
     async def put_back(self) -> None:
         self.told.append("put back")
@@ -78,6 +96,7 @@ def fakes(monkeypatch: pytest.MonkeyPatch) -> None:
 def rounds_of(
     takers: Callable[[Callable[[Round], None]], list[Callable[[Round], None]]],
     settings: AgentSettings = SETTINGS,
+    pace: Pace | None = None,
 ) -> list[Round]:
     """The first five that are taken, and then the end."""
     taken: list[Round] = []
@@ -90,7 +109,7 @@ def rounds_of(
             if len(taken) >= 5:
                 five.set()
 
-        made = Rounds(settings, takers(take), count(1), lambda *_: None)
+        made = Rounds(settings, takers(take), count(1), lambda *_: None, pace or Calm())
         await five.wait()
         await made.end()
 
@@ -137,3 +156,9 @@ def test_an_end_is_bounded_also_where_putting_back_hangs(monkeypatch: pytest.Mon
     monkeypatch.setattr(FakeKeeper, "hangs_at_the_end", True)
     rounds_of(lambda take: [take])
     assert FakeKeeper.told[-1] == "put back"
+
+
+def test_whoever_is_hurried_gets_rounds_sooner_and_has_guests_asked_before_each() -> None:
+    taken = rounds_of(lambda take: [take], pace=Hurried())
+    assert {one.period_s for one in taken} == {0.001}
+    assert FakeKeeper.told.count("ask now") >= 5
