@@ -24,7 +24,7 @@ from ballonet.vhost_user.messages import Request, pack_request
 from bench.device_process import LARGE_WANTED, Giver, LargeRig, cpu_seconds
 from bench.listening import wait_for_listener
 
-__all__ = ["HostProcess", "idle_guests", "raise_file_limit"]
+__all__ = ["HostProcess", "ask_host", "idle_guests", "raise_file_limit"]
 
 _GUEST_BYTES: Final = 32 << 20
 _MESSAGES: Final = 400
@@ -118,18 +118,23 @@ class HostProcess:
         return sum(cpu_seconds(pid) for pid in (self._process.pid, *self.workers()))
 
     def _ask(self, command: str, **arguments: object) -> Any:  # noqa: ANN401 - what it returns
-        with socket.socket(socket.AF_UNIX) as client:
-            client.connect(str(self.path / "host.qmp"))
-            lines = client.makefile("rw", encoding="utf-8")
-            lines.readline()
-            said = {"execute": command, "arguments": arguments}
-            for one in ({"execute": "qmp_capabilities"}, said):
-                lines.write(json.dumps(one) + "\n")
-                lines.flush()
-                answer = json.loads(lines.readline())
-            if "return" not in answer:
-                raise GuestError(f"{command}: {answer}")
-            return answer["return"]
+        return ask_host(self.path, command, **arguments)
+
+
+def ask_host(directory: Path, command: str, **arguments: object) -> Any:  # noqa: ANN401 - what it returns
+    """Of a host's monitor. Raises: GuestError."""
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(directory / "host.qmp"))
+        lines = client.makefile("rw", encoding="utf-8")
+        lines.readline()
+        said = {"execute": command, "arguments": arguments}
+        for one in ({"execute": "qmp_capabilities"}, said):
+            lines.write(json.dumps(one) + "\n")
+            lines.flush()
+            answer = json.loads(lines.readline())
+        if "return" not in answer:
+            raise GuestError(f"{command}: {answer}")
+        return answer["return"]
 
 
 class _IdleRig(VhostUserRig):
