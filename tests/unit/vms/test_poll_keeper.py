@@ -61,13 +61,13 @@ def keep(keeper: PollKeeper, *found: Found) -> None:
 
 
 def test_only_what_was_changed_and_is_still_so_is_put_back(intervals: Intervals) -> None:
-    intervals.of = {"ours": 0, "theirs": 7, "changed": 0}
+    intervals.of = {"ours": 0, "theirs": 7, "like ours": 2, "changed": 0}
     keeper = PollKeeper(2)
-    keep(keeper, *(intervals.found(name) for name in ("ours", "theirs", "changed")))
-    assert intervals.of == {"ours": 2, "theirs": 7, "changed": 2}
+    keep(keeper, *[intervals.found(name) for name in intervals.of])
+    assert intervals.of == {"ours": 2, "theirs": 7, "like ours": 2, "changed": 2}
     intervals.of["changed"] = 9
     asyncio.run(keeper.put_back())
-    assert intervals.of == {"ours": 0, "theirs": 7, "changed": 9}
+    assert intervals.of == {"ours": 0, "theirs": 7, "like ours": 2, "changed": 9}
 
 
 def test_one_that_refuses_is_asked_again_after_a_while(
