@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Final
 
-from bench.autopilot.model.schedule import Schedule, Wish
+from ballonet.guests.memload import Load, deficit_s, reliefs
 from bench.autopilot.real.guests import MEMORY_BYTES, MIB
 
 __all__ = ["Outcome", "Seen", "outcome_of"]
 
-#: So much of what is wanted is all of it: reports are of whole MiB and seconds.
-_ALL: Final = 0.97
+#: What counts as one.
+_BURST_MIB: Final = 0.4 * MEMORY_BYTES / MIB
 
 
 @dataclass
@@ -49,8 +49,7 @@ class Outcome:
 
 
 def outcome_of(
-    schedules: Sequence[Schedule],
-    reports: Sequence[Sequence[Mapping[str, float]]],
+    loads: Sequence[Load],
     seen: Seen,
     budget_bytes: int,
     *,
@@ -59,50 +58,42 @@ def outcome_of(
     load: float,
 ) -> Outcome:
     """Everything about one play."""
-    reliefs: list[float] = []
-    bursts = served = 0
-    for schedule, report in zip(schedules, reports, strict=True):
-        for wish, following in pairwise(schedule.wishes):
-            if wish.anon_share < following.anon_share or wish.anon_share < 0.4:
-                continue
-            bursts += 1
-            late_s = _late_s(wish, following.at_s, report)
-            served += late_s is not None
-            reliefs.append(following.at_s - wish.at_s if late_s is None else late_s)
+    reports = [load.report() for load in loads]
+    late = [
+        (one, following)
+        for load, report in zip(loads, reports, strict=True)
+        for one, following in zip(
+            reliefs(load.wishes, report, _BURST_MIB), _lengths(load), strict=True
+        )
+    ]
+    late_s = [length_s if one is None else one for one, length_s in late]
     last = [report[-1] if report else {} for report in reports]
     sums = [sum(look.values()) for look in seen.actual]
     return Outcome(
         deaths,
         int(sum(one.get("kills", 0) for one in last)),
-        round(sum(_deficit_s(report) for report in reports), 2),
-        f"{served}/{bursts}",
-        statistics.median(reliefs or [0.0]),
-        max(reliefs, default=0.0),
+        round(sum(deficit_s(report) for report in reports), 2),
+        f"{sum(one is not None for one, _ in late)}/{len(late)}",
+        statistics.median(late_s or [0.0]),
+        max(late_s, default=0.0),
         int(sum(one.get("stalls", 0) for one in last)),
         int(sum(one.get("reads", 0) for one in last)),
         sum(one > budget_bytes for one in sums) / max(1, len(sums)),
         sum(_turns([look[vm] for look in seen.targets if vm in look]) for vm in _names(seen)),
         sum(_moved(seen, vm) for vm in _names(seen)) / (1 << 30),
-        statistics.mean(sums or [0]) / (MEMORY_BYTES * len(schedules)),
+        statistics.mean(sums or [0]) / (MEMORY_BYTES * len(loads)),
         agent_percent,
         load,
     )
 
 
-def _late_s(wish: Wish, end_s: float, report: Sequence[Mapping[str, float]]) -> float | None:
-    """How much later than it could have been all was there; None: never."""
-    wanted = wish.anon_share * MEMORY_BYTES / MIB
-    could_s = wish.at_s + wanted / wish.mib_per_s + 1.0  # reports are a second apart
-    for one in report:
-        if wish.at_s < one["at"] <= end_s and one["has"] >= wanted * _ALL:
-            return max(0.0, one["at"] - could_s)
-    return None
-
-
-def _deficit_s(report: Sequence[Mapping[str, float]]) -> float:
-    return sum(
-        max(0.0, one["wants"] - one["has"]) / one["wants"] for one in report if one.get("wants")
-    )
+def _lengths(load: Load) -> list[float]:
+    """How long each burst lasts."""
+    return [
+        following.at_s - wish.at_s
+        for wish, following in pairwise(load.wishes)
+        if wish.mib > following.mib and wish.mib >= _BURST_MIB
+    ]
 
 
 def _names(seen: Seen) -> Sequence[str]:

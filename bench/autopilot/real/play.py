@@ -17,7 +17,7 @@ from typing import Final
 from bench.autopilot.laws import LAWS
 from bench.autopilot.real.deciders import Decider, agent_deciding, law_deciding
 from bench.autopilot.real.figures import Outcome, Seen, outcome_of
-from bench.autopilot.real.guests import MEMORY_BYTES, MIB, NAMES, Fleet, fleet, schedules_of
+from bench.autopilot.real.guests import MEMORY_BYTES, MIB, NAMES, Fleet, fleet
 from bench.autopilot.real.wall import Wall, wall_of
 from bench.host_process import ask_host
 
@@ -96,8 +96,7 @@ def play(name: str, seed: int, length_s: float, record: Path | None = None) -> O
         if record is not None and ledger.exists():
             record.write_bytes(ledger.read_bytes())
         return outcome_of(
-            schedules_of(seed, length_s),
-            guests.reports(),
+            guests.loads,
             seen,
             BUDGET_BYTES,
             deaths=len(NAMES) - guests.alive,

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from ballonet.cli.demo_autopilot import autopilot
 from ballonet.cli.demo_migrate import migrate
 from ballonet.cli.size import SizeType
 from ballonet.control.device_control import DeviceControl
@@ -115,7 +116,7 @@ def demo(
     hold: bool,
     as_json: bool,
 ) -> None:
-    """A guest gives memory back, and takes it again; or see `demo migrate`.
+    """A guest gives memory back, and takes it again; or see `demo migrate`, `demo autopilot`.
 
     Starts a balloon device and a guest, fills the guest's memory and frees it inside the guest,
     inflates the balloon, deflates it, and measures what the host gets back.
@@ -143,6 +144,7 @@ def demo(
 
 
 demo.add_command(migrate)
+demo.add_command(autopilot)
 
 
 def _machine(kind: str | None, memory_bytes: int, console: Console) -> Ballooned[Any]:

@@ -22,13 +22,14 @@ def vm_sample(
 ) -> VmSample:
     """One machine; `vm` is its name on this host, `why_not` says why it was not reached.
 
-    `now_s`: by the clock of the look, which may be an older one.
+    `now_s`: by the clock of the look, which may be an older one.  Of one that has no balloon, or
+    was never reached, it is thought that it keeps all its memory.
     """
     age_s = look.stats_age_s
     return VmSample(
         vm,
         look.memory_bytes,
-        look.actual_bytes,
+        look.memory_bytes if look.actual_bytes is None else look.actual_bytes,
         look.target_bytes,
         look.host.held_bytes,
         {name: one.value for name, one in look.statistics.items()},

@@ -40,6 +40,17 @@ def test_a_machine_that_stands_still_is_in_use_by_somebody_else() -> None:
     assert vm_sample("db", paused, now_s=12.0).in_use
 
 
+def test_one_that_has_no_balloon_or_was_never_reached_may_touch_all_its_memory() -> None:
+    unknown = Observation(
+        MachineId("qemu", "db"), 12.0, memory_bytes=1024 * MIB, host=HostMemory(100 * MIB)
+    )
+    sample = vm_sample("db", unknown, now_s=12.0, why_not="libvirt holds its monitor")
+    rules = Settings(reserve_bytes=0)
+    decided = step(FIRST, Round(12.0, HostSample(4096 * MIB, 3000 * MIB), (sample,)), rules)
+    assert decided.budget.promised_bytes == 924 * MIB
+    assert not decided.changes
+
+
 def test_one_that_was_not_reached_says_why() -> None:
     assert vm_sample("db", LOOK, now_s=12.0, why_not="it is gone").no_answer == "it is gone"
 
