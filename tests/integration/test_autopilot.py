@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -128,6 +129,22 @@ def test_it_only_tries_until_it_is_enabled(tmp_path: Path) -> None:
         pilot.process.send_signal(signal.SIGHUP)
         pilot.until(lambda: sum(keeps(host).values()) <= BUDGET_BYTES, "it was not enabled")
         assert pilot.value("ballonet_autopilot_enabled") == 1
+
+
+def test_top_says_what_it_thinks(tmp_path: Path) -> None:
+    with piloted(tmp_path, "") as (_, __, pilot):
+        pilot.until(lambda: len(status(pilot)["vms"]) == len(NAMES), "they are not seen")
+        done = subprocess.run(
+            [BALLONET, "top", "pilo-*", "--once", "--json"],
+            env={**os.environ, "BALLONET_DIRECTORY": str(pilot.directory)},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        machines = json.loads(done.stdout)["machines"]
+        assert [one["name"] for one in machines] == list(NAMES)
+        assert all(one["autopilot"]["because"] for one in machines)
+        assert all(one["autopilot"]["is_dry_run"] for one in machines)
 
 
 def ledger(pilot: AgentProcess) -> Path:

@@ -42,6 +42,7 @@ def _machine(row: Row) -> dict[str, object]:
         "used_bytes": row.used_bytes,
         "caches_bytes": row.caches_bytes,
         "state": row.condition.name.lower(),
+        "autopilot": None if row.piloted is None else row.piloted._asdict(),
         "rates": {
             f"{json_key(one)}_per_s": rates.get(one.name) for one in STATS if one.name not in LEVELS
         },

@@ -88,6 +88,11 @@ def _state(row: Row) -> str:
     return row.condition.value
 
 
+def _needs(row: Row) -> str:
+    """Nothing where nobody says it."""
+    return "" if row.piloted is None else _size(row.piloted.need_bytes)
+
+
 #: As they stand from left to right, after the name.
 COLUMNS: Final = (
     Column("kind", 8, 11, lambda row: row.key.kind, "whose VMM it is", is_left=True),
@@ -134,6 +139,7 @@ COLUMNS: Final = (
         "what the host really holds for it, measured",
         Sort.HELD,
     ),
+    Column("needs", 5, 10, _needs, "what the autopilot thinks that it needs"),
     Column("state", 9, 0, _state, "what its balloon is doing", is_left=True),
     Column("age", 4, 9, _age, "of its statistics, if they are old"),
 )
@@ -182,7 +188,9 @@ def table_for(columns: int, rows: Sequence[Row]) -> Table:
     kinds = max((len(row.key.kind) for row in rows), default=0)
     room = columns - _NAME_LEAST
     shown: list[Column] = []
-    for column in sorted(COLUMNS, key=lambda one: one.rank):
+    is_piloted = any(row.piloted is not None for row in rows)
+    wanted = (one for one in COLUMNS if is_piloted or one.text is not _needs)
+    for column in sorted(wanted, key=lambda one: one.rank):
         if column.head == "kind":
             column = replace(column, width=max(kinds, column.width))  # noqa: PLW2901
         if column.width + _GAP > room:

@@ -14,6 +14,7 @@ from typing import Final, Self
 
 import click
 
+from ballonet.cli.top.piloted import ask_autopilot, with_autopilot
 from ballonet.cli.top.rows import Row, Tracks
 from ballonet.vms.discovery import LOOK_S, Found
 from ballonet.vms.poll_keeper import PollKeeper
@@ -65,11 +66,12 @@ class Rounds:
     async def next(self) -> list[Row]:
         """The newest of everybody, and statistics asked for meanwhile. Raises: MonitorError."""
         self._begun_s = time.monotonic()
+        asking = asyncio.ensure_future(ask_autopilot())
         found = await self.watch.round(min(_PATIENCE_S, self.interval_s))
         if self._keeping is None or self._keeping.done():
             # On its own: one that does not take its interval holds up nobody.
             self._keeping = asyncio.ensure_future(self._keeper.keep(self._free(found)))
-        return self._tracks.see(found)
+        return with_autopilot(self._tracks.see(found), await asking)
 
     async def only(self) -> list[Row]:
         """One round, for which statistics had one chance to arrive. Raises: MonitorError."""
@@ -86,7 +88,7 @@ class Rounds:
         ):
             await asyncio.sleep(_LOOK_S)
             found = await self.watch.round(_PATIENCE_S)
-        return self._tracks.see(found)
+        return with_autopilot(self._tracks.see(found), await ask_autopilot())
 
     async def _put_back(self) -> None:
         """A machine that hangs has some seconds; whoever waits for their prompt is told why."""

@@ -18,7 +18,7 @@ from ballonet.vms.history import History, Point
 from ballonet.vms.observation import Observation
 from ballonet.vms.rates import Rates
 
-__all__ = ["Row", "RowKey", "Sort", "Tracks", "matching", "sorted_rows"]
+__all__ = ["Piloted", "Row", "RowKey", "Sort", "Tracks", "matching", "sorted_rows"]
 
 #: Statistics that are this old are told to be, if nobody asks for them less often.
 _OLD_S: Final = 10.0
@@ -34,6 +34,16 @@ class RowKey(NamedTuple):
     number: int = 0  #: among those of the same kind and name
 
 
+class Piloted(NamedTuple):
+    """What the autopilot thinks of a machine."""
+
+    state: str
+    need_bytes: int | None  #: None: its guest has not said
+    wanted_bytes: int  #: it is to keep
+    because: str
+    is_dry_run: bool  #: it would be asked, and is not
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
     """One machine in one round; None: not known."""
@@ -45,6 +55,7 @@ class Row:
     guest_rates: Mapping[str, float] | None = None  #: None: its statistics are old
     device_rates: Mapping[str, float] | None = None
     points: Callable[[], Sequence[Point]] = tuple  #: its last rounds, the oldest first
+    piloted: Piloted | None = None  #: None: there is no autopilot here, or it does not know it
     note: str = ""  #: what came of the newest request for a size that was made here
 
     @property

@@ -8,7 +8,7 @@ from typing import Final
 from ballonet.cli.cells import on_one_line
 from ballonet.cli.list import way_to
 from ballonet.cli.top.columns import age_in_words
-from ballonet.cli.top.rows import Row
+from ballonet.cli.top.rows import Piloted, Row
 from ballonet.units import format_bytes, format_short_bytes
 from ballonet.vms.change import Verdict
 from ballonet.vms.condition import Condition
@@ -68,7 +68,15 @@ def details(row: Row) -> str:
         parts.append(_WORDS[row.condition])
     if row.is_old and look.stats_age_s is not None:
         parts.append(f"its statistics are {age_in_words(look.stats_age_s)} old")
+    if row.piloted is not None:
+        parts.append(_autopilot_in_words(row.piloted))
     return on_one_line("; ".join(parts))
+
+
+def _autopilot_in_words(piloted: Piloted) -> str:
+    verb = "would keep" if piloted.is_dry_run else "keeps"
+    size = format_bytes(piloted.wanted_bytes)
+    return f"the autopilot {verb} it at {size} ({piloted.state}): {piloted.because}"
 
 
 def _change_in_words(look: Observation) -> Iterator[str]:
