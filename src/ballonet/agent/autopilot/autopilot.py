@@ -200,8 +200,7 @@ class Autopilot:
         if told is None or not self.is_dry_run:
             return True
         band_bytes = DEFAULTS.dead_band_of(max(verdict.from_bytes, verdict.to_bytes))
-        is_near = abs(told.to_bytes - verdict.to_bytes) < band_bytes
-        return not (is_near and told.reason is verdict.reason)
+        return abs(told.to_bytes - verdict.to_bytes) >= band_bytes
 
     def _forget(self, vm: str) -> None:
         del self._told[vm]
