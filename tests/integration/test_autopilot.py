@@ -283,3 +283,18 @@ def test_a_file_without_rounds_cannot_be_decided_again(tmp_path: Path) -> None:
     record.write_text("no json\n")
     done = ballonet("autopilot", "replay", str(record))
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+
+
+def test_a_directory_that_others_may_write_to_has_no_agent_of_ours(tmp_path: Path) -> None:
+    place = tmp_path / "ballonet"
+    place.mkdir()
+    place.chmod(0o777)
+    done = subprocess.run(
+        [BALLONET, "autopilot", "status"],
+        env={**os.environ, "XDG_RUNTIME_DIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "only its owner may write to" in done.stderr

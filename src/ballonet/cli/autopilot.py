@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -20,7 +19,7 @@ from ballonet.cli.cells import fit, on_one_line
 from ballonet.cli.monitor_client import JSON_OPTION, complete_machines, run
 from ballonet.cli.seconds import SecondsType
 from ballonet.cli.size import SizeType
-from ballonet.host.directory import default_directory
+from ballonet.host.directory import own_directory
 from ballonet.units import format_bytes
 from ballonet.vms.qmp_monitor import connected
 
@@ -161,9 +160,8 @@ def _ask(directory: Path | None, command: str, **arguments: object) -> Any:  # n
 
 
 async def _answer(directory: Path | None, command: str, **arguments: object) -> Any:  # noqa: ANN401 - what the command returns
-    """Raises: ClickException, MonitorError."""
-    place = directory or default_directory(os.environ.get("XDG_RUNTIME_DIR"), os.geteuid())
-    path = place / CONTROL_NAME
+    """Raises: ClickException, SettingsError, MonitorError."""
+    path = (directory or own_directory()) / CONTROL_NAME
     if not path.is_socket():
         raise click.ClickException(
             f"no agent runs here: there is no {path}; `ballonet agent` starts one"

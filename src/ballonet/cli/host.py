@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,7 +16,7 @@ from ballonet.cli.monitor_address import QEMU_VERSION_OPTION
 from ballonet.cli.monitor_client import JSON_OPTION, run
 from ballonet.cli.sandbox import SANDBOX_OPTION, make_sandbox
 from ballonet.cli.size import SizeType
-from ballonet.host.directory import CONTROL_NAME, check_private, default_directory
+from ballonet.host.directory import CONTROL_NAME, own_directory
 from ballonet.host.guest_list import MEMORY_BYTES_MAX, MEMORY_BYTES_MIN, check_name
 from ballonet.host.host import Host
 from ballonet.qmp.version import VERSIONS
@@ -142,13 +140,5 @@ async def _ask(directory: Path, command: str, arguments: dict[str, object]) -> A
 
 
 def _directory(given: Path | None) -> Path:
-    """The directory of the host: what was given, or the one for this user.
-
-    Raises: SettingsError, if the latter is somebody else's: whose host would that be?
-    """
-    if given is not None:
-        return given
-    path = default_directory(os.environ.get("XDG_RUNTIME_DIR"), os.geteuid())
-    with suppress(FileNotFoundError):
-        check_private(path, path.lstat())
-    return path
+    """The directory of the host. Raises: SettingsError."""
+    return own_directory() if given is None else given

@@ -14,13 +14,20 @@ import socket
 import stat
 import time
 from collections.abc import Collection, Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
 from ballonet.errors import ListenError, SettingsError, SystemCallError
 
-__all__ = ["CONTROL_NAME", "HostDirectory", "check_private", "default_directory"]
+__all__ = [
+    "CONTROL_NAME",
+    "HostDirectory",
+    "check_private",
+    "default_directory",
+    "own_directory",
+]
 
 CONTROL_NAME: Final = "host.qmp"
 _WRITABLE_BY_OTHERS: Final = stat.S_IWGRP | stat.S_IWOTH
@@ -117,6 +124,17 @@ def _remove(path: Path) -> None:
 def default_directory(run_time: str | None, user: int | None) -> Path:
     """Of a host that was given none, with this XDG_RUNTIME_DIR, of this user."""
     return Path(run_time or ("/run" if user == 0 else "/tmp")) / "ballonet"  # noqa: S108 - checked
+
+
+def own_directory() -> Path:
+    """Of this user's host and agent, unless they were given another one.
+
+    Raises: SettingsError, if it is somebody else's: whose host would that be?
+    """
+    path = default_directory(os.environ.get("XDG_RUNTIME_DIR"), os.geteuid())
+    with suppress(FileNotFoundError):
+        check_private(path, path.lstat())
+    return path
 
 
 def check_private(path: Path, status: os.stat_result) -> None:

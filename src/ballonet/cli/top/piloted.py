@@ -15,7 +15,7 @@ from typing import Any, Final
 from ballonet.agent.only_agent import CONTROL_NAME
 from ballonet.cli.top.rows import Piloted, Row
 from ballonet.errors import BallonetError
-from ballonet.host.directory import default_directory
+from ballonet.host.directory import own_directory
 from ballonet.vms.qmp_monitor import connected
 
 __all__ = ["ask_autopilot", "with_autopilot"]
@@ -28,11 +28,10 @@ _QUERY: Final = "x-ballonet-query-autopilot"
 async def ask_autopilot() -> Mapping[str, Piloted]:
     """Of each machine, by `kind:name`; nothing where no agent of this user runs, or answers."""
     given = os.environ.get("BALLONET_DIRECTORY")
-    place = Path(given) if given else _own_directory()
-    path = place / CONTROL_NAME
-    if not path.is_socket():
-        return {}
     try:
+        path = (Path(given) if given else own_directory()) / CONTROL_NAME
+        if not path.is_socket():
+            return {}
         async with asyncio.timeout(_ASK_S), connected(path) as monitor:
             told = await monitor.execute(_QUERY)
         return {row["vm"]: _piloted(row, is_dry_run=told["dry-run"]) for row in told["vms"]}
@@ -58,7 +57,3 @@ def _piloted(row: Mapping[str, Any], *, is_dry_run: bool) -> Piloted:
         str(row["because"]),
         is_dry_run,
     )
-
-
-def _own_directory() -> Path:
-    return default_directory(os.environ.get("XDG_RUNTIME_DIR"), os.geteuid())
