@@ -60,7 +60,7 @@ def measure() -> Iterator[Figure | Ratio]:
 async def _in_peace(host: HostProcess) -> list[Figure]:
     """As a program does that watches everything that runs here."""
     rounds_ms, host_ms = [], []
-    async with Watch("guest*") as watch:
+    async with Watch(["guest*"]) as watch:
         _check(await watch.round(_PATIENCE_S))
         begun_s, begun_cpu_s = time.monotonic(), time.process_time()
         for number in range(ROUNDS):
@@ -84,7 +84,7 @@ async def _with_hanging(host: HostProcess) -> list[Figure]:
     first_ms: list[float] = []
     rounds_ms: list[float] = []
     late: list[float] = []
-    async with Watch("guest*") as watch:
+    async with Watch(["guest*"]) as watch:
         for _ in range(ROUNDS // 2):
             await watch.round(_PATIENCE_S)
             with _stopped(host.workers()[:_HANGING]):

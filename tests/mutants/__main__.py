@@ -74,7 +74,7 @@ def main() -> None:
     problems = [problem for one in mutants for problem in misplaced(one)]
     if problems or not mutants:
         sys.exit("\n".join(problems) or "no such mutant")
-    if code := run_without_fault(mutants):
+    if code := run_without_fault(mutants, options.jobs):
         sys.exit(f"the tests fail without any fault: pytest ended with {code}")
     outcomes = run_all(mutants, options.jobs)
     alive = [one for one in outcomes if one.verdict != "noticed"]
@@ -106,11 +106,12 @@ def misplaced(mutant: Mutant) -> Iterator[str]:
             yield f"{mutant.file}: {mutant.why}: there is no tests/{name}"
 
 
-def run_without_fault(mutants: Sequence[Mutant]) -> int:
-    """Exit code of all tests that are named, on the tree as it is."""
+def run_without_fault(mutants: Sequence[Mutant], jobs: int) -> int:
+    """Exit code of all tests that are named, on the tree as it is, side by side as `make test`."""
     names = sorted({name for mutant in mutants for name in mutant.tests})
+    side_by_side = ["-n", str(2 * jobs), "--dist", "loadgroup"]
     with copied_tree() as tree:
-        code, output = run_tests(tree, names, whole=True)
+        code, output = run_tests(tree, names, None, side_by_side)
     if code:
         print(output)
     return code
@@ -144,15 +145,17 @@ def run_one(mutant: Mutant, tree: Path) -> Outcome:
     begun_s = time.monotonic()
     path.write_text(text.replace(mutant.old, mutant.new), encoding="utf-8")
     try:
-        code, output = run_tests(tree, mutant.tests)
+        code, output = run_tests(tree, mutant.tests, PROCESS_HANG_S)
     finally:
         path.write_text(text, encoding="utf-8")
     return Outcome(mutant, code, time.monotonic() - begun_s, output)
 
 
-def run_tests(tree: Path, names: Sequence[str], *, whole: bool = False) -> tuple[int, str]:
+def run_tests(
+    tree: Path, names: Sequence[str], patience_s: float | None, options: Sequence[str] = ()
+) -> tuple[int, str]:
     """Exit code and output of pytest in a tree, whose package comes before the installed one."""
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"]
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *options]
     command += ["-o", f"timeout={HANG_S}", *(f"tests/{name}" for name in names)]
     # Without byte code: its check by second and size would miss a mutant.
     environment = os.environ | {"PYTHONPATH": str(tree / "src"), "PYTHONDONTWRITEBYTECODE": "1"}
@@ -163,7 +166,7 @@ def run_tests(tree: Path, names: Sequence[str], *, whole: bool = False) -> tuple
             command, cwd=tree, env=environment, stdout=output, stderr=output, start_new_session=True
         ) as process:
             try:
-                code = process.wait(None if whole else PROCESS_HANG_S)
+                code = process.wait(patience_s)
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
                 code = process.wait()

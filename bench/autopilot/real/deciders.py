@@ -96,7 +96,7 @@ class _InThread:
 
     async def _run(self) -> None:
         keeper = PollKeeper(1)
-        async with Watch(_PATTERN) as watch:
+        async with Watch([_PATTERN]) as watch:
             try:
                 due_s = time.monotonic()
                 while not self._stop.is_set():

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
 from ballonet.agent.autopilot.metrics import ALL_ROWS
+from ballonet.agent.autopilot.waits import HISTOGRAMS
 from ballonet.agent.metric_rows import (
     AGE_ROWS,
     AGENT_ROWS,
@@ -70,6 +71,7 @@ def all_families() -> Iterator[Family]:
         seen.add(row.name)
     yield from (_family(row) for row in AGENT_ROWS)
     yield from (Family(row.name, row.type, row.labels, row.meaning) for row in ALL_ROWS)
+    yield from (Family(name, "histogram", (), meaning) for name, meaning in HISTOGRAMS.items())
     yield from (DURATION, MACHINES, CONFIGURATION_UP, BUILD)
 
 

@@ -15,7 +15,6 @@ from contextlib import suppress
 from typing import Final, Protocol
 
 from ballonet.agent.configuration import AgentSettings
-from ballonet.agent.finding import Finding
 from ballonet.agent.round import Round, Taker
 from ballonet.vms.discovery import Found
 from ballonet.vms.poll_keeper import PollKeeper
@@ -73,7 +72,6 @@ class Rounds:
         """`numbers`: of the rounds, from 1; `note_asked` is told whose interval was changed."""
         self._settings, self._takers, self._numbers = settings, takers, numbers
         self._note_asked, self._pace = note_asked, pace
-        self._finding = Finding(settings.match, settings.exclude)
         self._keeper = PollKeeper(settings.poll_interval_s)
         self._keeping: asyncio.Future[None] | None = None
         self._complaints: dict[str, str] = {}
@@ -90,15 +88,12 @@ class Rounds:
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
         due_s = loop.time()
-        try:
-            async with Watch(find=self._finding.find) as watch:
-                while True:
-                    await self._ask_now()
-                    await self._make(watch)
-                    due_s = max(due_s + self._period_s, loop.time())
-                    await asyncio.sleep(due_s - loop.time())
-        finally:
-            await self._finding.close()
+        async with Watch(self._settings.match, self._settings.exclude) as watch:
+            while True:
+                await self._ask_now()
+                await self._make(watch)
+                due_s = max(due_s + self._period_s, loop.time())
+                await asyncio.sleep(due_s - loop.time())
 
     @property
     def _period_s(self) -> float:
@@ -122,7 +117,7 @@ class Rounds:
             self._complain("a round has failed", repr(error))
             return
         self._complain("a round has failed", "")
-        self._complain("which machines run is not found out", self._finding.problem)
+        self._complain("which machines run is not found out", watch.problem)
         self._keep(found)
         ended_s = time.monotonic()
         one = Round(
@@ -133,7 +128,7 @@ class Rounds:
             period_s=self._period_s,
             found=tuple(found),
             host=look_at_this_host(),
-            problem=self._finding.problem,
+            problem=watch.problem,
         )
         for taker in self._takers:
             try:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from ballonet.vms.in_thread import in_thread
-from ballonet.vms.mappings import MemoryArea, find_guest_memory, parse_smaps
+from ballonet.vms.mappings import MemoryArea, find_guest_memory, parse_mappings
 from ballonet.vms.observation import HostMemory, Observation
 from ballonet.vms.unix_sockets import SocketTable
 
@@ -39,15 +39,14 @@ def measure_host_memory(pid: int | None, ram_bytes: int | None) -> HostMemory:
     if not ram_bytes:
         return HostMemory(None, "how much memory it has is not known")
     try:
-        text = Path(f"/proc/{pid}/smaps").read_text(encoding="utf-8", errors="replace")
+        held_bytes = _held_bytes(pid, ram_bytes)
     except PermissionError:
         return HostMemory(None, f"this user may not look at the memory of process {pid}")
     except OSError:
         return HostMemory(None, f"process {pid} is gone")
-    areas = find_guest_memory(parse_smaps(text), ram_bytes)
-    if not areas:
+    if held_bytes is None:
         return HostMemory(None, f"which memory of process {pid} is the guest's is not clear")
-    return HostMemory(sum(_held_bytes(pid, area) for area in areas))
+    return HostMemory(held_bytes)
 
 
 async def with_host_memory(look: Observation, path: Path) -> Observation:
@@ -70,12 +69,33 @@ def _with_host_memory(look: Observation, path: Path) -> Observation:
     return replace(look, who=who, host=measure_host_memory(who.pid, look.memory_bytes))
 
 
-def _held_bytes(pid: int, area: MemoryArea) -> int:
+def _held_bytes(pid: int, ram_bytes: int) -> int | None:
+    """None: it is not clear which memory is the guest's. Raises: OSError."""
+    areas = _guest_areas(pid, "maps", ram_bytes)
+    in_files = [_file_bytes(pid, area) for area in areas]
+    if None in in_files:  # only now has the kernel to walk all page tables of the process
+        areas = _guest_areas(pid, "smaps", ram_bytes)
+        in_files = [_file_bytes(pid, area) for area in areas]
+    if not areas:
+        return None
+    return sum(
+        area.held_bytes if in_file is None else in_file
+        for area, in_file in zip(areas, in_files, strict=True)
+    )
+
+
+def _guest_areas(pid: int, name: str, ram_bytes: int) -> tuple[MemoryArea, ...]:
+    text = Path(f"/proc/{pid}/{name}").read_text(encoding="utf-8", errors="replace")
+    return find_guest_memory(parse_mappings(text), ram_bytes)
+
+
+def _file_bytes(pid: int, area: MemoryArea) -> int | None:
+    """Of shared memory whose file is memory; None: what the process has mapped counts."""
     if area.is_shared:
         for status in _open_files(pid, area):
             if _is_in_memory(status):
                 return status.st_blocks * _BLOCK_BYTES
-    return area.held_bytes
+    return None
 
 
 def _open_files(pid: int, area: MemoryArea) -> Iterator[os.stat_result]:

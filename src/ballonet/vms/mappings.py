@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Final
 
-__all__ = ["MemoryArea", "find_guest_memory", "parse_smaps"]
+__all__ = ["MemoryArea", "find_guest_memory", "parse_mappings"]
 
 _HEAD: Final = re.compile(
     r"^(?P<start>[0-9a-f]+)-(?P<end>[0-9a-f]+) (?P<modes>\S{4}) (?P<offset>[0-9a-f]+)"
@@ -44,8 +44,11 @@ class MemoryArea:
     is_shared: bool = False
 
 
-def parse_smaps(text: str) -> list[MemoryArea]:
-    """Everything in /proc/PID/smaps that may be guest memory."""
+def parse_mappings(text: str) -> list[MemoryArea]:
+    """Everything in /proc/PID/smaps that may be guest memory.
+
+    In /proc/PID/maps it is the same, except for what is held, which is told as nothing.
+    """
     areas: list[MemoryArea] = []
     files: dict[tuple[str, int, bool], MemoryArea] = {}
     heads = [*_HEAD.finditer(text)]

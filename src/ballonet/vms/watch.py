@@ -14,13 +14,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Final, Self
 
-from ballonet.vms.addresses import find_matching
 from ballonet.vms.discovery import LOOK_S, Found, asked_together, find_machines, look_together
+from ballonet.vms.finding import Find, Finding
 from ballonet.vms.observation import Observation
 from ballonet.vms.sighting import Sighting
 
@@ -30,8 +30,6 @@ _FIND_EVERY_S: Final = 10.0
 #: Who has not answered for so long keeps silent; also if there is another reason by then.
 _SILENT_S: Final = 2.0
 _log = logging.getLogger(__name__)
-
-Find = Callable[[], Awaitable[list[Sighting]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +43,15 @@ class _Question:
 class Watch:
     """A context manager; rounds are made inside, one after the other."""
 
-    def __init__(self, pattern: str = "*", find: Find = find_machines) -> None:
-        self._pattern, self._find_machines = pattern, find
+    def __init__(
+        self,
+        match: Sequence[str] = ("*",),
+        exclude: Sequence[str] = (),
+        find: Find = find_machines,
+    ) -> None:
+        """Of those whose name or `kind:name` some pattern matches, and none excludes."""
+        self._finding = Finding(match, exclude, find)
         self._sightings: Sequence[Sighting] = ()
-        self._finding: asyncio.Future[list[Sighting]] | None = None  # who is there now
         self._found_s: float | None = None  # when it was last found out who is there
         self._open: dict[Sighting, _Question] = {}
         self._newest: dict[Sighting, Found] = {}
@@ -65,19 +68,23 @@ class Watch:
         error: BaseException | None,
         where: TracebackType | None,
     ) -> None:
-        tasks: set[asyncio.Future[Any]] = {question.task for question in self._open.values()}
-        if self._finding is not None:
-            tasks.add(self._finding)
+        tasks = {question.task for question in self._open.values()}
         for task in tasks:
             task.cancel()
+        await self._finding.close()
         await asyncio.gather(*tasks, return_exceptions=True)
 
+    @property
+    def problem(self) -> str:
+        """Why it is not known which machines run; those known before are watched on."""
+        return self._finding.problem
+
     async def round(self, patience_s: float) -> list[Found]:
-        """Everybody's newest observation, by kind and name. Raises: MonitorError.
+        """Everybody's newest observation, by kind and name.
 
         `patience_s`: whoever takes longer is told as it was.
         """
-        await self._find(patience_s)
+        await self._find()
         busy = self._open.keys() | self.spared
         for together in asked_together(one for one in self._sightings if one not in busy):
             task = asyncio.ensure_future(look_together(together, LOOK_S))
@@ -89,18 +96,14 @@ class Watch:
         self._take_answers()
         return [self._told(one) for one in self._sightings]
 
-    async def _find(self, patience_s: float) -> None:
+    async def _find(self) -> None:
         """Find out who is there, if that is due; a host that hangs delays only who is new."""
         now_s = time.monotonic()
-        if self._finding is None:
-            if self._found_s is not None and now_s - self._found_s < _FIND_EVERY_S:
-                return
-            self._finding = asyncio.ensure_future(self._find_machines())
-        await asyncio.wait([self._finding], timeout=patience_s if self._sightings else None)
-        if not self._finding.done():
+        if self._found_s is not None and now_s - self._found_s < _FIND_EVERY_S:
             return
-        finding, self._finding = self._finding, None
-        self._sightings = find_matching(finding.result(), self._pattern)
+        self._sightings = await self._finding.find()
+        if self._finding.is_open:
+            return
         self._found_s = now_s
         known = frozenset(self._sightings)
         self._newest = {one: found for one, found in self._newest.items() if one in known}

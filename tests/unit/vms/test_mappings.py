@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ballonet.vms.mappings import find_guest_memory, parse_smaps
+from ballonet.vms.mappings import find_guest_memory, parse_mappings
 
 MIB = 1 << 20
 
@@ -25,7 +25,7 @@ CODE = "rwxp 00000000 00:00 0"
 
 def held(ram_mib: int, *mappings: str) -> int | None:
     """KiB that are held of a guest's memory; None: it is not clear which it is."""
-    areas = find_guest_memory(parse_smaps("".join(mappings)), ram_mib * MIB)
+    areas = find_guest_memory(parse_mappings("".join(mappings)), ram_mib * MIB)
     return sum(area.held_bytes for area in areas) >> 10 if areas else None
 
 
@@ -48,7 +48,7 @@ def test_memory_cut_at_a_hole_is_put_together() -> None:
 
 def test_every_mapping_of_one_file_is_one_area() -> None:
     first, second = mapping(0, 3072, 10, MEMFD), mapping(5000, 1024, 20, MEMFD)
-    areas = find_guest_memory(parse_smaps(first + second), 4096 * MIB)
+    areas = find_guest_memory(parse_mappings(first + second), 4096 * MIB)
     assert [(one.inode, one.device, one.is_shared) for one in areas] == [(77, "00:01", True)]
     assert held(4096, first, second) == 30
 

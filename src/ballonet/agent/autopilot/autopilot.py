@@ -20,6 +20,7 @@ from ballonet.agent.autopilot.ledger import Ledger
 from ballonet.agent.autopilot.settings import AutopilotSettings, law_settings
 from ballonet.agent.autopilot.targets import Request, Targets
 from ballonet.agent.autopilot.traits import Traits
+from ballonet.agent.autopilot.waits import Waits
 from ballonet.agent.labels import vm_labels
 from ballonet.agent.round import Round
 from ballonet.autopilot.alarms import AlarmKind
@@ -44,14 +45,22 @@ class Tally:
         self.raised: Counter[str] = Counter()  #: requests, by reason
         self.lowered: Counter[str] = Counter()
         self.moved_bytes = 0
+        self.turns = 0  #: requests for more after one for less, or the other way
         self.undelivered = 0
         self.step_s = 0.0  #: processor time of the newest step of the law
+        self._rose: dict[str, bool] = {}  # the newest request of each machine
 
     def note(self, verdict: Verdict) -> None:
         """One more request."""
         rises = verdict.to_bytes > verdict.from_bytes
         (self.raised if rises else self.lowered)[verdict.reason.name.lower()] += 1
         self.moved_bytes += abs(verdict.to_bytes - verdict.from_bytes)
+        self.turns += self._rose.get(verdict.vm, rises) is not rises
+        self._rose[verdict.vm] = rises
+
+    def forget(self, vm: str) -> None:
+        """It is gone."""
+        self._rose.pop(vm, None)
 
 
 class Autopilot:
@@ -62,6 +71,7 @@ class Autopilot:
         self.asked: Final = AskedState(directory)
         self.ledger: Final = Ledger(directory)
         self.tally: Final = Tally()
+        self.waits: Final = Waits()
         self.newest: Step | None = None
         self.rounds = 0  #: so far
         self.machines: Mapping[str, Found] = {}  #: of the newest round, by the law's names
@@ -110,6 +120,7 @@ class Autopilot:
         for gone in self._told.keys() - sightings.keys():
             self._forget(gone)
         if not settings.is_dry_run:
+            self.waits.follow(decided, settings.constants)
             for verdict in decided.changes:
                 self._ask(verdict, sightings[verdict.vm])
 
@@ -204,6 +215,7 @@ class Autopilot:
 
     def _forget(self, vm: str) -> None:
         del self._told[vm]
+        self.tally.forget(vm)
         self._targets.forget(vm)
         self.ledger.forget([vm])
 

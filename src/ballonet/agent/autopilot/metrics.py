@@ -53,6 +53,8 @@ class AutopilotMetrics(Collector):
             for labels, value in row.read(self._autopilot, decided):
                 metric.add_sample(row.name, labels, value)
             yield metric
+        for histogram in self._autopilot.waits.histograms.values():
+            yield from histogram.collect()
 
 
 def _of_vms(read: Callable[[Standing], float | None]) -> Callable[[Autopilot, Step], Values]:
@@ -176,6 +178,12 @@ ALL_ROWS: Final = (
         "moved_bytes_total",
         "Memory that was asked for or offered.",
         lambda pilot, _: pilot.tally.moved_bytes,
+        "counter",
+    ),
+    _host_row(
+        "direction_changes_total",
+        "Requests for more memory after one for less, or the other way round.",
+        lambda pilot, _: pilot.tally.turns,
         "counter",
     ),
     _host_row(

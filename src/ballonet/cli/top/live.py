@@ -17,7 +17,6 @@ from ballonet.cli.top.screen import Scene, screen_lines
 from ballonet.cli.top.sizes import SizeRequests
 from ballonet.cli.top.terminal import HANG_UP, Terminal, TerminalUser
 from ballonet.cli.top.view import Ask, Quit, View
-from ballonet.errors import MonitorError
 from ballonet.vms.this_host import look_at_this_host
 
 __all__ = ["Live", "scene_now"]
@@ -61,10 +60,9 @@ class Live:
     async def _make_rounds(self) -> None:
         while True:
             if not self._view.paused:
-                try:
-                    self._rows = await self._rounds.next()
-                except MonitorError as error:
-                    self._hear(str(error))
+                self._rows = await self._rounds.next()
+                if self._rounds.watch.problem:
+                    self._hear(self._rounds.watch.problem)
                 self._scene = scene_now(self._rounds.interval_s)
                 self._show_rows()
             with suppress(TimeoutError):

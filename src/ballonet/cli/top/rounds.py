@@ -16,6 +16,7 @@ import click
 
 from ballonet.cli.top.piloted import ask_autopilot, with_autopilot
 from ballonet.cli.top.rows import Row, Tracks
+from ballonet.errors import MonitorError
 from ballonet.vms.discovery import LOOK_S, Found
 from ballonet.vms.poll_keeper import PollKeeper
 from ballonet.vms.watch import Watch
@@ -39,7 +40,7 @@ class Rounds:
 
     def __init__(self, pattern: str, interval_s: float) -> None:
         self.interval_s = interval_s
-        self.watch = Watch(pattern)
+        self.watch = Watch([pattern])
         self._keeper = PollKeeper(max(1, round(interval_s)))
         self._keeping: asyncio.Task[None] | None = None
         self._tracks = Tracks()
@@ -64,7 +65,7 @@ class Rounds:
             await self.watch.__aexit__(kind, error, where)
 
     async def next(self) -> list[Row]:
-        """The newest of everybody, and statistics asked for meanwhile. Raises: MonitorError."""
+        """The newest of everybody, and statistics asked for meanwhile."""
         self._begun_s = time.monotonic()
         asking = asyncio.ensure_future(ask_autopilot())
         found = await self.watch.round(min(_PATIENCE_S, self.interval_s))
@@ -76,6 +77,8 @@ class Rounds:
     async def only(self) -> list[Row]:
         """One round, for which statistics had one chance to arrive. Raises: MonitorError."""
         first = await self.watch.round(_WHOLE_PATIENCE_S)
+        if self.watch.problem:
+            raise MonitorError(self.watch.problem)
         await self._keeper.keep(first)
         waited_for = {
             one.sighting: one.observation.stats_last_update_s

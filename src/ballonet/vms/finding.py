@@ -7,19 +7,20 @@ Units: seconds.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Final
 
 from ballonet.vms.addresses import find_matching
 from ballonet.vms.discovery import find_machines
 from ballonet.vms.sighting import Sighting
-from ballonet.vms.watch import Find
 
-__all__ = ["Finding"]
+__all__ = ["Find", "Finding"]
 
-#: How long a round waits for it; reading /proc takes some ten milliseconds.
+#: How long the first round that asks waits for it; reading /proc takes some ten milliseconds.
 _PATIENCE_S: Final = 0.5
+
+Find = Callable[[], Awaitable[list[Sighting]]]
 
 
 class Finding:
@@ -33,12 +34,19 @@ class Finding:
         self._known: list[Sighting] | None = None
         self.problem = ""  #: why the newest attempt has failed
 
+    @property
+    def is_open(self) -> bool:
+        """It is being found out: what `find` has returned was known before."""
+        return self._task is not None
+
     async def find(self) -> list[Sighting]:
         """Those that match, or those that did when it was last known."""
+        patience_s: float | None = 0.0  # who comes again has waited before
         if self._task is None:
             self._task = asyncio.ensure_future(self._find_all())
-        # The first time there is nothing else to tell; `find_all` itself is bounded.
-        patience_s = None if self._known is None else _PATIENCE_S
+            patience_s = _PATIENCE_S
+        if self._known is None:  # there is nothing else to tell; `find_all` itself is bounded
+            patience_s = None
         await asyncio.wait([self._task], timeout=patience_s)
         if self._task.done():
             task, self._task = self._task, None

@@ -6,8 +6,8 @@ import asyncio
 
 from tests.support.wait import PATIENCE_S
 
-from ballonet.agent.finding import Finding
 from ballonet.errors import MonitorError
+from ballonet.vms.finding import Finding
 from ballonet.vms.observation import MachineId
 from ballonet.vms.sighting import Sighting
 
