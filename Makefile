@@ -76,7 +76,7 @@ fleets: system .venv/.dev ## the autopilot's law on a hundred thousand random fl
 answers: system system-qemu .venv/.dev ## every question of `ballonet lab`, into docs/answers
 	$(BIN)/ballonet lab --all --write docs/answers >/dev/null
 
-bench: system .venv/.dev ## measurements, each a ratio; figures go to build/bench.json
+bench: system system-qemu .venv/.dev ## measurements, each a ratio; figures go to build/bench.json
 	$(BIN)/python -m bench
 
 plots: system .venv/.dev ## pictures of the last measurements, for docs/performance.md

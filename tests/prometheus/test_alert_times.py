@@ -33,6 +33,13 @@ def host(**series: str) -> dict[str, str]:
     return {f"ballonet_{name}{OF_HOST}": values for name, values in series.items()}
 
 
+def alarm(kind: str, *, enabled: int) -> dict[str, str]:
+    labels = OF_HOST.replace("{", f'{{alarm="{kind}", ')
+    return {f"ballonet_autopilot_alarms{labels}": always(1)} | host(
+        autopilot_enabled=always(enabled)
+    )
+
+
 def always(value: float) -> str:
     return f"{value}+0x100"
 
@@ -144,6 +151,9 @@ CASES = [
     ),
     Case("AgentFindsNothing", host(agent_discovery_up=always(0)), "5m", "4m30s"),
     Case("AgentFindsNothing", host(agent_discovery_up=always(1)), None),
+    Case("AutopilotAlarm", alarm("infeasible", enabled=1), "2m", "1m30s"),
+    Case("AutopilotAlarm", alarm("infeasible", enabled=0), None),
+    Case("AutopilotAlarm", alarm("lost", enabled=1), None),
     Case("AgentConfigurationRefused", host(agent_configuration_up=always(0)), "5m", "4m30s"),
     Case("AgentConfigurationRefused", host(agent_configuration_up=always(1)), None),
 ]

@@ -186,6 +186,21 @@ def test_every_alert_fires_when_its_case_is_provoked(tmp_path: Path) -> None:
         )
 
 
+def test_floors_that_do_not_fit_are_an_alert_of_the_autopilot_that_acts(tmp_path: Path) -> None:
+    rules = tmp_path / "alerts.yml"
+    rules.write_text(in_seconds(RULES.read_text(encoding="utf-8")), encoding="utf-8")
+    acts = '[autopilot]\nenable = true\nbudget = "32M"\n[autopilot.vm."prom-*"]\nmin = "64M"\n'
+    with (
+        running(tmp_path / "host") as host,
+        EmbeddedGuest(EmbeddedGuestSettings(64 * MIB, host.add("prom-small"))),
+        agent(tmp_path / "agent", configuration(["prom-*"]) + acts) as watcher,
+        Prometheus(tmp_path / "prometheus", watcher.url, rules) as prometheus,
+    ):
+        fired = ("BallonetAutopilotAlarm", "")
+        once(lambda: fired in prometheus.firing(), "that the floors do not fit is not told")
+        assert "infeasible" in prometheus.firing()[fired]["summary"]
+
+
 def go_on(watched: Machines) -> None:
     """What is counted has to be done again and again."""
     assert watched.guests["prom-killing"].ask("hog", size=128 * MIB) is False
