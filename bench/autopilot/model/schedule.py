@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-__all__ = ["KINDS", "Schedule", "Wish"]
+__all__ = ["BURSTS", "KINDS", "Schedule", "Wish"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +83,11 @@ def _with_swap(dice: random.Random, length_s: float) -> Schedule:
     return _bursts(dice, length_s, has_swap=True)
 
 
+Kind = Callable[[random.Random, float], Schedule]
+
+BURSTS: Final[Kind] = _without_swap
 #: In the order in which guests get them.
-KINDS: Final[tuple[Callable[[random.Random, float], Schedule], ...]] = (
+KINDS: Final[tuple[Kind, ...]] = (
     _idle,
     _web,
     _with_swap,

@@ -9,15 +9,28 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Final
+from typing import Final, Protocol
 
-from ballonet.guests.memload import Load, deficit_s, reliefs
+from ballonet.guests.memload import Report, Wish, deficit_s, reliefs
 from bench.autopilot.real.guests import MEMORY_BYTES, MIB
 
-__all__ = ["Outcome", "Seen", "outcome_of"]
+__all__ = ["Outcome", "Seen", "Work", "outcome_of"]
 
 #: What counts as one.
 _BURST_MIB: Final = 0.4 * MEMORY_BYTES / MIB
+
+
+class Work(Protocol):
+    """What one guest's program was to do, and has done."""
+
+    @property
+    def wishes(self) -> Sequence[Wish]:
+        """What it wants, from when on."""
+        ...
+
+    def report(self) -> Report:
+        """A line a second."""
+        ...
 
 
 @dataclass
@@ -25,7 +38,7 @@ class Seen:
     """Looks at all guests."""
 
     actual: list[Mapping[str, int]] = field(default_factory=list)  #: bytes, by guest
-    targets: list[Mapping[str, int]] = field(default_factory=list)
+    targets: list[Mapping[str, int]] = field(default_factory=list)  #: QEMU tells none
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +62,7 @@ class Outcome:
 
 
 def outcome_of(
-    loads: Sequence[Load],
+    loads: Sequence[Work],
     seen: Seen,
     budget_bytes: int,
     *,
@@ -87,7 +100,7 @@ def outcome_of(
     )
 
 
-def _lengths(load: Load) -> list[float]:
+def _lengths(load: Work) -> list[float]:
     """How long each burst lasts."""
     return [
         following.at_s - wish.at_s

@@ -1,4 +1,4 @@
-"""Six kernels behind one `ballonet host`, each with a program that plays its schedule.
+"""Six kernels behind one `ballonet host`, each with a program that plays its schedule; and QEMU's.
 
 Units: bytes, seconds, MiB in reports.
 """
@@ -19,7 +19,8 @@ from typing import Final
 
 from ballonet.guests.linux import LinuxGuest, LinuxGuestSettings
 from ballonet.guests.memload import Load, Wish, build_memload
-from bench.autopilot.model.schedule import KINDS, Schedule
+from bench.autopilot.model.schedule import BURSTS, KINDS, Schedule
+from bench.autopilot.real.qemu_guests import QemuAtWork, qemu_settings
 from bench.autopilot.real.wall import Wall
 from bench.listening import wait_for_listener
 
@@ -58,26 +59,36 @@ class Fleet:
     schedules: Sequence[Schedule]
     loads: Sequence[Load]
     guests: Sequence[LinuxGuest]
+    qemus: Sequence[QemuAtWork]
 
     def begin(self) -> None:
         """All their programs at once."""
-        with ThreadPoolExecutor(len(self.guests)) as together:
+        with ThreadPoolExecutor(len(self.guests) + len(self.qemus)) as together:
+            begun = [together.submit(qemu.begin) for qemu in self.qemus]
             list(together.map(_begin, self.guests, self.loads, self.schedules))
+            for one in begun:
+                one.result()  # or what went wrong
 
     @property
-    def alive(self) -> int:
-        """Guests that still run."""
-        return sum(guest.is_running for guest in self.guests)
+    def deaths(self) -> int:
+        """Guests that run no more."""
+        running = [one.is_running for one in self.guests] + [one.is_running for one in self.qemus]
+        return running.count(False)
 
 
 @contextmanager
-def fleet(seed: int, length_s: float, wall: Wall, *device_options: str) -> Iterator[Fleet]:
-    """Six guests inside a wall, that have done nothing yet. Raises: GuestError."""
+def fleet(
+    seed: int, length_s: float, wall: Wall, qemus: int, *, deflates_on_oom: bool
+) -> Iterator[Fleet]:
+    """Six guests and so many of QEMU inside a wall, that have done nothing yet.
+
+    Raises: BallonetError.
+    """
     with ExitStack() as stack:
         root = Path(stack.enter_context(TemporaryDirectory(prefix="ballonet-bench-")))
         program = build_memload(root)
         host = root / "host"
-        stack.enter_context(_host(host, device_options))
+        stack.enter_context(_host(host, ("--deflate-on-oom",) if deflates_on_oom else ()))
         schedules = schedules_of(seed, length_s)
         loads = [
             Load(root / name, program, _wishes(schedule), length_s, "/dev/ubdb")
@@ -86,11 +97,23 @@ def fleet(seed: int, length_s: float, wall: Wall, *device_options: str) -> Itera
         guests = [
             LinuxGuest(_settings(load.folder, host / f"{load.folder.name}.sock")) for load in loads
         ]
-        for guest in guests:
-            stack.callback(guest.stop)
-        with wall.inside(), ThreadPoolExecutor(len(NAMES)) as together:
-            list(together.map(lambda guest: guest.start(), guests))
-        yield Fleet(host, schedules, loads, guests)
+        emulated = []
+        for number, wishes in enumerate(_wishes_of_qemus(seed, length_s, qemus), len(NAMES)):
+            name = f"real{number}"
+            settings = qemu_settings(name, MEMORY_BYTES, program, deflates_on_oom=deflates_on_oom)
+            emulated.append(QemuAtWork(settings, name, wishes, length_s))
+        everybody: list[LinuxGuest | QemuAtWork] = [*guests, *emulated]
+        for one in everybody:
+            stack.callback(one.stop)
+        with wall.inside(), ThreadPoolExecutor(len(everybody)) as together:
+            list(together.map(lambda one: one.start(), everybody))
+        yield Fleet(host, schedules, loads, guests, emulated)
+
+
+def _wishes_of_qemus(seed: int, length_s: float, count: int) -> list[list[Wish]]:
+    """Bursts."""
+    dice = random.Random(f"qemu {seed}")  # noqa: S311 -- a seed, so that it can be played again
+    return [_wishes(BURSTS(dice, length_s)) for _ in range(count)]
 
 
 @contextmanager

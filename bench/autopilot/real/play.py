@@ -1,4 +1,4 @@
-"""One play: six kernels at work inside a wall, under one law.
+"""One play: six kernels, or more, at work inside a wall, under one law.
 
 Units: bytes, seconds.
 """
@@ -18,25 +18,42 @@ from bench.autopilot.laws import LAWS
 from bench.autopilot.real.deciders import Decider, agent_deciding, law_deciding
 from bench.autopilot.real.figures import Outcome, Seen, outcome_of
 from bench.autopilot.real.guests import MEMORY_BYTES, MIB, NAMES, Fleet, fleet
+from bench.autopilot.real.qemu_guests import QEMU_OWN_BYTES
 from bench.autopilot.real.wall import Wall, wall_of
 from bench.host_process import ask_host
 
-__all__ = ["BUDGET_BYTES", "REAL_LAWS", "play"]
+__all__ = ["REAL_LAWS", "play"]
 
-#: Half of what all have.
-BUDGET_BYTES: Final = len(NAMES) * MEMORY_BYTES // 2
 #: Of each guest beside what it keeps: what its kernel does not share, and its process's own.
 _OVERHEAD_BYTES: Final = 32 * MIB
-_LIMIT_BYTES: Final = BUDGET_BYTES + len(NAMES) * _OVERHEAD_BYTES
 _LOOK_S: Final = 0.5
-
-Begin = Callable[[Path, Wall], AbstractContextManager[Decider]]
 
 
 @dataclass(frozen=True, slots=True)
-class _Limits:
-    budget_bytes: int = BUDGET_BYTES
+class Limits:
+    """What there is for so many guests: half of what they have."""
+
+    qemus: int  #: beside the six
     reserve_bytes: int = 0
+
+    @property
+    def guests(self) -> int:
+        """All of them."""
+        return len(NAMES) + self.qemus
+
+    @property
+    def budget_bytes(self) -> int:
+        """For all guests together."""
+        return self.guests * MEMORY_BYTES // 2
+
+    @property
+    def wall_bytes(self) -> int:
+        """Whoever goes beyond that is killed."""
+        own_bytes = len(NAMES) * _OVERHEAD_BYTES + self.qemus * QEMU_OWN_BYTES
+        return self.budget_bytes + own_bytes
+
+
+Begin = Callable[[Path, Wall, Limits], AbstractContextManager[Decider]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,45 +61,46 @@ class RealLaw:
     """Who decides, and with which devices."""
 
     begin: Begin
-    device_options: tuple[str, ...] = ()
+    deflates_on_oom: bool = False
     has_wall: bool = True
 
 
 def _by_law(name: str) -> Begin:
-    return lambda _, wall: law_deciding(LAWS[name](_Limits()), wall, _LIMIT_BYTES)
+    return lambda _, wall, limits: law_deciding(LAWS[name](limits), wall, limits.wall_bytes)
 
 
 def _by_agent(mode: str) -> Begin:
-    return lambda folder, _: agent_deciding(folder, BUDGET_BYTES, mode)
+    return lambda folder, _, limits: agent_deciding(folder, limits.budget_bytes, mode)
 
 
-_OOM: Final = ("--deflate-on-oom",)
 #: By name, in the order in which they are played.
 REAL_LAWS: Final[Mapping[str, RealLaw]] = {
     "nothing, no wall": RealLaw(_by_law("nothing"), has_wall=False),
     "nothing": RealLaw(_by_law("nothing")),
     "equal split": RealLaw(_by_law("equal split")),
-    "equal split, deflate-on-oom": RealLaw(_by_law("equal split"), _OOM),
+    "equal split, deflate-on-oom": RealLaw(_by_law("equal split"), deflates_on_oom=True),
     "MOM": RealLaw(_by_law("MOM")),
     "MOM, 2.5 s": RealLaw(_by_law("MOM, 2.5 s")),
     "Proxmox": RealLaw(_by_law("Proxmox")),
     "Proxmox, 2.5 s": RealLaw(_by_law("Proxmox, 2.5 s")),
     "autopilot": RealLaw(_by_agent("return")),
     "autopilot, hold": RealLaw(_by_agent("hold")),
-    "autopilot, deflate-on-oom": RealLaw(_by_agent("return"), _OOM),
+    "autopilot, deflate-on-oom": RealLaw(_by_agent("return"), deflates_on_oom=True),
 }
 
 
-def play(name: str, seed: int, length_s: float, record: Path | None = None) -> Outcome:
-    """Play it once; `record`: where the agent's rounds are kept. Raises: GuestError."""
-    law = REAL_LAWS[name]
-    limit_bytes = _LIMIT_BYTES if law.has_wall else len(NAMES) * 2 * MEMORY_BYTES
+def play(
+    name: str, seed: int, length_s: float, qemus: int = 0, record: Path | None = None
+) -> Outcome:
+    """Play it once; `record`: where the agent's rounds are kept. Raises: BallonetError."""
+    law, limits = REAL_LAWS[name], Limits(qemus)
+    limit_bytes = limits.wall_bytes if law.has_wall else 4 * limits.wall_bytes
     seen = Seen()
     with (
         TemporaryDirectory(prefix="ballonet-bench-") as folder,
         wall_of(limit_bytes) as wall,
-        fleet(seed, length_s, wall, *law.device_options) as guests,
-        law.begin(Path(folder), wall) as decider,
+        fleet(seed, length_s, wall, qemus, deflates_on_oom=law.deflates_on_oom) as guests,
+        law.begin(Path(folder), wall, limits) as decider,
     ):
         _settle(guests)
         guests.begin()
@@ -96,10 +114,10 @@ def play(name: str, seed: int, length_s: float, record: Path | None = None) -> O
         if record is not None and ledger.exists():
             record.write_bytes(ledger.read_bytes())
         return outcome_of(
-            guests.loads,
+            (*guests.loads, *guests.qemus),
             seen,
-            BUDGET_BYTES,
-            deaths=len(NAMES) - guests.alive,
+            limits.budget_bytes,
+            deaths=guests.deaths,
             agent_percent=agent_percent,
             load=os.getloadavg()[0],
         )
@@ -116,5 +134,10 @@ def _settle(guests: Fleet) -> None:
 def _look(guests: Fleet, seen: Seen) -> None:
     rows = {row["name"]: row for row in ask_host(guests.directory, "x-ballonet-query-guests")}
     known = {vm: row for vm, row in rows.items() if row["memory"] and row["actual"] is not None}
-    seen.actual.append({vm: row["memory"] - row["actual"] for vm, row in known.items()})
+    actual = {vm: row["memory"] - row["actual"] for vm, row in known.items()}
+    for qemu in guests.qemus:
+        kept_bytes = qemu.actual_bytes()
+        if kept_bytes is not None:
+            actual[qemu.name] = kept_bytes
+    seen.actual.append(actual)
     seen.targets.append({vm: row["memory"] - row["target"] for vm, row in known.items()})

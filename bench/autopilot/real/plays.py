@@ -25,6 +25,9 @@ def main(words: Sequence[str]) -> None:
     options.add_argument("--seeds", type=int, default=3)
     options.add_argument("--first", type=int, default=701, help="the first seed")
     options.add_argument("--seconds", type=float, default=75.0)
+    options.add_argument(
+        "--qemu", type=int, default=0, help="so many guests of QEMU beside the six"
+    )
     options.add_argument("--law", action="append", choices=list(REAL_LAWS))
     wanted = options.parse_args(words)
     laws = wanted.law or list(REAL_LAWS)
@@ -33,9 +36,9 @@ def main(words: Sequence[str]) -> None:
     for seed in range(wanted.first, wanted.first + wanted.seeds):
         for name in laws:  # in turns, so that a busy minute is everybody's
             record = RESULTS.with_name(f"autopilot-{seed}-{name.replace(' ', '-')}.jsonl")
-            outcome = play(name, seed, wanted.seconds, record)
+            outcome = play(name, seed, wanted.seconds, wanted.qemu, record)
             found[name].append(outcome)
-            line = {"seed": seed, "law": name, **asdict(outcome)}
+            line = {"seed": seed, "law": name, "qemus": wanted.qemu, **asdict(outcome)}
             print(json.dumps(line), flush=True)
             with RESULTS.open("a") as results:
                 results.write(json.dumps(line) + "\n")

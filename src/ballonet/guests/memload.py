@@ -18,7 +18,16 @@ from typing import Final, NamedTuple
 from ballonet.errors import GuestError
 from ballonet.guests.linux import LinuxGuest
 
-__all__ = ["Load", "Report", "Wish", "build_memload", "deficit_s", "reliefs"]
+__all__ = [
+    "Load",
+    "Report",
+    "Wish",
+    "build_memload",
+    "deficit_s",
+    "parse_report",
+    "reliefs",
+    "schedule_text",
+]
 
 _BEGIN: Final = """set -e
 mkdir -p /mnt
@@ -57,6 +66,18 @@ def build_memload(folder: Path) -> Path:
     return program
 
 
+def schedule_text(wishes: Sequence[Wish], length_s: float) -> str:
+    """As the program reads it."""
+    lines = [" ".join(f"{part:.2f}" for part in wish) for wish in wishes]
+    return "\n".join([*lines, f"{length_s:.2f} -1 0 1 0", ""])
+
+
+def parse_report(text: str) -> Report:
+    """What the program has written, a line a second."""
+    pairs = ([word.partition("=") for word in line.split()] for line in text.splitlines())
+    return [{name: float(value) for name, _, value in one if value} for one in pairs]
+
+
 class Load:
     """What one guest's programs are to do, and have done; its files are in a folder of its own."""
 
@@ -68,8 +89,7 @@ class Load:
         self._disk, self._has_begun = disk, False
         folder.mkdir()
         shutil.copy(program, folder / "memload")
-        lines = [" ".join(f"{part:.2f}" for part in wish) for wish in self.wishes]
-        (folder / "schedule").write_text("\n".join([*lines, f"{length_s:.2f} -1 0 1 0", ""]))
+        (folder / "schedule").write_text(schedule_text(self.wishes, length_s))
 
     def begin(self, guest: LinuxGuest, first: str = ":") -> None:
         """Have it done from now on; what was done before is forgotten. Raises: GuestError.
@@ -84,11 +104,9 @@ class Load:
     def report(self) -> Report:
         """A line a second, the newest last."""
         try:
-            lines = (self.folder / "report").read_text().splitlines()
+            return parse_report((self.folder / "report").read_text())
         except FileNotFoundError:
             return []
-        pairs = ([word.partition("=") for word in line.split()] for line in lines)
-        return [{name: float(value) for name, _, value in one if value} for one in pairs]
 
 
 def deficit_s(report: Report) -> float:

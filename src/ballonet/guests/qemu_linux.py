@@ -19,7 +19,7 @@ from typing import Final, Self
 
 from ballonet.errors import GuestError, MapError
 from ballonet.guests.guest_shell import GuestShell
-from ballonet.guests.initramfs import guest_files, pack_cpio
+from ballonet.guests.initramfs import Entry, guest_files, pack_cpio
 from ballonet.guests.kernel_package import find_kernel_package
 from ballonet.guests.pc_memory import map_pc_memory
 from ballonet.guests.processes import QEMU_MARK, PrivateDirectory
@@ -54,6 +54,7 @@ class QemuLinuxSettings:
     first: str = ":"  #: done in the guest before it is ready, in its shell
     backend: str = FILE_BACKEND  #: QEMU's object with its memory
     arguments: tuple[str, ...] = ()  #: further ones of QEMU; {} stands for the guest's directory
+    files: tuple[Entry, ...] = ()  #: further ones that the guest starts with
 
 
 class QemuLinux:
@@ -118,7 +119,8 @@ class QemuLinux:
             files = guest_files(
                 package.busybox, package.applets, modules, line=_SHELL_LINE, first=first
             )
-            (self.directory / "initramfs").write_bytes(pack_cpio(files))
+            archive = pack_cpio([*files, *self.settings.files])
+            (self.directory / "initramfs").write_bytes(archive)
             self._launch()
             self._shell = GuestShell(self.connect("line"), self.kernel_log, timeout_s=_COMMAND_S)
             self.release = self._shell.wait_until_ready(timeout_s)
@@ -150,6 +152,11 @@ class QemuLinux:
         if self._directory is not None:
             self._directory.close()
             self._directory = None
+
+    @property
+    def is_running(self) -> bool:
+        """QEMU's process lives."""
+        return self._process is not None and self._process.poll() is None
 
     def connect(self, name: str) -> socket.socket:
         """Reach a socket that QEMU makes in the guest's directory. Raises: GuestError."""
