@@ -87,7 +87,7 @@ def none_answers(found: Sequence[Found]) -> bool:
 def test_a_watch_survives_the_death_of_libvirtd(here: Domains) -> None:
     async def watching() -> None:
         keeper = PollKeeper(1)
-        async with Watch("lv-*") as watch:
+        async with Watch(["lv-*"]) as watch:
             before = await rounds(watch, all_answer)
             await keeper.keep(before.values())
             assert [here.session.period_s(name) for name in NAMES] == [1] * 3
@@ -116,7 +116,7 @@ def test_a_libvirtd_that_stands_still_holds_up_no_other_machine(here: Domains, o
         return not rows.pop(other).why_not and none_answers(list(rows.values()))
 
     async def watching() -> None:
-        async with Watch("lv-*") as watch:
+        async with Watch(["lv-*"]) as watch:
             await rounds(
                 watch,
                 lambda found: all_answer([one for one in found if one.sighting.who.name != other]),

@@ -7,7 +7,7 @@ Units: seconds.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Final
 
@@ -15,20 +15,20 @@ from ballonet.vms.addresses import find_matching
 from ballonet.vms.discovery import find_machines
 from ballonet.vms.sighting import Sighting
 
-__all__ = ["Find", "Finding"]
+__all__ = ["Find", "Finding", "Patterns"]
 
 #: How long the first round that asks waits for it; reading /proc takes some ten milliseconds.
 _PATIENCE_S: Final = 0.5
 
 Find = Callable[[], Awaitable[list[Sighting]]]
+#: No sequence of them in general: a pattern alone would be one, of its letters.
+Patterns = list[str] | tuple[str, ...]
 
 
 class Finding:
     """`find` belongs to one task at a time; `close` it at the end."""
 
-    def __init__(
-        self, match: Sequence[str], exclude: Sequence[str], find_all: Find = find_machines
-    ) -> None:
+    def __init__(self, match: Patterns, exclude: Patterns, find_all: Find = find_machines) -> None:
         self._match, self._exclude, self._find_all = match, exclude, find_all
         self._task: asyncio.Future[list[Sighting]] | None = None
         self._known: list[Sighting] | None = None

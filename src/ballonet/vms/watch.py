@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from ballonet.vms.discovery import LOOK_S, Found, asked_together, find_machines, look_together
-from ballonet.vms.finding import Find, Finding
+from ballonet.vms.finding import Find, Finding, Patterns
 from ballonet.vms.observation import Observation
 from ballonet.vms.sighting import Sighting
 
@@ -45,8 +45,8 @@ class Watch:
 
     def __init__(
         self,
-        match: Sequence[str] = ("*",),
-        exclude: Sequence[str] = (),
+        match: Patterns = ("*",),
+        exclude: Patterns = (),
         find: Find = find_machines,
     ) -> None:
         """Of those whose name or `kind:name` some pattern matches, and none excludes."""

@@ -25,9 +25,10 @@ class FakeWatch:
     """Two machines, or a fault."""
 
     faults = 0
+    problem = ""
 
-    def __init__(self, find: object) -> None:
-        self.find = find
+    def __init__(self, match: object, exclude: object) -> None:
+        assert (match, exclude) == (SETTINGS.match, SETTINGS.exclude)
 
     async def __aenter__(self) -> Self:
         return self
