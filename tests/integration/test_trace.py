@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import pytest
 from tests.integration.device_under_test import Device
@@ -26,6 +27,7 @@ from ballonet.control.device_control import DeviceControl
 from ballonet.device.balloon import BalloonSettings
 from ballonet.trace.reader import Line, fold, read_trace
 from ballonet.trace.recording import recording
+from ballonet.trace.sequence_diagram import ROWS_MOST, sequence_diagram
 from ballonet.trace.tracks import Track
 from ballonet.trace.writer import TraceWriter
 from ballonet.vhost_user.listener import listening_socket
@@ -33,6 +35,7 @@ from ballonet.vhost_user.server import make_server, serving
 
 BALLONET = str(Path(sys.executable).with_name("ballonet"))
 PAGES = 600
+SVG = "{http://www.w3.org/2000/svg}"
 #: Configuration accesses, whole and not: offset, size, flags, and bytes that are fewer or more.
 ACCESSES = [
     b"",
@@ -247,6 +250,44 @@ def test_the_command_prints_words_objects_and_parts(trace: Path) -> None:
     assert {json.loads(line)["track"] for line in printed("--json").splitlines()} > {"discard"}
     assert all("discard" in line for line in printed("--queue", "discard").splitlines())
     assert printed("--since", "999") == ""
+
+
+def test_the_picture_has_every_message_between_whom_it_went(trace: Path, tmp_path: Path) -> None:
+    command = [BALLONET, "trace", str(trace), "--svg", str(tmp_path / "picture.svg")]
+    assert subprocess.run(command, capture_output=True, check=True).stdout == b""
+    root = ET.parse(tmp_path / "picture.svg").getroot()  # noqa: S314 - ours
+    lanes = {
+        int(one.get("x", "")): one.text
+        for one in root.iter(f"{SVG}text")
+        if one.get("class") == "party"
+    }
+    told = list(fold(read_trace(trace)))
+    groups = list(root.iter(f"{SVG}g"))
+    assert [group.findtext(f"{SVG}title") for group in groups] == [line.words for line in told]
+    ways = {}
+    for line, group in zip(told, groups, strict=True):
+        arrow = group.find(f"{SVG}line")
+        if arrow is not None:
+            ends = (int(arrow.get("x1", "")), int(arrow.get("x2", "")))
+            ways[line.name] = (lanes[ends[0]], lanes[ends[1]])
+    assert ways["set target"] == ("host", "device")
+    assert ways["config change sent"] == ("device", "guest")
+    assert ways["inflate message"] == ("guest", "device")
+    assert ways["discard"] == ("device", "host")
+    assert ways["SET_MEM_TABLE"] == ("VMM", "device")
+
+
+def test_of_a_long_conversation_the_beginning_is_drawn_and_the_rest_counted() -> None:
+    lines = (Line(float(at), Track.INFLATE, "kick", {"pages": at}) for at in range(ROWS_MOST + 7))
+    picture = sequence_diagram("long", lines)
+    assert picture.count("<g>") == ROWS_MOST
+    assert "and 7 more" in picture
+
+
+def test_no_byte_of_a_trace_ends_the_picture() -> None:
+    odd = Line(0.0, Track.DEVICE, "</text><script>\x00\x1b[31m & \ud800", {"<a>": "]]>"})
+    root = ET.fromstring(sequence_diagram("\x07<title>", [odd]))  # noqa: S314 - ours
+    assert not list(root.iter(f"{SVG}script"))
 
 
 def test_a_file_that_is_no_trace_is_wrong_use(tmp_path: Path) -> None:

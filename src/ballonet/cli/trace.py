@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from ballonet.trace.reader import Line, fold, read_trace
+from ballonet.trace.sequence_diagram import sequence_diagram
 from ballonet.trace.tracks import Track
 
 __all__ = ["trace"]
@@ -33,6 +34,12 @@ _SPEAKERS = {
 @click.option("--since", "since_s", type=float, default=0.0, help="From this second on.")
 @click.option("--until", "until_s", type=float, help="Up to this second.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
+@click.option(
+    "--svg",
+    "picture",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Draw it as a sequence diagram into this file instead.",
+)
 def trace(
     path: Path,
     *,
@@ -41,6 +48,7 @@ def trace(
     since_s: float,
     until_s: float | None,
     as_json: bool,
+    picture: Path | None,
 ) -> None:
     """Print the conversation that `ballonet device --trace FILE` has recorded.
 
@@ -53,8 +61,12 @@ def trace(
         and since_s <= line.at_s
         and (until_s is None or line.at_s <= until_s)
     )
+    told = chosen if show_all else fold(chosen)
+    if picture is not None:
+        picture.write_text(sequence_diagram(path.name, told), encoding="utf-8")
+        return
     before_s = 0.0
-    for line in chosen if show_all else fold(chosen):
+    for line in told:
         click.echo(_as_json(line) if as_json else _in_words(line, before_s))
         before_s = line.at_s
 
