@@ -9,6 +9,7 @@ Not here: what is special of the other balloons (sibling_device.py).
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 from collections.abc import Iterator
@@ -25,8 +26,11 @@ from ballonet.cli.sibling_device import check_options, make_sibling, sibling_opt
 from ballonet.cli.size import SizeType
 from ballonet.control.control import Control
 from ballonet.control.device_control import DeviceControl
+from ballonet.errors import SettingsError
 from ballonet.monitor.serving import monitoring
 from ballonet.qmp.version import VERSIONS
+from ballonet.runtime.sd_listen import take_listen_fds
+from ballonet.runtime.sd_notify import sd_notify
 from ballonet.siblings.host_server import SiblingServer
 from ballonet.siblings.sibling_control import SiblingControl
 from ballonet.trace.recording import recording
@@ -37,6 +41,8 @@ from ballonet.vhost_user.server import DeviceServer, make_server
 
 __all__ = ["device"]
 
+#: Of the sockets that systemd makes, what a monitor's is named.
+_QMP_NAME: Final = "qmp"
 #: num_pages is a 32-bit count of 4 KiB pages.
 _TARGET_BYTES_MAX: Final = (2**32 - 1) << 12
 
@@ -136,14 +142,20 @@ def device(
 ) -> None:
     """Serve a balloon device to a VMM over vhost-user.
 
-    The VMM connects to --socket-path, or has connected the socket that --fd names.  With --balloon
-    it is a host of another protocol, and `ballonet guest embedded` connects.
+    The VMM connects to --socket-path, or has connected the socket that --fd names; without either
+    it is the socket that systemd has made, and monitors are those that it names `qmp`.  With
+    --balloon it is a host of another protocol, and `ballonet guest embedded` connects.
     """
     check_options(click.get_current_context())
+    inherited = take_listen_fds(os.environ)
+    monitor_fds = [number for number, name in inherited.items() if name == _QMP_NAME]
+    if socket_path is None and fd is None:
+        fd = next((number for number in inherited if number not in monitor_fds), None)
     if (socket_path is None) == (fd is None):
         raise click.UsageError("give one of --socket-path and --fd")
     with _socket(socket_path, fd) as (sock, listening), ExitStack() as stack:
         sockets = [stack.enter_context(listening_socket(path)) for path in monitors]
+        sockets += [stack.enter_context(_inherited_monitor(number)) for number in monitor_fds]
         server, control = _make(options, sock, listening=listening, state_path=state_path)
         if trace_path is not None:
             writer = TraceWriter(trace_path, trace_limit_bytes)
@@ -160,7 +172,11 @@ def device(
             stack.enter_context(_monitoring(control, sockets, options))
         for path in monitors if socket_path is None else (socket_path, *monitors):
             click.echo(f"ballonet: listening at {path}", err=True)
-        server.run()
+        sd_notify("READY=1")
+        try:
+            server.run()
+        finally:
+            sd_notify("STOPPING=1")
 
 
 def _make(
@@ -184,6 +200,14 @@ def _monitoring(
         memory_bytes=options["memory_bytes"],
         version=VERSIONS[options["qemu_version"]],
     )
+
+
+def _inherited_monitor(fd: int) -> socket.socket:
+    """Raises: SettingsError, if nobody could connect to it."""
+    sock, listening = adopt_socket(fd)
+    if not listening:
+        raise SettingsError(f"LISTEN_FDS, {_QMP_NAME}", fd, "a socket that listens")
+    return sock
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from ballonet.host.directory import CONTROL_NAME, own_directory
 from ballonet.host.guest_list import MEMORY_BYTES_MAX, MEMORY_BYTES_MIN, check_name
 from ballonet.host.host import Host
 from ballonet.qmp.version import VERSIONS
+from ballonet.runtime.sd_notify import sd_notify
 from ballonet.units import format_bytes
 from ballonet.vms.qmp_monitor import connected
 
@@ -67,7 +68,15 @@ def host(
     raise_file_limit(_FILES_WANTED)
     version = VERSIONS[qemu_version]
     server = Host(path, settings, make_sandbox() if sandbox else None, version)
-    server.run(lambda control: click.echo(f"ballonet: listening at {control}", err=True))
+
+    def ready(control: Path) -> None:
+        click.echo(f"ballonet: listening at {control}", err=True)
+        sd_notify("READY=1")
+
+    try:
+        server.run(ready)
+    finally:
+        sd_notify("STOPPING=1")
 
 
 @host.command()
