@@ -21,12 +21,13 @@ from typing import Any, Final
 
 from ballonet.agent.asked_file import AskedFile
 from ballonet.agent.autopilot.autopilot import Autopilot
-from ballonet.agent.autopilot.commands import AGENT_COMMANDS
 from ballonet.agent.autopilot.metrics import AutopilotMetrics
+from ballonet.agent.commands import agent_commands
 from ballonet.agent.configuration import Configuration, read_configuration
 from ballonet.agent.metrics import Metrics
 from ballonet.agent.news import News
 from ballonet.agent.only_agent import CONTROL_NAME, OnlyAgent
+from ballonet.agent.past import Past
 from ballonet.agent.round import Round, Taker
 from ballonet.agent.rounds import Rounds
 from ballonet.agent.server import MetricsServer
@@ -55,6 +56,7 @@ class Agent:
         self._metrics, self._news = Metrics(), News()
         self._takers: tuple[Taker, ...] = (self._note, self._tell_news, self._metrics.take)
         self._autopilot: Autopilot
+        self._past = Past(directory)
         self._numbers = count(1)
         self._well_until_s = 0.0
         self._signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
@@ -68,7 +70,7 @@ class Agent:
         """
         with OnlyAgent(self._directory):
             self._autopilot = Autopilot(self._configuration.autopilot, self._directory)
-            self._takers += (self._autopilot.take,)
+            self._takers += (self._autopilot.take, self._past.take)
             self._metrics.registry.register(AutopilotMetrics(self._autopilot))
             with listening_socket(self._directory / CONTROL_NAME) as control:
                 asyncio.run(self._serve(ready, control))
@@ -80,7 +82,8 @@ class Agent:
         self._rounds = self._begun_rounds(self._configuration)
         self._put_back_what_was_left()
         watchdog = asyncio.ensure_future(self._feed_watchdog())
-        monitor = Monitor(self._autopilot, [control], Outbox(), commands=AGENT_COMMANDS)
+        commands = agent_commands(self._past)
+        monitor = Monitor(self._autopilot, [control], Outbox(), commands=commands)
         monitor.begin()
         try:
             ready(self._server.url)

@@ -13,7 +13,7 @@ from typing import Final
 from ballonet.vms.observation import MachineId
 from ballonet.vms.reply import printable
 
-__all__ = ["label_text", "vm_labels"]
+__all__ = ["label_text", "vm_labels", "vm_names"]
 
 #: Longer than any name that people give.
 _LETTERS_MOST: Final = 128
@@ -39,6 +39,12 @@ def vm_labels(machines: Sequence[MachineId]) -> list[str]:
             taken.add((one.kind, label))
         labels.append(label)
     return labels
+
+
+def vm_names(machines: Sequence[MachineId]) -> list[str]:
+    """The same with their kinds, `kind:name`, as the law, the ledger and the history say."""
+    labels = vm_labels(machines)
+    return [f"{one.kind}:{label}" for one, label in zip(machines, labels, strict=True)]
 
 
 def label_text(text: str) -> str:

@@ -13,15 +13,13 @@ from typing import Any, Final
 import click
 from rich.cells import cell_len
 
-from ballonet.agent.only_agent import CONTROL_NAME
+from ballonet.cli.agent_monitor import AGENT_DIRECTORY_OPTION, answer_of_agent
 from ballonet.cli.autopilot_replay import replay
 from ballonet.cli.cells import fit, on_one_line
 from ballonet.cli.monitor_client import JSON_OPTION, complete_machines, run
 from ballonet.cli.seconds import SecondsType
 from ballonet.cli.size import SizeType
-from ballonet.host.directory import own_directory
 from ballonet.units import format_bytes
-from ballonet.vms.qmp_monitor import connected
 
 __all__ = ["autopilot"]
 
@@ -30,13 +28,6 @@ _LOOK_S: Final = 0.5
 #: Of a machine: what is told, and what it is called here.
 _KEYS: Final = ("memory", "actual", "wanted", "need")
 _SIZES: Final = ("memory", "keeps", "asked for", "needs")
-_DIRECTORY: Final = click.option(
-    "--directory",
-    type=click.Path(path_type=Path, file_okay=False),
-    envvar="BALLONET_DIRECTORY",
-    show_envvar=True,
-    help="The agent's; ballonet in the run-time directory, if not given.",
-)
 _VM: Final = click.argument("vm", metavar="MACHINE", shell_complete=complete_machines)
 
 
@@ -51,7 +42,7 @@ def autopilot() -> None:
 
 
 @autopilot.command()
-@_DIRECTORY
+@AGENT_DIRECTORY_OPTION
 @JSON_OPTION
 def status(directory: Path | None, *, as_json: bool) -> None:
     """Show the host, every machine with what it needs and why it stays or moves, and alarms."""
@@ -67,7 +58,7 @@ def status(directory: Path | None, *, as_json: bool) -> None:
 @autopilot.command()
 @_VM
 @click.option("--last", type=click.IntRange(1, 100), default=10, help="So many decisions; 10.")
-@_DIRECTORY
+@AGENT_DIRECTORY_OPTION
 @JSON_OPTION
 def why(vm: str, last: int, directory: Path | None, *, as_json: bool) -> None:
     """Say why a machine is asked for what it is, and the last decisions that changed something."""
@@ -86,7 +77,7 @@ def why(vm: str, last: int, directory: Path | None, *, as_json: bool) -> None:
 
 @autopilot.command()
 @_VM
-@_DIRECTORY
+@AGENT_DIRECTORY_OPTION
 def pause(vm: str, directory: Path | None) -> None:
     """Leave a machine alone, until it is resumed; what it was asked for last stands."""
     _ask(directory, "x-ballonet-autopilot-pause", vm=vm)
@@ -94,7 +85,7 @@ def pause(vm: str, directory: Path | None) -> None:
 
 @autopilot.command()
 @_VM
-@_DIRECTORY
+@AGENT_DIRECTORY_OPTION
 def resume(vm: str, directory: Path | None) -> None:
     """Leave a machine alone no more."""
     _ask(directory, "x-ballonet-autopilot-resume", vm=vm)
@@ -102,7 +93,7 @@ def resume(vm: str, directory: Path | None) -> None:
 
 @autopilot.command(name="dry-run")
 @click.option("--off", is_flag=True, help="Carry out again what is decided.")
-@_DIRECTORY
+@AGENT_DIRECTORY_OPTION
 def dry_run(directory: Path | None, *, off: bool) -> None:
     """Go on deciding, and ask no machine for anything; what they were asked for last stands."""
     _ask(directory, "x-ballonet-autopilot-dry-run", on=not off)
@@ -116,7 +107,7 @@ def dry_run(directory: Path | None, *, off: bool) -> None:
 @click.option(
     "--keep", "keep_s", type=SecondsType(), default="10m", help="Keep it for so long; 10m."
 )
-@_DIRECTORY
+@AGENT_DIRECTORY_OPTION
 @JSON_OPTION
 def reserve(
     size: int, deadline_s: float, keep_s: float, directory: Path | None, *, as_json: bool
@@ -146,7 +137,7 @@ def reserve(
 
 
 @autopilot.command()
-@_DIRECTORY
+@AGENT_DIRECTORY_OPTION
 def release(directory: Path | None) -> None:
     """Keep what was reserved no more."""
     _ask(directory, "x-ballonet-autopilot-release")
@@ -156,18 +147,7 @@ autopilot.add_command(replay)
 
 
 def _ask(directory: Path | None, command: str, **arguments: object) -> Any:  # noqa: ANN401 - what the command returns
-    return run(_answer(directory, command, **arguments))
-
-
-async def _answer(directory: Path | None, command: str, **arguments: object) -> Any:  # noqa: ANN401 - what the command returns
-    """Raises: ClickException, SettingsError, MonitorError."""
-    path = (directory or own_directory()) / CONTROL_NAME
-    if not path.is_socket():
-        raise click.ClickException(
-            f"no agent runs here: there is no {path}; `ballonet agent` starts one"
-        )
-    async with connected(path) as monitor:
-        return await monitor.execute(command, **arguments)
+    return run(answer_of_agent(directory, command, **arguments))
 
 
 async def _reserve(
@@ -175,13 +155,13 @@ async def _reserve(
 ) -> tuple[dict[str, Any], float]:
     """What was told last, and after how long."""
     command = "x-ballonet-query-autopilot"
-    told = await _answer(directory, command)
+    told = await answer_of_agent(directory, command)
     if told["dry-run"]:
         raise click.ClickException("the autopilot tries only, and asks no machine for memory")
-    await _answer(directory, "x-ballonet-autopilot-reserve", size=size, seconds=seconds)
+    await answer_of_agent(directory, "x-ballonet-autopilot-reserve", size=size, seconds=seconds)
     begun_s, before = time.monotonic(), told["round"]
     while True:
-        told = await _answer(directory, command)
+        told = await answer_of_agent(directory, command)
         waited_s = time.monotonic() - begun_s
         is_decided = told["round"] > before  # a round has seen it
         if (is_decided and told["host"]["free"] >= 0) or waited_s > deadline_s:

@@ -7,7 +7,7 @@ Units: bytes.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
 from ballonet.vms.observation import Observation
@@ -29,8 +29,9 @@ class Point(NamedTuple):
 class History:
     """Bounded: what is older than so many rounds is forgotten."""
 
-    def __init__(self, rounds_most: int = ROUNDS_MOST) -> None:
-        self._points: deque[Point] = deque(maxlen=rounds_most)
+    def __init__(self, before: Iterable[Point] = (), rounds_most: int = ROUNDS_MOST) -> None:
+        """`before`: rounds that somebody else has seen, the oldest first."""
+        self._points: deque[Point] = deque(before, maxlen=rounds_most)
         self._at_s: float | None = None
 
     def see(self, look: Observation) -> None:

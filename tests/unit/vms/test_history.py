@@ -17,7 +17,7 @@ def look(at_s: float, actual_bytes: int) -> Observation:
 
 
 def test_the_newest_rounds_stay_and_older_ones_are_forgotten() -> None:
-    history = History(3)
+    history = History(rounds_most=3)
     for number in range(1, 6):
         history.see(look(float(number), 100 * number))
     assert history.points == (Point(300, 150, 75), Point(400, 200, 100), Point(500, 250, 125))

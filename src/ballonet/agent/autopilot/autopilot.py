@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -21,7 +21,7 @@ from ballonet.agent.autopilot.settings import AutopilotSettings, law_settings
 from ballonet.agent.autopilot.targets import Request, Targets
 from ballonet.agent.autopilot.traits import Traits
 from ballonet.agent.autopilot.waits import Waits
-from ballonet.agent.labels import vm_labels
+from ballonet.agent.labels import vm_names
 from ballonet.agent.round import Round
 from ballonet.autopilot.alarms import AlarmKind
 from ballonet.autopilot.constants import DEFAULTS
@@ -103,7 +103,7 @@ class Autopilot:
 
     def take(self, one: Round) -> None:
         """Decide, and begin to carry it out."""
-        names = vm_names(one.found)
+        names = vm_names([found.sighting.who for found in one.found])
         self.machines = dict(zip(names, one.found, strict=True))
         sightings = {vm: found.sighting for vm, found in self.machines.items()}
         self._traits.ask(sightings.values())
@@ -218,9 +218,3 @@ class Autopilot:
         self.tally.forget(vm)
         self._targets.forget(vm)
         self.ledger.forget([vm])
-
-
-def vm_names(found: Sequence[Found]) -> list[str]:
-    """What the law calls them, as their metrics do: `kind:name`, and distinct."""
-    ids = [one.sighting.who for one in found]
-    return [f"{who.kind}:{label}" for who, label in zip(ids, vm_labels(ids), strict=True)]

@@ -1,4 +1,4 @@
-"""The commands of the agent's own monitor: what the autopilot sees, decides, and is asked for.
+"""Commands of the agent's own monitor: what the autopilot sees, decides, and is asked for.
 
 Null is unknown.  Units: bytes left to the guest (logical size), seconds.
 Source: none; these are ours, beside what every monitor of QEMU's kind knows.
@@ -15,9 +15,8 @@ from ballonet.autopilot.explanation import Verdict, say
 from ballonet.autopilot.law import Step
 from ballonet.qmp.commands import Arguments, Command, Parameter
 from ballonet.qmp.errors import CommandError
-from ballonet.qmp.version import NEWEST
 
-__all__ = ["AGENT_COMMANDS"]
+__all__ = ["AUTOPILOT_COMMANDS"]
 
 _LAST_MOST: Final = 100
 _RESERVE_S_MOST: Final = 86400
@@ -161,12 +160,8 @@ def _within(arguments: Arguments, name: str, least: int, most: int) -> int:
     return value
 
 
-def _query_commands(_: Autopilot, __: Arguments) -> object:
-    return [{"name": name} for name in (*AGENT_COMMANDS, "qmp_capabilities")]
-
-
 _VM: Final = Parameter("vm", "str")
-AGENT_COMMANDS: Final[Mapping[str, Command]] = {
+AUTOPILOT_COMMANDS: Final[Mapping[str, Command]] = {
     "x-ballonet-query-autopilot": Command(
         _query, returns="any", help="the host, every machine with its state and need, alarms"
     ),
@@ -187,6 +182,4 @@ AGENT_COMMANDS: Final[Mapping[str, Command]] = {
         help="keep so many bytes more for the host, for so many seconds",
     ),
     "x-ballonet-autopilot-release": Command(_release, help="keep them no more"),
-    "query-version": Command(lambda _, __: NEWEST.info(), returns="VersionInfo"),
-    "query-commands": Command(_query_commands, returns="[NamedInfo]"),
 }

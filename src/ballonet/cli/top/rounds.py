@@ -15,6 +15,7 @@ from typing import Final, Self
 import click
 
 from ballonet.cli.top.piloted import ask_autopilot, with_autopilot
+from ballonet.cli.top.recalled import ask_past
 from ballonet.cli.top.rows import Row, Tracks
 from ballonet.errors import MonitorError
 from ballonet.vms.discovery import LOOK_S, Found
@@ -43,7 +44,7 @@ class Rounds:
         self.watch = Watch([pattern])
         self._keeper = PollKeeper(max(1, round(interval_s)))
         self._keeping: asyncio.Task[None] | None = None
-        self._tracks = Tracks()
+        self._tracks, self._has_recalled = Tracks(), False
         self._begun_s = time.monotonic()
 
     async def __aenter__(self) -> Self:
@@ -72,6 +73,9 @@ class Rounds:
         if self._keeping is None or self._keeping.done():
             # On its own: one that does not take its interval holds up nobody.
             self._keeping = asyncio.ensure_future(self._keeper.keep(self._free(found)))
+        if not self._has_recalled:
+            self._has_recalled = True
+            self._tracks.recall(await ask_past(self.interval_s))
         return with_autopilot(self._tracks.see(found), await asking)
 
     async def only(self) -> list[Row]:

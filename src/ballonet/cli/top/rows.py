@@ -98,6 +98,13 @@ class Tracks:
 
     def __init__(self) -> None:
         self._tracks: dict[RowKey, _Track] = {}
+        self._past: dict[RowKey, Sequence[Point]] = {}
+
+    def recall(self, past: Mapping[str, Sequence[Point]]) -> None:
+        """What others have seen of machines that are to come, by `kind:name`."""
+        for name, points in past.items():
+            kind, _, own_name = name.partition(":")
+            self._past[RowKey(kind, own_name)] = points
 
     def see(self, found: Iterable[Found]) -> list[Row]:
         """One row for each machine of a round, in their order."""
@@ -108,14 +115,14 @@ class Tracks:
             key = RowKey(who.kind, who.name)
             while key in self._tracks:
                 key = key._replace(number=key.number + 1)
-            track = self._tracks[key] = before.get(key) or _Track()
+            track = self._tracks[key] = before.get(key) or _Track(self._past.pop(key, ()))
             rows.append(track.see(key, one))
         return rows
 
 
 class _Track:
-    def __init__(self) -> None:
-        self._rates, self._history, self._watch = Rates(), History(), ConditionWatch()
+    def __init__(self, before: Sequence[Point]) -> None:
+        self._rates, self._history, self._watch = Rates(), History(before), ConditionWatch()
 
     def see(self, key: RowKey, found: Found) -> Row:
         look = found.observation
