@@ -13,7 +13,7 @@ SIDE_BY_SIDE := -n $(shell expr 2 '*' $$(nproc)) --dist loadgroup
 PROGRAMS := agent clients device_program embedded_guest host image_files migrating monitor monitor_prompt \
     sibling_conformance trace
 
-.PHONY: help run test answers mutants test-unit test-kernel test-qemu test-libvirt conform-linux test-oldest check lint fix fuzz fleets bench plots clean system system-dev system-qemu system-libvirt system-prometheus
+.PHONY: help run test answers mutants test-unit test-kernel test-qemu test-libvirt conform-linux test-oldest check lint fix fuzz fleets bench plots clean system system-dev system-qemu system-libvirt system-prometheus system-browser
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -21,14 +21,14 @@ help: ## show this list
 run: system .venv/.installed ## the main job: a real Linux kernel gives memory back
 	$(BIN)/ballonet demo
 
-test: system system-qemu system-libvirt system-prometheus .venv/.dev ## every test, on a real kernel, against a real QEMU, libvirt and Prometheus too
-	BALLONET_REQUIRE=kernel,qemu,libvirt,prometheus $(BIN)/pytest $(SIDE_BY_SIDE)
+test: system system-qemu system-libvirt system-prometheus system-browser .venv/.dev ## every test, on a real kernel, against a real QEMU, libvirt, Prometheus and Chromium too
+	BALLONET_REQUIRE=kernel,qemu,libvirt,prometheus,browser $(BIN)/pytest $(SIDE_BY_SIDE)
 
 test-unit: system .venv/.dev ## the tests that start no kernel
-	$(BIN)/pytest $(SIDE_BY_SIDE) -m 'not kernel and not qemu and not libvirt and not prometheus'
+	$(BIN)/pytest $(SIDE_BY_SIDE) -m 'not kernel and not qemu and not libvirt and not prometheus and not browser'
 
 test-kernel: system .venv/.dev ## only the tests on a real kernel
-	BALLONET_REQUIRE=kernel $(BIN)/pytest $(SIDE_BY_SIDE) -m kernel
+	BALLONET_REQUIRE=kernel $(BIN)/pytest $(SIDE_BY_SIDE) -m 'kernel and not browser'
 
 test-qemu: system system-qemu .venv/.dev ## only the tests against a real QEMU
 	BALLONET_REQUIRE=kernel,qemu $(BIN)/pytest $(SIDE_BY_SIDE) -m qemu
@@ -63,7 +63,7 @@ fix: .venv/.dev ## repair what can be repaired
 	$(BIN)/ruff check --fix src tests bench
 	$(BIN)/ruff format src tests bench
 
-mutants: system system-qemu system-libvirt system-prometheus .venv/.dev ## faults put in on purpose, each of which the tests must notice
+mutants: system system-qemu system-libvirt system-prometheus system-browser .venv/.dev ## faults put in on purpose, each of which the tests must notice
 	$(BIN)/python -m tests.mutants
 
 fuzz: system .venv/.dev ## a million random guests against the device, a million against its siblings, every history
@@ -101,6 +101,9 @@ system-libvirt:
 
 system-prometheus:
 	@sh scripts/system-packages prometheus
+
+system-browser:
+	@sh scripts/system-packages browser
 
 .venv/bin/python:
 	@$(PYTHON) -m venv .venv

@@ -17,13 +17,13 @@ import time
 from collections.abc import Callable, Coroutine
 from itertools import count
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from ballonet.agent.asked_file import AskedFile
 from ballonet.agent.autopilot.autopilot import Autopilot
 from ballonet.agent.autopilot.metrics import AutopilotMetrics
 from ballonet.agent.commands import agent_commands
-from ballonet.agent.configuration import Configuration, read_configuration
+from ballonet.agent.configuration import Configuration
 from ballonet.agent.metrics import Metrics
 from ballonet.agent.news import News
 from ballonet.agent.only_agent import CONTROL_NAME, OnlyAgent
@@ -31,7 +31,7 @@ from ballonet.agent.past import Past
 from ballonet.agent.round import Round, Taker
 from ballonet.agent.rounds import Rounds
 from ballonet.agent.server import MetricsServer
-from ballonet.errors import BallonetError
+from ballonet.errors import BallonetError, SettingsError
 from ballonet.monitor.monitor import Monitor
 from ballonet.monitor.outbox import Outbox
 from ballonet.runtime.sd_notify import reloading, sd_notify, watchdog_s
@@ -47,16 +47,37 @@ _FIRST_S: Final = 20.0
 _log = logging.getLogger(__name__)
 
 
+class Page(Protocol):
+    """What people look at in a browser; it needs more than the rest."""
+
+    @property
+    def url(self) -> str:
+        """Where."""
+        ...
+
+    def take(self, one: Round) -> None:
+        """The newest round."""
+        ...
+
+    async def close(self) -> None:
+        """Serve no more."""
+        ...
+
+
 class Agent:
     """`run` it, once."""
 
-    def __init__(self, path: Path | None, configuration: Configuration, directory: Path) -> None:
-        """`path`: what it is read from again; `directory`: where no other agent can be."""
-        self._path, self._configuration, self._directory = path, configuration, directory
+    def __init__(self, read: Callable[[], Configuration], directory: Path) -> None:
+        """`read`: the configuration, now and after each HUP; no other agent is in `directory`.
+
+        Raises: SettingsError.
+        """
+        self._read, self._configuration, self._directory = read, read(), directory
         self._metrics, self._news = Metrics(), News()
         self._takers: tuple[Taker, ...] = (self._note, self._tell_news, self._metrics.take)
         self._autopilot: Autopilot
         self._past = Past(directory)
+        self._web: Page | None = None
         self._numbers = count(1)
         self._well_until_s = 0.0
         self._signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
@@ -70,7 +91,7 @@ class Agent:
         """
         with OnlyAgent(self._directory):
             self._autopilot = Autopilot(self._configuration.autopilot, self._directory)
-            self._takers += (self._autopilot.take, self._past.take)
+            self._takers += (self._autopilot.take, self._past.take, self._show)
             self._metrics.registry.register(AutopilotMetrics(self._autopilot))
             with listening_socket(self._directory / CONTROL_NAME) as control:
                 asyncio.run(self._serve(ready, control))
@@ -79,6 +100,7 @@ class Agent:
         for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, self._signals.put_nowait, number)
         self._server = self._begun_server(self._configuration)
+        self._web = await self._begun_page(self._configuration)
         self._rounds = self._begun_rounds(self._configuration)
         self._put_back_what_was_left()
         watchdog = asyncio.ensure_future(self._feed_watchdog())
@@ -87,6 +109,8 @@ class Agent:
         monitor.begin()
         try:
             ready(self._server.url)
+            if self._web is not None:
+                _log.info("the page is at %s", self._web.url)
             sd_notify("READY=1")
             await self._obey_signals()
         finally:
@@ -95,6 +119,8 @@ class Agent:
             self._spawn(self._rounds.end())
             self._spawn(self._autopilot.close())
             self._spawn(monitor.end())
+            if self._web is not None:
+                self._spawn(self._web.close())
             await asyncio.gather(*self._ending)
             self._asked_file.note(0, ())
             self._server.close()
@@ -112,15 +138,17 @@ class Agent:
                 return
             else:
                 reloading()
-                self._reload()
+                await self._reload()
                 sd_notify("READY=1")
 
-    def _reload(self) -> None:
+    async def _reload(self) -> None:
         """Take the configuration as it is now, all of it or nothing."""
         old = self._configuration
         try:
-            new = read_configuration(self._path)
-            server = self._server
+            new = self._read()
+            server, page = self._server, self._web
+            if new.web != old.web:
+                page = await self._begun_page(new)
             if new.metrics != old.metrics:
                 server = self._begun_server(new)
         except BallonetError as error:
@@ -130,6 +158,10 @@ class Agent:
         self._metrics.configuration_is_taken = True
         self._configuration = new
         self._autopilot.configure(new.autopilot)
+        if page is not self._web:
+            if self._web is not None:
+                self._spawn(self._web.close())
+            self._web = page
         if server is not self._server:
             self._server.close()
             self._server = server
@@ -144,6 +176,25 @@ class Agent:
         server = MetricsServer(configuration.metrics.listen, self._metrics.registry, self._is_well)
         server.begin()
         return server
+
+    async def _begun_page(self, configuration: Configuration) -> Page | None:
+        """Raises: ListenError, SettingsError."""
+        if not configuration.web.listen:
+            return None
+        try:
+            from ballonet.agent.web.made_server import made_server  # noqa: PLC0415 - an extra
+        except ModuleNotFoundError as error:
+            if error.name != "aiohttp":
+                raise
+            wanted = "nothing, or aiohttp: pip install 'ballonet[web]'"
+            raise SettingsError("[web] listen", configuration.web.listen, wanted) from error
+        page = made_server(configuration.web, self._autopilot, self._past, self._directory)
+        await page.begin()
+        return page
+
+    def _show(self, one: Round) -> None:
+        if self._web is not None:
+            self._web.take(one)
 
     def _begun_rounds(self, configuration: Configuration) -> Rounds:
         self._well_until_s = time.monotonic() + _FIRST_S

@@ -27,6 +27,7 @@ __all__ = [
     "AgentSettings",
     "Configuration",
     "MetricsSettings",
+    "WebSettings",
     "configuration_keys",
     "listen_address",
     "parse_configuration",
@@ -82,18 +83,44 @@ class MetricsSettings(Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError("no address and port")
 
 
+class WebSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """Table `[web]`."""
+
+    listen: Annotated[
+        str,
+        meta(
+            "where the page is served; empty: nowhere",
+            "an address and a port, as in 127.0.0.1:9178",
+        ),
+    ] = ""
+    token_file: Annotated[
+        str,
+        meta(
+            "whoever has the token in it may change things; empty: nobody may",
+            "a file that nobody but its owner can read",
+        ),
+    ] = ""
+
+    def __post_init__(self) -> None:
+        """Raises: ValueError, which msgspec turns into its own."""
+        if self.listen and not re.fullmatch(_LISTEN, self.listen):
+            raise ValueError("no address and port")
+
+
 class Configuration(Struct, frozen=True, forbid_unknown_fields=True):
     """All of it."""
 
     agent: AgentSettings = AgentSettings()
     metrics: MetricsSettings = MetricsSettings()
     autopilot: AutopilotSettings = AutopilotSettings()
+    web: WebSettings = WebSettings()
 
 
 _TABLES: Final[Mapping[str, type[Struct]]] = {
     "agent": AgentSettings,
     "metrics": MetricsSettings,
     "autopilot": AutopilotSettings,
+    "web": WebSettings,
 }
 #: In `[autopilot]`: tables of settings, each for the machines of a pattern.
 _OF_VMS: Final = "vm"
@@ -106,11 +133,23 @@ def configuration_keys() -> Iterator[Key]:
     yield from keys_of(f'autopilot.{_OF_VMS}."PATTERN"', VmSettings)
 
 
-def read_configuration(path: Path | None) -> Configuration:
+def read_configuration(path: Path | None, web: str | None = None) -> Configuration:
     """A file, or the one at the default path, if it is there.
 
+    `web`: where the page is served, whatever the file says.
     Raises: SettingsError, of one line: file, line, key, what is wrong, what is allowed.
     """
+    configuration = _read(path)
+    if web is None:
+        return configuration
+    if not re.fullmatch(_LISTEN, web):
+        raise SettingsError("--web", web, "an address and a port, as in 127.0.0.1:9178")
+    page = msgspec.structs.replace(configuration.web, listen=web)
+    return msgspec.structs.replace(configuration, web=page)
+
+
+def _read(path: Path | None) -> Configuration:
+    """Raises: SettingsError."""
     file = path or DEFAULT_PATH
     try:
         data = read_small(file)

@@ -7,7 +7,7 @@ Units: bytes, seconds of the time of day.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -19,11 +19,14 @@ from ballonet.agent.labels import vm_names
 from ballonet.agent.round import Round
 from ballonet.vms.observation import Observation
 
-__all__ = ["EVERY_S", "PAST_NAME", "Past", "PastPoint"]
+__all__ = ["EVERY_S", "PAST_NAME", "Past", "PastPoint", "Row"]
 
 PAST_NAME: Final = "history.jsonl"
 EVERY_S: Final = 10.0
 _FILE_BYTES: Final = 4 << 20
+
+#: Time of day, and the values of a PastPoint in their order.
+Row = list[float | int | None]
 
 
 class PastPoint(Struct, frozen=True, array_like=True):
@@ -64,9 +67,9 @@ class Past:
         line = _Line(round(one.ended_wall_s, 1), one.host.available_bytes, points)
         self._file.write(msgspec.json.encode(line) + b"\n")
 
-    def of(self, vms: frozenset[str] | None, since_s: float) -> Mapping[str, list[list[object]]]:
-        """Of these machines, or all: time and values, in the order of PastPoint's, from then on."""
-        found: dict[str, list[list[object]]] = {}
+    def of(self, vms: frozenset[str] | None, since_s: float) -> dict[str, list[Row]]:
+        """Of these machines, or all: from then on."""
+        found: dict[str, list[Row]] = {}
         for line in self._lines():
             if line.at_s < since_s:
                 continue

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -33,7 +34,12 @@ _FILES_WANTED: Final = 1 << 14
     show_envvar=True,
     help="In which no other agent can be; ballonet in the run-time directory, if not given.",
 )
-def agent(path: Path | None, directory: Path | None, *, check: bool) -> None:
+@click.option(
+    "--web",
+    metavar="ADDRESS",
+    help="Serve the page there, as in 127.0.0.1:9178, whatever [web] says; needs ballonet[web].",
+)
+def agent(path: Path | None, directory: Path | None, web: str | None, *, check: bool) -> None:
     """Watch every VM of this host until Ctrl-C, and serve metrics for Prometheus.
 
     Changes nothing of any VM but how often guests that nobody asks for statistics are asked, which
@@ -52,9 +58,8 @@ def agent(path: Path | None, directory: Path | None, *, check: bool) -> None:
             f"{error.name} is not installed, which `ballonet agent` needs:"
             " pip install 'ballonet[agent]'"
         ) from error
-    configuration = read_configuration(path)
     if check:
-        for line in show_configuration(configuration):
+        for line in show_configuration(read_configuration(path, web)):
             click.echo(line)
         return
     log = logging.getLogger("ballonet.agent")
@@ -62,6 +67,6 @@ def agent(path: Path | None, directory: Path | None, *, check: bool) -> None:
         log.setLevel(logging.INFO)
     raise_file_limit(_FILES_WANTED)
     place = directory or default_directory(os.environ.get("XDG_RUNTIME_DIR"), os.geteuid())
-    Agent(path, configuration, place).run(
+    Agent(partial(read_configuration, path, web), place).run(
         lambda url: click.echo(f"ballonet: metrics are at {url}", err=True)
     )
