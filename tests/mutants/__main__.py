@@ -160,7 +160,9 @@ def run_tests(
     # Without byte code: its check by second and size would miss a mutant.
     environment = os.environ | {"PYTHONPATH": str(tree / "src"), "PYTHONDONTWRITEBYTECODE": "1"}
     environment["BALLONET_WHOLE"] = "1"  # a mutant has no day off
-    environment["BALLONET_REQUIRE"] = "kernel,qemu,libvirt,prometheus,browser"  # a skip notices nothing
+    environment["BALLONET_REQUIRE"] = (
+        "kernel,qemu,libvirt,prometheus,browser"  # a skip notices nothing
+    )
     with (tree / "output").open("w+", encoding="utf-8") as output:
         with subprocess.Popen(
             command, cwd=tree, env=environment, stdout=output, stderr=output, start_new_session=True

@@ -109,8 +109,7 @@ class Agent:
         monitor.begin()
         try:
             ready(self._server.url)
-            if self._web is not None:
-                _log.info("the page is at %s", self._web.url)
+            self._say_where_the_page_is()
             sd_notify("READY=1")
             await self._obey_signals()
         finally:
@@ -162,6 +161,7 @@ class Agent:
             if self._web is not None:
                 self._spawn(self._web.close())
             self._web = page
+            self._say_where_the_page_is()
         if server is not self._server:
             self._server.close()
             self._server = server
@@ -191,6 +191,10 @@ class Agent:
         page = made_server(configuration.web, self._autopilot, self._past, self._directory)
         await page.begin()
         return page
+
+    def _say_where_the_page_is(self) -> None:
+        if self._web is not None:
+            _log.info("the page is at %s", self._web.url)
 
     def _show(self, one: Round) -> None:
         if self._web is not None:

@@ -38,22 +38,18 @@ def made_server(
 
 def _token(name: str) -> str:
     """Raises: SettingsError."""
-    path = Path(name)
+    path, key = Path(name), "[web] token_file"
     try:
-        mode = path.stat().st_mode
         data = read_small(path)
+        mode = 0 if data is None else path.stat().st_mode
     except (OSError, ValueError) as error:
-        raise SettingsError(
-            "[web] token_file", name, f"a file that can be read: {error}"
-        ) from error
-    if data is None or not stat.S_ISREG(mode):
-        raise SettingsError("[web] token_file", name, "a file that is there")
-    if mode & 0o077:
-        raise SettingsError(
-            "[web] token_file", name, "a file that nobody else can read (mode 0600)"
-        )
+        raise SettingsError(key, name, f"a file that can be read: {error}") from error
+    if data is None:
+        raise SettingsError(key, name, "a file that is there")
+    if mode & (stat.S_IRWXG | stat.S_IRWXO):
+        raise SettingsError(key, name, "a file that nobody else can read (mode 0600)")
     token = data.decode(errors="replace").strip()
     if len(token) < _LETTERS_LEAST or not token.isascii() or not token.isprintable():
         expected = f"a file with {_LETTERS_LEAST} letters or more, as of `openssl rand -hex 16`"
-        raise SettingsError("[web] token_file", name, expected)
+        raise SettingsError(key, name, expected)
     return token
