@@ -117,6 +117,11 @@ def test_what_is_not_there_is_refused(watcher: AgentProcess, path: str, status: 
     assert (got, list(told)) == (status, ["error"])
 
 
+@pytest.mark.parametrize("method", ["PUT", "DELETE", "OPTIONS", "TRACE", "PATCH", "POST"])
+def test_there_is_no_other_method_than_those_described(watcher: AgentProcess, method: str) -> None:
+    assert asked(watcher, "/api/state", method)[0] == 405
+
+
 @pytest.mark.parametrize(
     ("headers", "status"),
     [
@@ -152,6 +157,7 @@ def test_whoever_is_not_the_page_changes_nothing(
         (b'{"bytes": "1"}', 422),
         (b'{"bytes": -1}', 422),
         (b'{"bytes": 1e300}', 422),
+        (b'{"bytes": 1.5}', 422),
         (b'{"bytes": 1, "force": true}', 422),
         (b'{"bytes": 1' + b" " * 10_000 + b"}", 413),
         (b"[" * 4000, 422),
@@ -218,7 +224,7 @@ def test_rounds_come_one_after_the_other(watcher: AgentProcess) -> None:
     connection.request("GET", "/events")
     answer = connection.getresponse()
     assert answer.getheader("Content-Type", "").startswith("text/event-stream")
-    numbers = []
+    numbers: list[int] = []
     while len(numbers) < 3:
         line = answer.fp.readline()
         if line.startswith(b"data: "):
@@ -284,3 +290,22 @@ def test_the_description_is_complete(watcher: AgentProcess) -> None:
     text = json.dumps(told)
     for name in told["components"]["schemas"]:
         assert f'"#/components/schemas/{name}"' in text
+
+
+def test_it_does_what_its_description_says(watcher: AgentProcess, tmp_path: Path) -> None:
+    """By schemathesis: valid requests, and those that are wrong in every way it knows."""
+    done = subprocess.run(
+        [
+            *(str(Path(BALLONET).with_name("st")), "run"),
+            f"http://127.0.0.1:{port_of(watcher)}/api/openapi.json",
+            *("--header", f"Authorization: {RIGHT['Authorization']}"),
+            *("--max-examples", "20", "--seed", "1", "--phases", "coverage,fuzzing,stateful"),
+        ],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE_S,
+    )
+    assert done.returncode == 0, done.stdout[-4000:]
+    assert "No issues found" in done.stdout

@@ -124,6 +124,7 @@ def test_every_key_says_what_it_means_and_allows() -> None:
     keys = list(configuration_keys())
     assert [key.name for key in keys] == [
         "period_s", "poll_interval_s", "match", "exclude", "listen",
-        "enable", "mode", "reserve", "budget", "record_rounds", "min", "weight", "exclude",
+        "enable", "mode", "reserve", "budget", "record_rounds", "listen", "token_file",
+        "min", "weight", "exclude",
     ]  # fmt: skip
     assert all(key.meaning and key.allowed for key in keys)

@@ -47,22 +47,16 @@ class Guard:
     port: int
     token: str  #: empty: nothing can be changed
 
-    def check(self, method: str, headers: Mapping[str, str]) -> None:
-        """Raises: RefusedError."""
-        self._check_host(headers.get("Host", ""))
-        if method not in ("GET", "HEAD", "POST"):
-            raise RefusedError(405, "there are GET, HEAD and POST")
-        if method == "POST":
-            self._check_change(headers)
-
-    def _check_host(self, host: str) -> None:
-        """Where it listens on every address, whoever has the token may have named it."""
+    def check_host(self, headers: Mapping[str, str]) -> None:
+        """Where it listens on every address anything may be its name. Raises: RefusedError."""
+        host = headers.get("Host", "")
         if not is_loopback(self.host):
             return
         if host.lower() not in {f"{name}:{self.port}" for name in (*_LOOPBACK_NAMES, self.host)}:
             raise RefusedError(421, "this is not the server of that name")
 
-    def _check_change(self, headers: Mapping[str, str]) -> None:
+    def check_change(self, headers: Mapping[str, str]) -> None:
+        """Of whoever wants to change something. Raises: RefusedError."""
         if not self.token:
             raise RefusedError(403, "nothing can be changed here: [web] has no token_file")
         origin, host = headers.get("Origin"), headers.get("Host", "")
@@ -70,11 +64,13 @@ class Guard:
             raise RefusedError(403, "another page has sent this")
         if headers.get("Sec-Fetch-Site", "same-origin") not in ("same-origin", "none"):
             raise RefusedError(403, "another page has sent this")
-        if headers.get("Content-Type", "").partition(";")[0].strip().lower() != _JSON:
-            raise RefusedError(415, f"what is asked for is {_JSON}")
         given = headers.get("Authorization", "")
         is_right = given.startswith(_BEARER) and hmac.compare_digest(
             given[len(_BEARER) :].strip().encode(), self.token.encode()
         )
         if not is_right:
             raise RefusedError(401, "the token is wrong, or missing")
+        kind = headers.get("Content-Type", "").partition(";")[0].strip().lower()
+        has_body = headers.get("Content-Length", "0") != "0" or "Transfer-Encoding" in headers
+        if has_body and kind != _JSON:
+            raise RefusedError(415, f"what is asked for is {_JSON}")

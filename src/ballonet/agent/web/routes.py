@@ -99,8 +99,14 @@ def parse_body(route: Route, data: bytes) -> Struct | None:
     if route.body is None:
         return None
     try:
-        return msgspec.json.decode(data, type=route.body)
-    except msgspec.MsgspecError as error:
+        fields = msgspec.json.decode(data, type=dict[str, Any])
+        # To JSON 1.0 is a whole number.
+        whole = {
+            name: int(value) if isinstance(value, float) and value.is_integer() else value
+            for name, value in fields.items()
+        }
+        return msgspec.convert(whole, route.body)
+    except (msgspec.MsgspecError, RecursionError) as error:
         raise RefusedError(422, str(error)) from error
 
 

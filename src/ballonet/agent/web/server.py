@@ -142,12 +142,16 @@ class WebServer:
     @web.middleware
     async def _guarded(self, request: web.Request, handler: Any) -> web.StreamResponse:  # noqa: ANN401
         try:
-            self._guard.check(request.method, request.headers)
+            self._guard.check_host(request.headers)
+            if request.match_info.http_exception is not None:  # no such path, or method
+                raise request.match_info.http_exception
+            if request.method not in ("GET", "HEAD"):
+                self._guard.check_change(request.headers)
             response: web.StreamResponse = await handler(request)
         except RefusedError as error:
             response = _fault(error.status, str(error))
         except web.HTTPException as error:
-            response = _fault(error.status, error.reason)
+            response = _fault(error.status, error.reason, error.headers.get("Allow", ""))
         for name, value in _HEADERS.items():
             if not response.prepared:
                 response.headers[name] = value
@@ -210,8 +214,12 @@ def _json(data: bytes, status: int = 200) -> web.Response:
     return web.Response(body=data, status=status, content_type="application/json")
 
 
-def _fault(status: int, why: str) -> web.Response:
-    return _json(msgspec.json.encode(Fault(why)), status)
+def _fault(status: int, why: str, allowed: str = "") -> web.Response:
+    """`allowed`: methods, where it is the method that is wrong."""
+    response = _json(msgspec.json.encode(Fault(why)), status)
+    if allowed:
+        response.headers["Allow"] = allowed
+    return response
 
 
 def _who(request: web.Request) -> str:
