@@ -57,9 +57,12 @@ Job = tuple[int, int, FuzzSetting, bool]
 @click.option("--inputs", default=1_000_000, show_default=True)
 @click.option("--jobs", default=os.cpu_count() or 1, show_default=True)
 @click.option("--seed", default=1, show_default=True)
+@click.option("--only", default="", help="A word of the settings that run.")
 @click.option("--replay", type=click.Path(exists=True, path_type=Path))
 @click.option("--record", is_flag=True, help="Write inputs with new signatures to the corpus.")
-def main(inputs: int, jobs: int, seed: int, replay: Path | None, *, record: bool) -> None:
+def main(
+    inputs: int, jobs: int, seed: int, only: str, replay: Path | None, *, record: bool
+) -> None:
     """Run random guests against the device, and random peers against its siblings."""
     if replay is not None:
         _replay(replay)
@@ -68,6 +71,7 @@ def main(inputs: int, jobs: int, seed: int, replay: Path | None, *, record: bool
     work = [
         (round(inputs * share / jobs), seed * 1000 + job, setting, record)
         for setting, share in RUNS
+        if only in str(setting)
         for job in range(jobs)
     ]
     total = sum(share for share, _, _, _ in work)
@@ -111,7 +115,9 @@ def _run(job: Job) -> tuple[Tally, int, int]:
             (CORPUS / name).write_bytes(raw)
     if tally.finding:
         FINDINGS.mkdir(parents=True, exist_ok=True)
-        (FINDINGS / f"{setting}-{seed}.bin").write_bytes(tally.failing)
+        path = FINDINGS / f"{setting}-{seed}.bin"
+        path.write_bytes(tally.failing)
+        click.echo(f"FINDING, {setting}: {tally.finding}; written to {path}", err=True)
     first = early[0] if early else tally
     return tally, tally.rss_bytes - first.rss_bytes, tally.fds - first.fds
 

@@ -297,7 +297,8 @@ class _Machine:
             return Status.CMD_INVALID, result, b""
         if command in (Command.GUEST_ID, Command.VMCI_DOORBELL_SET):
             if command == Command.VMCI_DOORBELL_SET:
-                self._doorbell = None if U32 in (arg1, arg2) else (arg1, arg2)
+                ids = arg1 & U32, arg2 & U32  # VMCI's have 32 bits, whatever the registers have
+                self._doorbell = None if U32 in ids else ids
             return Status.SUCCESS, 0, b""
         if command == Command.GET_TARGET:
             return Status.SUCCESS, model.told_target, b""
