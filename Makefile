@@ -13,7 +13,7 @@ SIDE_BY_SIDE := -n $(shell expr 2 '*' $$(nproc)) --dist loadgroup
 PROGRAMS := agent clients device_program embedded_guest host image_files migrating monitor monitor_prompt \
     sibling_conformance trace
 
-.PHONY: help run test answers mutants test-unit test-kernel test-qemu test-libvirt conform-linux test-oldest check lint fix fuzz fleets bench plots clean system system-dev system-qemu system-libvirt system-prometheus system-browser
+.PHONY: help run test answers manuals deb mutants test-unit test-kernel test-qemu test-libvirt conform-linux test-oldest check lint fix fuzz fleets bench plots clean system system-dev system-qemu system-libvirt system-prometheus system-browser
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -83,6 +83,12 @@ plots: system .venv/.dev ## pictures of the last measurements, for docs/performa
 	@$(call SAY_PIP,.venv)
 	@$(BIN)/$(PIP_INSTALL) --editable '.[plots]'
 	$(BIN)/python -m bench.plots
+
+manuals: .venv/.dev ## manual pages of every verb, into build/man
+	$(BIN)/python scripts/manuals build/man
+
+deb: .venv/.dev ## a Debian package of the program with its libraries, units and manuals, into build
+	PIP=$(BIN)/pip sh scripts/debian-package
 
 clean: ## remove everything that was built
 	rm -rf .venv .venv-oldest build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
