@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
+from tests.support.agent_process import agent, configuration
 from tests.support.monitor_tap import tapped
 
 from ballonet.guests.qemu import QemuGuest
@@ -36,12 +39,38 @@ def test_verbs_send_nothing_but_what_cannot_hurt_the_vm(qemu: QemuGuest, tmp_pat
         assert ballonet("stats", path).returncode == 0
     commands = {command["execute"] for command in sent}
     assert commands > {"qmp_capabilities", "balloon", "query-balloon", "qom-get", "qom-set"}
-    assert [
+    assert harmful(sent) == []
+
+
+def harmful(sent: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Commands that other people's machines are never to be sent."""
+    return [
         command
         for command in sent
         if command["execute"] != "qmp_capabilities"
         and not may_be_sent(command["execute"], command.get("arguments", {}))
-    ] == []
+    ]
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.xdist_group("machines by name")  # the agent finds it by its command line
+def test_agent_autopilot_and_top_send_nothing_else_either(tmp_path: Path) -> None:
+    text = configuration(["tapq"], period_s=1.0)
+    text += '[autopilot]\nenable = true\nbudget = "192M"\n'
+    with QemuGuest(256 * MIB, arguments=("-name", "tapq")) as guest:
+        real = guest.qmp_path.with_name("real")
+        guest.qmp_path.rename(real)
+        with tapped(real, guest.qmp_path) as sent:
+            with agent(tmp_path / "agent", text) as watcher:
+                watcher.until(
+                    lambda: any(one["execute"] == "balloon" for one in list(sent)),
+                    "the autopilot asks for nothing",
+                )
+                watcher.wait_for_rounds(3)
+                assert watcher.end() == 0
+            assert ballonet("top", "tapq", "--once", "--json").returncode == 0
+    assert {one["execute"] for one in sent} > {"balloon", "query-balloon", "qom-get", "qom-set"}
+    assert harmful(sent) == []
 
 
 @pytest.mark.timeout(300)

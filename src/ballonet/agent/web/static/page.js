@@ -285,6 +285,7 @@ async function showRecords() {
     item.append(clock(one.at_s), `${one.vm} ${one.what}: ${one.outcome || "under way"} (${one.who})`);
     return item;
   }), "nothing yet");
+  if (records.some((one) => !one.outcome)) setTimeout(() => showRecords().catch(() => {}), 1000);
 }
 
 $("token-form").addEventListener("submit", (event) => {
