@@ -68,6 +68,7 @@ FOREIGN_COMMANDS: Final[Mapping[str, ForeignCommand]] = {
         only={"mode": (None,)},  # the others slow the guest down
     ),
     "query-dirty-rate": ForeignCommand("what was measured", "5.2"),
+    "query-migrate": ForeignCommand("whether the VM is on its way elsewhere", "0.14"),
 }
 
 #: Only for whoever asked for a migration.

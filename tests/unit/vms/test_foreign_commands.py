@@ -22,6 +22,7 @@ def test_nothing_in_the_table_is_unstable_or_ends_or_stops_a_vm() -> None:
         "qom-set",
         "query-balloon",
         "query-dirty-rate",
+        "query-migrate",
         "query-memory-size-summary",
         "query-status",
     }
