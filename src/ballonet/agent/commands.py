@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from ballonet.agent.autopilot.commands import AUTOPILOT_COMMANDS
-from ballonet.agent.past import Past, PastPoint
+from ballonet.agent.past import KEYS, Past
 from ballonet.qmp.commands import Arguments, Command, Parameter
 from ballonet.qmp.errors import CommandError
 from ballonet.qmp.version import NEWEST
@@ -44,5 +44,4 @@ def _history(past: Past, arguments: Arguments) -> object:
         raise CommandError(f"Parameter 'seconds' expects a value from 1 to {_SECONDS_MOST}")
     vm = arguments.get("vm")
     wanted = None if vm is None else frozenset({str(vm)})
-    keys = ["at", *(name.removesuffix("_bytes") for name in PastPoint.__struct_fields__)]
-    return {"keys": keys, "vms": past.of(wanted, time.time() - seconds)}
+    return {"keys": list(KEYS), "vms": past.of(wanted, time.time() - seconds)}

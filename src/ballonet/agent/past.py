@@ -19,7 +19,7 @@ from ballonet.agent.labels import vm_names
 from ballonet.agent.round import Round
 from ballonet.vms.observation import Observation
 
-__all__ = ["EVERY_S", "PAST_NAME", "Past", "PastPoint", "Row"]
+__all__ = ["EVERY_S", "KEYS", "PAST_NAME", "Past", "PastPoint", "Row"]
 
 PAST_NAME: Final = "history.jsonl"
 EVERY_S: Final = 10.0
@@ -37,6 +37,10 @@ class PastPoint(Struct, frozen=True, array_like=True):
     actual_bytes: int | None = None
     available_bytes: int | None = None
     held_bytes: int | None = None
+
+
+#: Of the members of a Row.
+KEYS: Final = ("at", *(name.removesuffix("_bytes") for name in PastPoint.__struct_fields__))
 
 
 class _Line(Struct, frozen=True):
@@ -68,7 +72,7 @@ class Past:
         self._file.write(msgspec.json.encode(line) + b"\n")
 
     def of(self, vms: frozenset[str] | None, since_s: float) -> dict[str, list[Row]]:
-        """Of these machines, or all: from then on."""
+        """Rows of these machines, or of all, from then on; the oldest first."""
         found: dict[str, list[Row]] = {}
         for line in self._lines():
             if line.at_s < since_s:

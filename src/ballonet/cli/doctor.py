@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from typing import Final
 
 import click
 
@@ -12,8 +13,8 @@ from ballonet.cli.monitor_client import JSON_OPTION
 
 __all__ = ["doctor"]
 
-_NAME_COLUMNS = max(len(check.name) for check in CHECKS)
-_GRADE_COLUMNS = max(len(grade.value) for grade in Grade)
+_NAME_COLUMNS: Final = max(len(check.name) for check in CHECKS)
+_GRADE_COLUMNS: Final = max(len(grade.value) for grade in Grade)
 
 
 @click.command()

@@ -51,7 +51,8 @@ def history(machine: str | None, seconds: float, directory: Path | None, *, as_j
     told = run(answer_of_agent(directory, HISTORY_COMMAND, seconds=whole))
     found = told["vms"]
     if machine is not None:
-        found = {_named(found, machine): found[_named(found, machine)]}
+        vm = _named(found, machine)
+        found = {vm: found[vm]}
     if as_json:
         click.echo(json.dumps({"keys": told["keys"], "vms": found}))
         return

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import stat
 from pathlib import Path
+from typing import Final
 
 from ballonet.agent.autopilot.autopilot import Autopilot
 from ballonet.agent.configuration import WebSettings, listen_address
@@ -20,7 +21,7 @@ from ballonet.runtime.files import read_small
 
 __all__ = ["made_server"]
 
-_LETTERS_LEAST = 16
+_LETTERS_LEAST: Final = 16
 
 
 def made_server(

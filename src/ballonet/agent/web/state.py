@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from heapq import nlargest
+from typing import Final
 
 from msgspec import Struct
 
@@ -30,7 +31,7 @@ __all__ = [
     "snapshot_of",
 ]
 
-_DECISIONS_MOST = 50
+_DECISIONS_MOST: Final = 50
 
 
 class HostState(Struct, frozen=True):

@@ -12,7 +12,7 @@ import msgspec
 
 from ballonet.agent.autopilot.autopilot import Autopilot
 from ballonet.agent.labels import vm_names
-from ballonet.agent.past import Past, PastPoint
+from ballonet.agent.past import KEYS, Past
 from ballonet.agent.round import Round
 from ballonet.agent.web.actions import Actions
 from ballonet.agent.web.feed import Feed
@@ -52,9 +52,8 @@ class WebState:
 
     def history(self, vm: str | None, seconds: float) -> History:
         """Of one machine, or of all."""
-        keys = ["at", *(name.removesuffix("_bytes") for name in PastPoint.__struct_fields__)]
         wanted = None if vm is None else frozenset({vm})
-        return History(keys, self._past.of(wanted, time.time() - seconds))
+        return History(list(KEYS), self._past.of(wanted, time.time() - seconds))
 
     @property
     def _known(self) -> Round:
